@@ -1,0 +1,3 @@
+"""The key-management daemon."""
+
+__version__ = "0.1.0"

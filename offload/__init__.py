@@ -1,0 +1,1 @@
+"""Where packets are transformed: ESP and AH, the software engine, and the host's network around it."""

@@ -1,0 +1,1 @@
+"""What must be protected, how, and with whom."""

@@ -1,0 +1,113 @@
+"""Connection-security rules, authentication sets and crypto sets, as loaded (policy.md sections 3 to 6).
+
+Everything here is frozen and complete: defaults are filled in, names are resolved, algorithms are rows.
+`policy.load` makes these from TOML, `policy.engine` ranks and matches them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sadb.address import Address
+from sadb.algorithms import MainSuite, QuickSuite
+from sadb.sa import Action, Level, Mode
+from sadb.selector import Selector
+
+
+@dataclass(frozen=True, slots=True)
+class AuthMethod:
+    """One entry of an authentication set; the fields after `method` narrow a certificate (policy.md 4.2)."""
+
+    method: str  # psk, certificate, kerberos, ntlm, anonymous; user-* in second sets
+    ca: str | None = None  # distinguished name that must be in the chain
+    health: bool = False
+    eku: tuple[str, ...] = ()  # dotted OIDs, all required
+    signing: str | None = None  # rsa, ecdsa-p256, ecdsa-p384, ecdsa-p521, ed25519, ed448; None: any
+    minimum_rsa_bits: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSet:
+    """Ordered authentication methods: first (machine) and second (user or health)."""
+
+    name: str
+    first: tuple[AuthMethod, ...]
+    second: tuple[AuthMethod, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Seconds, octets and packets after which keys are replaced; None means no limit."""
+
+    main_seconds: float = 8 * 3600.0
+    quick_seconds: float | None = 3600.0
+    quick_octets: int | None = 100 * 10**9
+    quick_packets: int | None = None
+    idle_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CryptoSet:
+    """Ordered main-mode and quick-mode proposals with their lifetimes."""
+
+    name: str
+    main: tuple[MainSuite, ...]
+    quick: tuple[QuickSuite, ...]
+    lifetime: Lifetimes = field(default_factory=Lifetimes)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessList:
+    """Principals that may or may not use a rule (policy.md 8.3); patterns as written in the file."""
+
+    machines: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """Outer end points of a tunnel rule; None means any address, `remote_host` a name still to be resolved."""
+
+    local: Address | None = None
+    remote: Address | None = None
+    remote_host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One connection-security rule. `selector` seen from here; ports and protocol are inside its selectors."""
+
+    name: str
+    selector: Selector
+    action: Action = Action.SECURE
+    mode: Mode = Mode.TRANSPORT
+    inbound: Level = Level.REQUIRE
+    outbound: Level = Level.REQUIRE
+    tunnel: Tunnel | None = None
+    encrypt: bool = False
+    auth: AuthSet | None = None
+    crypto: CryptoSet | None = None
+    keying: tuple[str, ...] = ("ikev2",)
+    peer: str | None = None  # identity the other side must prove; None: see policy.peers
+    allow: AccessList | None = None
+    deny: AccessList | None = None
+    interface: str | None = None
+    group: str | None = None
+    description: str = ""
+    enabled: bool = True
+    offload: bool = True
+    source: str = ""  # file and position, for messages
+
+    @property
+    def secures(self) -> bool:
+        """Whether it asks for protection at all (not permit, block or none/none)."""
+        return self.action is Action.SECURE and (self.inbound, self.outbound) != (Level.NONE, Level.NONE)
+
+    def covers_peer(self, local: Address, peer: Address) -> bool:
+        """Whether main mode between these outer addresses can serve this rule."""
+        if self.mode is Mode.TUNNEL and self.tunnel:
+            mine, theirs = self.tunnel.local, self.tunnel.remote
+            return (mine is None or mine == local) and (theirs is None or theirs == peer)
+        return any(s.has_address(peer) for s in self.selector.remote) and any(
+            s.has_address(local) for s in self.selector.local
+        )

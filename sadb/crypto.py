@@ -1,0 +1,257 @@
+"""Thin adapters over pyca/cryptography for the rows of `sadb.algorithms`.
+
+Pure but for key generation, which draws on the operating system's generator inside the library. Failed
+verification raises `Unverified`; a public value that is not in its group raises `BadPublic`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.hazmat.primitives.asymmetric import dh, ec, x448, x25519
+from cryptography.hazmat.primitives.ciphers import Cipher as _Cipher
+from cryptography.hazmat.primitives.ciphers import algorithms as _algorithms
+from cryptography.hazmat.primitives.ciphers import modes as _modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from sadb.algorithms import Curve, Encryption, Group, Integrity, Kind, Prf
+
+# The library means to drop finite-field groups one day; IKE cannot (RFC 8247 makes group 14 mandatory).
+warnings.filterwarnings("ignore", message="Diffie-Hellman over finite fields", category=CryptographyDeprecationWarning)
+
+
+class Unverified(Exception):
+    """An integrity check value does not fit its data."""
+
+
+class BadPublic(ValueError):
+    """A Diffie-Hellman public value that is malformed or not acceptable (RFC 6989)."""
+
+
+def prf(row: Prf, key: bytes, data: bytes) -> bytes:
+    """prf(key, data) of RFC 7296 section 2.13."""
+    return hmac.digest(key, data, row.hash)
+
+
+def prf_plus(row: Prf, key: bytes, seed: bytes, length: int) -> bytes:
+    """prf+ of RFC 7296 section 2.13: `length` octets, at most 255 blocks."""
+    if length > 255 * row.size:
+        raise ValueError(f"prf+ yields at most {255 * row.size} octets")
+    out = block = b""
+    counter = 1
+    while len(out) < length:
+        block = hmac.digest(key, block + seed + bytes((counter,)), row.hash)
+        out += block
+        counter += 1
+    return out[:length]
+
+
+class Cipher(Protocol):
+    """Protects one packet: `aad` and `data` in, octets and check value out; made once per key."""
+
+    def seal(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+        """Ciphertext followed by the integrity check value."""
+        ...
+
+    def open(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+        """Plaintext of `data` (ciphertext and check value); raises `Unverified`."""
+        ...
+
+
+class AeadCipher:
+    """AES-GCM-16 and ChaCha20-Poly1305 with a salted nonce (RFC 4106, RFC 5282, RFC 7634)."""
+
+    __slots__ = ("_aead", "_salt")
+
+    def __init__(self, row: Encryption, key: bytes) -> None:
+        make = ChaCha20Poly1305 if row.name == "chacha20poly1305" else AESGCM
+        self._aead = make(key[: row.key])
+        self._salt = key[row.key :]
+
+    def seal(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+        return self._aead.encrypt(self._salt + iv, data, aad)
+
+    def open(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+        try:
+            return self._aead.decrypt(self._salt + iv, data, aad)
+        except (InvalidTag, ValueError) as error:
+            raise Unverified from error
+
+
+class GmacCipher:
+    """AES-GMAC: the payload is authenticated as associated data and stays readable (RFC 4543 section 3)."""
+
+    __slots__ = ("_aead", "_icv", "_salt")
+
+    def __init__(self, row: Encryption, key: bytes) -> None:
+        self._aead = AESGCM(key[: row.key])
+        self._salt = key[row.key :]
+        self._icv = row.icv
+
+    def seal(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+        return data + self._aead.encrypt(self._salt + iv, b"", aad + iv + data)
+
+    def open(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+        if len(data) < self._icv:
+            raise Unverified
+        text, icv = data[: -self._icv], data[-self._icv :]
+        try:
+            self._aead.decrypt(self._salt + iv, icv, aad + iv + text)
+        except (InvalidTag, ValueError) as error:
+            raise Unverified from error
+        return text
+
+
+class MacCipher:
+    """CBC or NULL encryption, then HMAC over associated data, IV and ciphertext (RFC 4303 section 3.3.2)."""
+
+    __slots__ = ("_algorithm", "_hash", "_icv", "_mac_key")
+
+    def __init__(self, row: Encryption, key: bytes, integrity: Integrity, mac_key: bytes) -> None:
+        self._algorithm = _algorithms.AES(key) if row.kind is Kind.CBC else None
+        self._mac_key = mac_key
+        self._hash = integrity.hash
+        self._icv = integrity.icv
+
+    def _mac(self, data: bytes) -> bytes:
+        return hmac.digest(self._mac_key, data, self._hash)[: self._icv]
+
+    def seal(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+        if self._algorithm:
+            encryptor = _Cipher(self._algorithm, _modes.CBC(iv)).encryptor()
+            data = encryptor.update(data) + encryptor.finalize()
+        return data + self._mac(aad + iv + data)
+
+    def open(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+        if len(data) < self._icv:
+            raise Unverified
+        text, icv = data[: -self._icv], data[-self._icv :]
+        if not hmac.compare_digest(self._mac(aad + iv + text), icv):
+            raise Unverified
+        if not self._algorithm:
+            return text
+        if len(text) % 16:
+            raise Unverified
+        decryptor = _Cipher(self._algorithm, _modes.CBC(iv)).decryptor()
+        return decryptor.update(text) + decryptor.finalize()
+
+
+def cipher(row: Encryption, key: bytes, integrity: Integrity | None = None, mac_key: bytes = b"") -> Cipher:
+    """The cipher of a row; `key` includes the salt. A CBC or NULL row needs `integrity`."""
+    if len(key) != row.key + row.salt:
+        raise ValueError(f"{row.name} takes {row.key + row.salt} octets of key, not {len(key)}")
+    if row.kind is Kind.AEAD:
+        return AeadCipher(row, key)
+    if row.kind is Kind.GMAC:
+        return GmacCipher(row, key)
+    if integrity is None:
+        raise ValueError(f"{row.name} needs an integrity algorithm")
+    return MacCipher(row, key, integrity, mac_key)
+
+
+# Diffie-Hellman ------------------------------------------------------------------------------------------
+
+# RFC 3526 defines its primes by formula: 2^n - 2^(n-64) - 1 + 2^64 * ([2^(n-130) pi] + c)
+_MODP = {14: (2048, 124476), 15: (3072, 1690314), 16: (4096, 240904), 17: (6144, 929484), 18: (8192, 4743158)}
+_CURVES: dict[int, ec.EllipticCurve] = {19: ec.SECP256R1(), 20: ec.SECP384R1(), 21: ec.SECP521R1()}
+
+
+def _pi(bits: int) -> int:
+    """floor(pi * 2^bits), by Machin's formula with guard bits."""
+    one = 1 << (bits + 64)
+
+    def arctan(inverse: int) -> int:
+        total = term = one // inverse
+        square, divisor, sign = inverse * inverse, 3, -1
+        while term:
+            term //= square
+            total += sign * (term // divisor)
+            divisor, sign = divisor + 2, -sign
+        return total
+
+    return (16 * arctan(5) - 4 * arctan(239)) >> 64
+
+
+@cache
+def modp_prime(group: int) -> int:
+    """The prime of a MODP group, RFC 3526."""
+    bits, c = _MODP[group]
+    return int(2**bits - 2 ** (bits - 64) - 1 + 2**64 * (_pi(bits - 130) + c))
+
+
+@cache
+def _modp_parameters(group: int) -> dh.DHParameters:
+    return dh.DHParameterNumbers(modp_prime(group), 2).parameters()
+
+
+class KeyExchange:
+    """One ephemeral Diffie-Hellman key: `public` goes into the KE payload, `agree` gives g^ir."""
+
+    __slots__ = ("_agree", "group", "public")
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+        make = {Curve.MODP: _modp, Curve.ECP: _ecp, Curve.MONTGOMERY: _montgomery}[group.curve]
+        self.public, self._agree = make(group)
+
+    def __repr__(self) -> str:
+        return f"<KeyExchange {self.group.name}>"
+
+    def agree(self, public: bytes) -> bytes:
+        """The shared secret with the peer's value, of the group's full length; raises `BadPublic`."""
+        if len(public) != self.group.public:
+            raise BadPublic(f"{self.group.name} public values have {self.group.public} octets, not {len(public)}")
+        try:
+            return self._agree(public)
+        except ValueError as error:
+            raise BadPublic(f"not a public value of {self.group.name}") from error
+
+
+Agree = Callable[[bytes], bytes]
+
+
+def _montgomery(group: Group) -> tuple[bytes, Agree]:
+    # both exchanges raise ValueError on the all-zero result, as RFC 8031 section 4 asks
+    if group.ikev2 == 31:
+        key = x25519.X25519PrivateKey.generate()
+        return key.public_key().public_bytes_raw(), lambda data: key.exchange(
+            x25519.X25519PublicKey.from_public_bytes(data)
+        )
+    other = x448.X448PrivateKey.generate()
+    return other.public_key().public_bytes_raw(), lambda data: other.exchange(
+        x448.X448PublicKey.from_public_bytes(data)
+    )
+
+
+def _ecp(group: Group) -> tuple[bytes, Agree]:
+    curve = _CURVES[group.ikev2]
+    key = ec.generate_private_key(curve)
+    public = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
+
+    def agree(data: bytes) -> bytes:
+        return key.exchange(ec.ECDH(), ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\4" + data))
+
+    return public, agree
+
+
+def _modp(group: Group) -> tuple[bytes, Agree]:
+    parameters = _modp_parameters(group.ikev2)
+    prime = modp_prime(group.ikev2)
+    key = parameters.generate_private_key()
+    public = key.public_key().public_numbers().y.to_bytes(group.public, "big")
+
+    def agree(data: bytes) -> bytes:
+        y = int.from_bytes(data, "big")
+        if not 1 < y < prime - 1:
+            raise ValueError("degenerate public value")
+        peer = dh.DHPublicNumbers(y, dh.DHParameterNumbers(prime, 2)).public_key()
+        return key.exchange(peer).rjust(group.public, b"\0")
+
+    return public, agree

@@ -1,0 +1,55 @@
+"""Anti-replay window with extended sequence numbers (RFC 4303 sections 3.4.3 and Appendix A).
+
+`check` before authentication, `accept` after it: nothing changes on the word of an unauthenticated packet.
+"""
+
+from __future__ import annotations
+
+SMALLEST, LARGEST = 64, 4096
+
+
+class ReplayWindow:
+    """A window of `size` numbers below the highest one authenticated, as the bits of one integer."""
+
+    __slots__ = ("_seen", "esn", "highest", "late", "replayed", "size")
+
+    def __init__(self, size: int = SMALLEST, *, esn: bool = False) -> None:
+        if not SMALLEST <= size <= LARGEST:
+            raise ValueError(f"a replay window has {SMALLEST} to {LARGEST} packets, not {size}")
+        self.size = size
+        self.esn = esn
+        self.highest = 0
+        self.replayed = 0
+        self.late = 0
+        self._seen = 0  # bit n: highest - n was authenticated
+
+    def full(self, low: int) -> int:
+        """The 64-bit number that the 32 bits on the wire stand for (RFC 4303 Appendix A2.2)."""
+        if not self.esn:
+            return low
+        high, base = self.highest >> 32, self.highest & 0xFFFFFFFF
+        if base >= self.size - 1:
+            return (high if low >= base - self.size + 1 else high + 1) << 32 | low
+        # the window reaches back into the previous 2^32 numbers
+        return (high - 1 if low >= (base - self.size + 1) & 0xFFFFFFFF and high else high) << 32 | low
+
+    def check(self, number: int) -> bool:
+        """Whether the number is new and inside the window; counts what it refuses."""
+        if number > self.highest:
+            return number <= (0xFFFFFFFFFFFFFFFF if self.esn else 0xFFFFFFFF)
+        back = self.highest - number
+        if number == 0 or back >= self.size:
+            self.late += 1
+            return False
+        if self._seen >> back & 1:
+            self.replayed += 1
+            return False
+        return True
+
+    def accept(self, number: int) -> None:
+        """Note a number whose packet has been authenticated."""
+        if number > self.highest:
+            self._seen = (self._seen << (number - self.highest) | 1) & ((1 << self.size) - 1)
+            self.highest = number
+        else:
+            self._seen |= 1 << (self.highest - number)
