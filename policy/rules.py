@@ -72,6 +72,11 @@ class Tunnel:
     remote: Address | None = None
     remote_host: str | None = None
 
+    @property
+    def unresolved(self) -> bool:
+        """Whether the other end is a name without an address so far."""
+        return self.remote is None and self.remote_host is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -97,6 +102,7 @@ class Rule:
     enabled: bool = True
     offload: bool = True
     source: str = ""  # file and position, for messages
+    status: str = ""  # why a rule that was asked for is not in force (then `enabled` is false)
 
     @property
     def secures(self) -> bool:
@@ -106,6 +112,8 @@ class Rule:
     def covers_peer(self, local: Address, peer: Address) -> bool:
         """Whether main mode between these outer addresses can serve this rule."""
         if self.mode is Mode.TUNNEL and self.tunnel:
+            if self.tunnel.unresolved:  # a name that has no address yet is nobody's, not everybody's
+                return False
             mine, theirs = self.tunnel.local, self.tunnel.remote
             return (mine is None or mine == local) and (theirs is None or theirs == peer)
         return any(s.has_address(peer) for s in self.selector.remote) and any(

@@ -1,8 +1,8 @@
 """The one interface that carries every authentication method.
 
-A signature or a pre-shared key is a token exchange of length one; Kerberos, NTLM and TLS add rounds and a key.
-A prover makes the token that proves us, a verifier takes the peer's; a mechanism that does both is one object.
-The keying protocols ask `Authenticate(side, token)` and never know which method runs.
+A signature or a pre-shared key is a token exchange of length one; Kerberos, NTLM and TLS add rounds and a
+key. A prover makes the token that proves us, a verifier takes the peer's; a mechanism that does both is one
+object. The keying protocols ask `Authenticate(side, token)` and never know which method runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from ikd.exchange import Question
 from sadb.algorithms import Prf
 from sadb.secret import Secret
 
-__all__ = ["Authenticate", "Authenticated", "Authenticator", "Declined", "Identity", "Step", "Token", "Transcript"]
+__all__ = [
+    "Authenticate",
+    "Authenticated",
+    "Authenticator",
+    "Declined",
+    "Identity",
+    "Step",
+    "Token",
+    "Transcript",
+]
 
 
 class Declined(Exception):

@@ -1,12 +1,19 @@
-"""Identities as they travel in ID payloads (RFC 7296 section 3.5) and as people write them."""
+"""Identities as they travel in ID payloads (RFC 7296 section 3.5) and as people write them.
+
+The text form is unambiguous: what a peer sends as one type never prints as another (a domain name of
+"10.0.0.9" or "CN=db" prints with its type and octets), so that policy may compare texts.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from ipaddress import ip_address
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 
 class IdKind(IntEnum):
@@ -22,6 +29,18 @@ class IdKind(IntEnum):
     NULL = 13
 
 
+_LABELS: dict[int, str] = {
+    IdKind.IPV4_ADDR: "ipv4",
+    IdKind.FQDN: "fqdn",
+    IdKind.RFC822_ADDR: "email",
+    IdKind.IPV6_ADDR: "ipv6",
+    IdKind.DER_ASN1_DN: "dn",
+    IdKind.DER_ASN1_GN: "gn",
+    IdKind.KEY_ID: "keyid",
+    IdKind.NULL: "null",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """One identity: ID type and its octets."""
@@ -31,10 +50,24 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """From text: an address, a name, user@host, a distinguished name (CN=...), or keyid:TEXT."""
+        """From text: an address, a name, user@host, a distinguished name (CN=...), keyid:TEXT, or what
+        `str()` gives; raises `ValueError` naming the text."""
         text = text.strip()
+        try:
+            return cls._parse(text)
+        except (ValueError, UnicodeError) as error:
+            raise ValueError(f'"{text}" is not an identity: {error or "not understood"}') from error
+
+    @classmethod
+    def _parse(cls, text: str) -> Identity:
         if text.startswith("keyid:"):
             return cls(IdKind.KEY_ID, text.removeprefix("keyid:").encode())
+        if tagged := re.fullmatch(r"id-(\d{1,3}|[a-z0-9]+):([0-9a-f]*)", text):
+            kinds = {label: kind for kind, label in _LABELS.items()}
+            kind = int(tagged[1]) if tagged[1].isdigit() else kinds.get(tagged[1], -1)
+            if not 0 <= kind <= 255:
+                raise ValueError(f"no such ID type: {tagged[1]}")
+            return cls(kind, bytes.fromhex(tagged[2]))
         try:
             address = ip_address(text)
         except ValueError:
@@ -42,28 +75,135 @@ class Identity:
         else:
             return cls(IdKind.IPV4_ADDR if address.version == 4 else IdKind.IPV6_ADDR, address.packed)
         if "=" in text:
-            return cls(IdKind.DER_ASN1_DN, x509.Name.from_rfc4514_string(text).public_bytes())
+            return cls(IdKind.DER_ASN1_DN, distinguished_name(text).public_bytes())
         if text.startswith("@"):
             return cls(IdKind.FQDN, text[1:].encode("idna"))
+        if not text or not text.isprintable() or " " in text:
+            raise ValueError("a name has no spaces and is not empty")
         if "@" in text:
-            return cls(IdKind.RFC822_ADDR, text.encode())
-        return cls(IdKind.FQDN, text.encode("ascii"))
+            return cls(IdKind.RFC822_ADDR, text.encode("ascii"))
+        return cls(IdKind.FQDN, text.encode("idna"))
 
     def __str__(self) -> str:
-        try:
-            if self.kind in (IdKind.IPV4_ADDR, IdKind.IPV6_ADDR):
-                return str(ip_address(self.data))
-            if self.kind == IdKind.DER_ASN1_DN:
-                return name_of(self.data).rfc4514_string()
-            if self.kind == IdKind.KEY_ID:
-                return "keyid:" + self.data.decode("ascii")
-            text = self.data.decode("ascii")
-        except (ValueError, UnicodeError):
-            return f"{self.kind}:{self.data.hex()}"
-        return text if text.isprintable() else f"{self.kind}:{self.data.hex()}"
+        return _text(self.kind, self.data)
+
+    @property
+    def tagged(self) -> str:
+        """Type and octets in hexadecimal: the form nothing else prints as."""
+        return f"id-{_LABELS.get(self.kind, str(self.kind))}:{self.data.hex()}"
 
 
+def canonical(text: str) -> str:
+    """The one spelling of an identity as people write it, as `str(Identity)` gives it; patterns with `*` and
+    address prefixes stay as they are. Raises `ValueError`."""
+    if "*" in text or ("/" in text and "=" not in text):
+        return text.strip()
+    return str(Identity.parse(text))
+
+
+@lru_cache(maxsize=1024)
+def _text(kind: int, data: bytes) -> str:
+    identity = Identity(kind, data)
+    try:
+        text = _plain(kind, data)
+        # the reverse must hold, or a peer could choose a text that belongs to another type
+        same = text is not None and text.isprintable() and Identity.parse(text).kind == kind
+    except ValueError:
+        return identity.tagged
+    return text if same and text is not None else identity.tagged
+
+
+def _plain(kind: int, data: bytes) -> str | None:
+    """The natural text, None when the type has none; raises `ValueError` (`UnicodeError` is one)."""
+    if kind == IdKind.IPV4_ADDR and len(data) == 4:
+        return str(ip_address(data))
+    if kind == IdKind.IPV6_ADDR and len(data) == 16:
+        return str(ip_address(data))
+    if kind == IdKind.DER_ASN1_DN:
+        return name_text(name_of(data))
+    if kind == IdKind.KEY_ID:
+        return "keyid:" + data.decode("ascii")
+    if kind in (IdKind.FQDN, IdKind.RFC822_ADDR):
+        return data.decode("ascii")
+    return None
+
+
+# Distinguished names -------------------------------------------------------------------------------------
+
+# Keywords beyond RFC 4514 section 3 that administrators write and other implementations print
+_KEYWORDS = {
+    "CN": NameOID.COMMON_NAME,
+    "L": NameOID.LOCALITY_NAME,
+    "ST": NameOID.STATE_OR_PROVINCE_NAME,
+    "O": NameOID.ORGANIZATION_NAME,
+    "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "C": NameOID.COUNTRY_NAME,
+    "STREET": NameOID.STREET_ADDRESS,
+    "DC": NameOID.DOMAIN_COMPONENT,
+    "UID": NameOID.USER_ID,
+    "E": NameOID.EMAIL_ADDRESS,
+    "EMAIL": NameOID.EMAIL_ADDRESS,
+    "EMAILADDRESS": NameOID.EMAIL_ADDRESS,
+    "SN": NameOID.SURNAME,
+    "SERIALNUMBER": NameOID.SERIAL_NUMBER,
+}
+_SEPARATOR = re.compile(r"(?<!\\)((?:\\\\)*)\s*([,+])\s*")
+_PRINTED = {NameOID.EMAIL_ADDRESS: "E"}
+
+
+def distinguished_name(text: str) -> x509.Name:
+    """A name from RFC 4514 text; keywords in any case, spaces around separators. Raises `ValueError`."""
+    parts = re.split(_SEPARATOR, text.strip())
+    out = ""
+    for index in range(0, len(parts), 3):
+        keyword, equals, value = parts[index].partition("=")
+        oid = _KEYWORDS.get(keyword.strip().upper())
+        if not equals:
+            raise ValueError(f'"{parts[index]}" lacks "="')
+        out += (oid.dotted_string if oid else keyword.strip()) + "=" + value.strip()
+        out += "".join(parts[index + 1 : index + 3])
+    try:
+        return x509.Name.from_rfc4514_string(out)
+    except ValueError as error:
+        raise ValueError(str(error) or "not a distinguished name (like CN=host,O=Example)") from error
+
+
+def name_text(name: x509.Name) -> str:
+    """RFC 4514 text, with E for the electronic-mail attribute."""
+    return name.rfc4514_string(_PRINTED)
+
+
+def name_key(name: x509.Name) -> tuple[frozenset[tuple[str, str]], ...]:
+    """What two names have in common when RFC 5280 section 7.1 calls them equal: case, the string type and
+    runs of spaces do not count."""
+    return tuple(
+        frozenset((a.oid.dotted_string, " ".join(str(a.value).casefold().split())) for a in rdn)
+        for rdn in name.rdns
+    )
+
+
+def _tlv(tag: int, *contents: bytes) -> bytes:
+    """One DER element."""
+    body = b"".join(contents)
+    if len(body) < 0x80:
+        return bytes((tag, len(body))) + body
+    size = (len(body).bit_length() + 7) // 8
+    return bytes((tag, 0x80 | size)) + len(body).to_bytes(size, "big") + body
+
+
+_ED25519 = bytes.fromhex("300506032b6570")
+_KEY = _tlv(0x30, _ED25519, _tlv(0x03, bytes(33)))
+_SIGNATURE = _ED25519 + _tlv(0x03, bytes(65))
+
+
+@lru_cache(maxsize=1024)
 def name_of(data: bytes) -> x509.Name:
     """An X.501 name from its DER; raises `ValueError`. The library reads names only inside certificates, so
-    this goes through a certification request's shell."""
-    raise ValueError(f"not a name: {data.hex()}")
+    this wraps the octets in a certification request (RFC 2986) whose key and signature are zeros."""
+    if len(data) > 4096:
+        raise ValueError("a name of more than 4096 octets")
+    request = _tlv(0x30, b"\x02\x01\x00", data, _KEY, b"\xa0\x00")
+    try:
+        return x509.load_der_x509_csr(_tlv(0x30, request, _SIGNATURE)).subject
+    except Exception as error:  # the parser's complaints have no common base below Exception
+        raise ValueError(f"not a distinguished name: {data[:32].hex()}") from error

@@ -1,0 +1,64 @@
+# Entry points. Each one first makes what it needs; as root that includes missing Debian packages.
+#   make demo      two hosts, one policy each, protected traffic, in under a minute
+#   make test      everything: unit tests, a bounded fuzz run, strongSwan, containers
+#   make unit      the tests that need neither root nor network
+#   make interop   real peers in network namespaces and containers (root)
+#   make bench     establishments per second beside strongSwan's
+#   make fuzz      the fuzz target alone; FUZZ_SECONDS=600 for longer
+#   make lint      formatter, linter, type checker
+#   make clean     remove what the targets above made in this directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ROOT := $(filter 0,$(shell id -u))
+FUZZ_SECONDS ?= 30
+PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 2
+
+# With root, a tool that is missing is a failure and not a skipped test.
+export REQUIRE_INTEROP := $(if $(ROOT),1,)
+export FUZZ_SECONDS
+
+.PHONY: help demo test unit interop bench fuzz lint clean system system-demo
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(STAMP): pyproject.toml .ci/setup-venv
+	@.ci/setup-venv $(VENV)
+	@touch $@
+
+system:
+	@.ci/setup-system test
+
+system-demo:
+	@.ci/setup-system demo
+
+demo: system-demo $(STAMP)
+	@$(BIN)/python -m ikd.demo
+
+# One run, so that one summary counts everything.
+test: system $(STAMP)
+	$(PYTEST) -n $(WORKERS) --dist worksteal tests
+
+unit: $(STAMP)
+	$(PYTEST) -n $(WORKERS) -m "not interop and not container" --ignore=tests/fuzz tests
+
+interop: system $(STAMP)
+	$(PYTEST) -m "interop or container" tests
+
+bench: system $(STAMP)
+	$(BIN)/ikctl bench ike
+
+fuzz: $(STAMP)
+	$(PYTEST) tests/fuzz
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

@@ -1,0 +1,348 @@
+"""From a peer's certificate to a trust anchor: path validation (RFC 5280 section 6) and its memory.
+
+The judge is `cryptography.x509.verification` under our extension policies. It says little when it refuses,
+and it knows neither Ed25519, Ed448 nor most RSASSA-PSS; so a refusal is looked at by a small path walk of
+our own, which finds the reason. Only for chains with those algorithms does the walk's acceptance count, and
+it is stricter for them: name constraints and every critical extension it cannot judge are refused.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import verification
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+
+from ikd.auth import Declined
+from ikd.auth.identity import name_text
+from ikd.auth.revocation import CrlCheck, Revocation
+from ikd.auth.signature import key_type
+
+MAX_CERTIFICATES = 16  # a peer may send
+MAX_OCTETS = 16384  # of one certificate
+MAX_DEPTH = 5  # intermediates between leaf and anchor
+MINIMUM_RSA_BITS = 2048  # the library's floor; a rule may ask for more
+_REMEMBERED = 512
+
+_STRONG_HASHES = frozenset(("sha256", "sha384", "sha512"))
+_JUDGED = frozenset(
+    (
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A verified path, leaf first, anchor last. The verdict holds from `since` to `until`."""
+
+    certificates: tuple[x509.Certificate, ...]
+    since: dt.datetime
+    until: dt.datetime
+
+    @property
+    def leaf(self) -> x509.Certificate:
+        """The peer's own certificate."""
+        return self.certificates[0]
+
+    @property
+    def expires(self) -> float:
+        """When the first certificate of the path ends, POSIX seconds."""
+        return min(c.not_valid_after_utc for c in self.certificates).timestamp()
+
+
+@lru_cache(maxsize=256)
+def parse(data: bytes) -> x509.Certificate:
+    """A certificate from DER, checked to be readable in every part we use; raises `Declined`."""
+    if len(data) > MAX_OCTETS:
+        raise Declined(f"the peer sent a certificate of {len(data)} octets; the limit is {MAX_OCTETS}")
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        _ = (certificate.extensions, certificate.subject, certificate.issuer)
+        _ = (certificate.public_key(), certificate.not_valid_after_utc, certificate.not_valid_before_utc)
+    except Exception as error:  # hostile octets; the parser's complaints have no common base below Exception
+        raise Declined(f"the peer sent a certificate that cannot be read: {error}") from error
+    return certificate
+
+
+def title(certificate: x509.Certificate) -> str:
+    """What people call this certificate."""
+    return name_text(certificate.subject) or f"serial {certificate.serial_number:x}"
+
+
+def public_key_octets(certificate: x509.Certificate) -> bytes:
+    """Its SubjectPublicKeyInfo in DER."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether basicConstraints says CA."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+class Trust:
+    """Trust anchors and revocation lists, with the chains found good so far.
+
+    An anchor that is not a CA is a pinned certificate: it is trusted as it is, without a revocation check.
+    """
+
+    __slots__ = ("_anchors", "_chains", "_revocation", "_store")
+
+    def __init__(
+        self,
+        anchors: Sequence[x509.Certificate],
+        crls: Iterable[x509.CertificateRevocationList] = (),
+        crl_check: CrlCheck = CrlCheck.ATTEMPT,
+    ) -> None:
+        self._anchors = tuple(anchors)
+        self._store = verification.Store(list(anchors)) if anchors else None
+        self._revocation = Revocation(crls, crl_check)
+        self._chains: dict[bytes, Chain] = {}
+
+    @property
+    def anchors(self) -> tuple[x509.Certificate, ...]:
+        """What is trusted."""
+        return self._anchors
+
+    def verify(self, presented: Sequence[bytes], now: float) -> Chain:
+        """The path of the first of `presented` (DER) at POSIX time `now`; raises `Declined`."""
+        if not presented:
+            raise Declined(
+                "the peer sent no certificate",
+                "let the peer send its certificate (strongSwan: leftsendcert=always, send_cert = always)",
+            )
+        if len(presented) > MAX_CERTIFICATES:
+            raise Declined(f"the peer sent {len(presented)} certificates; the limit is {MAX_CERTIFICATES}")
+        when = dt.datetime.fromtimestamp(now, dt.UTC)
+        digest = hashlib.sha256(b"".join(len(data).to_bytes(4, "big") + data for data in presented)).digest()
+        known = self._chains.get(digest)
+        if known is not None and known.since <= when < known.until:
+            return known
+        leaf, *others = [parse(data) for data in presented]
+        path = self._path(leaf, _few_of_each(others), when)
+        until = min(self._revocation.check(path, when), *(c.not_valid_after_utc for c in path))
+        chain = Chain(tuple(path), when, until)
+        # only good chains are kept, so strangers cannot push others out
+        self._chains.pop(digest, None)
+        while len(self._chains) >= _REMEMBERED:
+            self._chains.pop(next(iter(self._chains)), None)
+        self._chains[digest] = chain
+        return chain
+
+    def _path(
+        self, leaf: x509.Certificate, others: Sequence[x509.Certificate], when: dt.datetime
+    ) -> list[x509.Certificate]:
+        if self._store is None:
+            raise Declined(
+                "this host trusts no certificate authority",
+                "name the CA's certificate in identity.trust of ikd.toml",
+            )
+        builder = verification.PolicyBuilder().store(self._store).time(when)
+        builder = builder.max_chain_depth(MAX_DEPTH).extension_policies(
+            ca_policy=_AUTHORITY_POLICY, ee_policy=_PEER_POLICY
+        )
+        try:
+            return builder.build_client_verifier().verify(leaf, list(others)).chain
+        except verification.VerificationError as error:
+            path = _Walk(self._anchors, others, when).path(leaf)
+            if any(map(_is_beyond_library, path)):
+                return path
+            raise Declined(f"certificate {title(leaf)} is not acceptable: {str(error)[:200]}") from error
+
+
+def _few_of_each(certificates: Iterable[x509.Certificate]) -> list[x509.Certificate]:
+    """At most two per subject and key: enough for cross-certification, too few for a maze of paths."""
+    seen: dict[tuple[x509.Name, bytes], int] = {}
+    out = []
+    for certificate in certificates:
+        key = (certificate.subject, public_key_octets(certificate))
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= 2:
+            out.append(certificate)
+    return out
+
+
+# The library's policies ----------------------------------------------------------------------------------
+
+
+def _peer_constraints(
+    policy: verification.Policy, certificate: x509.Certificate, extension: x509.BasicConstraints | None
+) -> None:
+    if extension is not None and extension.ca:
+        raise ValueError("a CA certificate is no peer's certificate")
+
+
+def _peer_usage(
+    policy: verification.Policy, certificate: x509.Certificate, extension: x509.KeyUsage | None
+) -> None:
+    # RFC 4945 section 5.1.3.2: either bit will do
+    if extension is not None and not (extension.digital_signature or extension.content_commitment):
+        raise ValueError("keyUsage allows no signatures")
+
+
+def _authority_constraints(
+    policy: verification.Policy, certificate: x509.Certificate, extension: x509.BasicConstraints
+) -> None:
+    if not extension.ca:
+        raise ValueError("the issuer is not a CA")
+
+
+def _authority_usage(
+    policy: verification.Policy, certificate: x509.Certificate, extension: x509.KeyUsage | None
+) -> None:
+    if extension is not None and not extension.key_cert_sign:
+        raise ValueError("the issuer may not sign certificates")
+
+
+_ANY = verification.Criticality.AGNOSTIC
+_PEER_POLICY = (
+    verification.ExtensionPolicy.permit_all()
+    .may_be_present(x509.BasicConstraints, _ANY, _peer_constraints)
+    .may_be_present(x509.KeyUsage, _ANY, _peer_usage)
+)
+_AUTHORITY_POLICY = (
+    verification.ExtensionPolicy.permit_all()
+    .require_present(x509.BasicConstraints, _ANY, _authority_constraints)
+    .may_be_present(x509.KeyUsage, _ANY, _authority_usage)
+)
+
+
+def _is_beyond_library(certificate: x509.Certificate) -> bool:
+    """Whether the library refuses this certificate for its algorithms alone."""
+    return (
+        isinstance(certificate.public_key(), ed25519.Ed25519PublicKey | ed448.Ed448PublicKey)
+        or certificate.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS
+    )
+
+
+# The walk ------------------------------------------------------------------------------------------------
+
+
+class _Walk:
+    """One search for a path; its refusals say why."""
+
+    def __init__(
+        self, anchors: Sequence[x509.Certificate], others: Sequence[x509.Certificate], when: dt.datetime
+    ) -> None:
+        self.anchors = anchors
+        self.others = others
+        self.when = when
+        self.budget = 4 * MAX_CERTIFICATES  # signatures to verify at most
+
+    def path(self, leaf: x509.Certificate) -> list[x509.Certificate]:
+        """Leaf to anchor; raises `Declined`."""
+        if is_authority(leaf):
+            raise Declined(
+                f"the peer presented the CA certificate {title(leaf)} as its own",
+                "give the peer a host certificate",
+            )
+        self._check(leaf)
+        usage = _usage(leaf)
+        if usage is not None and not (usage.digital_signature or usage.content_commitment):
+            raise Declined(f"keyUsage of certificate {title(leaf)} allows no signatures")
+        if leaf in self.anchors:
+            return [leaf]
+        return self._climb([leaf])
+
+    def _climb(self, path: list[x509.Certificate]) -> list[x509.Certificate]:
+        """Extend a path by one issuer after the other; the most telling refusal wins."""
+        child = path[-1]
+        refusal: Declined | None = None
+        for issuer in (*self.anchors, *self.others):
+            if issuer.subject != child.issuer or issuer in path:
+                continue
+            try:
+                self._check_issuer(issuer, path)
+                if issuer in self.anchors:
+                    return [*path, issuer]
+                return self._climb([*path, issuer])
+            except Declined as declined:
+                refusal = refusal or declined
+        if refusal:
+            raise refusal
+        trusted = "; ".join(title(anchor) for anchor in self.anchors[:8])
+        raise Declined(
+            f"issuer {name_text(child.issuer)} of certificate {title(child)} is not trusted; "
+            f"trusted are: {trusted}",
+            "add the issuing CA to identity.trust, or let the peer send the intermediate certificates",
+        )
+
+    def _check_issuer(self, issuer: x509.Certificate, path: list[x509.Certificate]) -> None:
+        """Whether `issuer` may and did sign the last certificate of `path`."""
+        child = path[-1]
+        if not is_authority(issuer):
+            raise Declined(f"issuer {title(issuer)} of certificate {title(child)} is not a CA")
+        usage = _usage(issuer)
+        if usage is not None and not usage.key_cert_sign:
+            raise Declined(f"keyUsage of {title(issuer)} does not allow signing certificates")
+        limit = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+        below = sum(1 for c in path[1:] if c.subject != c.issuer)
+        if (limit is not None and below > limit) or len(path) > MAX_DEPTH + 1:
+            raise Declined(f"the chain below {title(issuer)} is too long")
+        self._check(issuer)
+        self.budget -= 1
+        if self.budget < 0:
+            raise Declined("the peer's certificates form too many paths")
+        try:
+            child.verify_directly_issued_by(issuer)
+        except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as error:
+            raise Declined(
+                f"certificate {title(child)} names {title(issuer)} as its issuer, whose key did not sign it",
+                "the CA was perhaps made anew under the same name; compare its certificate on both hosts",
+            ) from error
+
+    def _check(self, certificate: x509.Certificate) -> None:
+        """Validity, key, signature hash and extensions of one certificate."""
+        name = title(certificate)
+        if self.when > certificate.not_valid_after_utc:
+            raise Declined(
+                f"certificate {name} expired {certificate.not_valid_after_utc:%Y-%m-%d}",
+                "renew it; if it is new, compare the clocks of both hosts",
+            )
+        if self.when < certificate.not_valid_before_utc:
+            raise Declined(
+                f"certificate {name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M}",
+                "compare the clocks of both hosts",
+            )
+        key = certificate.public_key()
+        if key_type(key) is None:
+            raise Declined(f"the key of certificate {name} has a type or curve that is not accepted")
+        if isinstance(key, rsa.RSAPublicKey) and key.key_size < MINIMUM_RSA_BITS:
+            raise Declined(
+                f"certificate {name} has an RSA key of {key.key_size} bits, "
+                f"wanted are at least {MINIMUM_RSA_BITS}"
+            )
+        try:
+            digest = certificate.signature_hash_algorithm
+        except UnsupportedAlgorithm as error:
+            raise Declined(f"certificate {name} is signed with an unknown algorithm") from error
+        if digest is not None and digest.name not in _STRONG_HASHES:
+            raise Declined(f"certificate {name} is signed with {digest.name}, which is too weak")
+        for extension in certificate.extensions:
+            constrained = extension.oid == ExtensionOID.NAME_CONSTRAINTS
+            if constrained or (extension.critical and extension.oid not in _JUDGED):
+                raise Declined(
+                    f"certificate {name} has extension {extension.oid.dotted_string}, not evaluated here",
+                    "for chains with name constraints use RSA or ECDSA keys throughout",
+                )
+
+
+def _usage(certificate: x509.Certificate) -> x509.KeyUsage | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None

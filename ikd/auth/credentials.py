@@ -1,0 +1,276 @@
+"""What this host proves itself with and whom it believes: keys, certificates, anchors, all already loaded.
+
+`Credentials` chooses a method for a rule and hands out the two sides of an authentication. It reads no files
+(see `ikd.auth.files`) and is replaced whole on reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from cryptography import x509
+
+from ikd.auth import Authenticator, Declined, Identity, Step, Token, Transcript, psk, signature
+from ikd.auth.certificate import (
+    CertificateProver,
+    CertificateVerifier,
+    HostCertificate,
+    identity_of,
+    is_current,
+    key_hash,
+    names,
+    proves,
+    unfit,
+)
+from ikd.auth.chain import Trust, title
+from ikd.auth.identity import IdKind, canonical
+from ikd.auth.psk import PskEntry, PskProver, PskVerifier
+from ikd.auth.revocation import CrlCheck
+from policy.rules import AuthMethod, Rule
+from sadb.address import Address
+
+_FAMILIES = {psk.METHOD: "psk"} | dict.fromkeys(signature.METHODS, "certificate")
+_WORDS = {"psk": "a pre-shared key", "certificate": "a certificate"}
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything loaded. `identity` is what we claim when set; `rsa_pss` signs RSA with RSASSA-PSS."""
+
+    identity: Identity | None = None
+    keys: tuple[PskEntry, ...] = ()
+    hosts: tuple[HostCertificate, ...] = ()
+    anchors: tuple[x509.Certificate, ...] = ()
+    crls: tuple[x509.CertificateRevocationList, ...] = ()
+    crl_check: CrlCheck = CrlCheck.ATTEMPT
+    rsa_pss: bool = False
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+
+class Credentials:
+    """The host's credentials; `clock` gives POSIX seconds, because certificates live in calendar time."""
+
+    __slots__ = ("_clock", "_material", "_trust")
+
+    def __init__(self, material: Material, clock: Callable[[], float]) -> None:
+        self._material = material
+        self._clock = clock
+        self._trust = Trust(material.anchors, material.crls, material.crl_check)
+
+    def __repr__(self) -> str:
+        m = self._material
+        return f"<Credentials {len(m.keys)} keys, {len(m.hosts)} certificates, {len(m.anchors)} anchors>"
+
+    @property
+    def material(self) -> Material:
+        """What they are made of."""
+        return self._material
+
+    def certreq(self) -> tuple[bytes, ...]:
+        """SHA-1 of the public key of every trusted authority, for CERTREQ (RFC 7296 section 3.7)."""
+        return tuple(dict.fromkeys(key_hash(anchor) for anchor in self._material.anchors))
+
+    def local_identity(self, rule: Rule, address: Address | None = None) -> Identity:
+        """What to claim: the configured identity, else what our certificate says, else the pre-shared key's
+        `local`, else `address` (ours, if the caller knows it) or the tunnel's; raises `Declined`."""
+        if self._material.identity is not None:
+            return self._of_certificate(rule, self._material.identity)
+        for method in _first(rule):
+            if method.method == "certificate" and (fitting := self._fitting(method)[0]):
+                return identity_of(fitting[0].leaf)
+            if method.method == "psk":
+                bound = self._find_key(rule, None, address=None, local=None)
+                if bound is not None and bound.local and "*" not in bound.local:
+                    return Identity.parse(bound.local)
+        own = address or (rule.tunnel.local if rule.tunnel else None)
+        if own is None:
+            raise Declined("this host has no identity to claim", "set identity.id in ikd.toml")
+        return Identity(IdKind.IPV4_ADDR if own.version == 4 else IdKind.IPV6_ADDR, own.packed)
+
+    def _of_certificate(self, rule: Rule, identity: Identity) -> Identity:
+        """A configured distinguished name in the very octets of our certificate (RFC 4945 section 3.1.5)."""
+        if identity.kind == IdKind.DER_ASN1_DN:
+            for host in self._material.hosts:
+                if proves(host.leaf, identity):
+                    return Identity(identity.kind, host.leaf.subject.public_bytes())
+        return identity
+
+    # Proving ---------------------------------------------------------------------------------------------
+
+    def prover(
+        self,
+        rule: Rule,
+        identity: Identity,
+        peer: Identity | None,
+        transcript: Transcript,
+        hashes: frozenset[int] = frozenset(),
+        authorities: tuple[bytes, ...] = (),
+        address: Address | None = None,
+    ) -> Authenticator:
+        """Our side, with the first usable method of the rule. `identity` is what we claim, `peer` what the
+        peer claims if it has spoken (else its `address` and the rule tell which pre-shared key is meant);
+        `hashes` and `authorities` are the peer's SIGNATURE_HASH_ALGORITHMS and CERTREQ. Raises `Declined`."""
+        declined: list[Declined] = []
+        for method in _first(rule):
+            try:
+                if method.method == "psk":
+                    return PskProver(self._key(rule, identity, peer, address).secret, transcript)
+                if method.method == "certificate":
+                    return self._certificate(method, identity, transcript, hashes, authorities)
+                declined.append(Declined(f"IKEv2 cannot authenticate with {method.method}"))
+            except Declined as error:
+                declined.append(error)
+        raise _together(rule, declined)
+
+    def _key(self, rule: Rule, local: Identity, peer: Identity | None, address: Address | None) -> PskEntry:
+        entry = self._find_key(rule, peer, address, str(local))
+        if entry is None:
+            whom = str(peer or next(iter(_presumed_names(rule, address)), "this peer"))
+            raise Declined(
+                f"no pre-shared key for {whom}",
+                f'add a [[psk]] with peers = ["{whom}"] to secrets.toml, or correct the identity the peer claims',
+            )
+        return entry
+
+    def _find_key(
+        self, rule: Rule, peer: Identity | None, address: Address | None, local: str | None
+    ) -> PskEntry | None:
+        """By what the peer claims and nothing else; before it has spoken, by what the rule says of it."""
+        keys = self._material.keys
+        if peer is not None:
+            return psk.find(keys, (str(peer),), local)
+        entry = psk.find(keys, _presumed_names(rule, address), local)
+        usable = [k for k in keys if psk.is_for(k, local)]
+        return entry or (usable[0] if len(usable) == 1 else None)
+
+    def _certificate(
+        self,
+        method: AuthMethod,
+        identity: Identity,
+        transcript: Transcript,
+        hashes: frozenset[int],
+        authorities: tuple[bytes, ...],
+    ) -> CertificateProver:
+        hosts, reason = self._fitting(method)
+        if not hosts:
+            raise Declined(
+                reason or "this host has no certificate",
+                "name certificate and key under [identity] in ikd.toml",
+            )
+        named = [host for host in hosts if proves(host.leaf, identity)]
+        if not named:
+            known = ", ".join(chain.from_iterable(names(host.leaf) for host in hosts))
+            raise Declined(
+                f"our identity is {identity}, but our certificate names {known or 'nobody'}",
+                "set identity.id to one of these names, or issue a certificate for it",
+            )
+        # a peer's CERTREQ is a preference, not a condition (RFC 7296 section 3.7)
+        asked = [host for host in named if host.descends_from(authorities, self._material.anchors)]
+        refusal: Declined | None = None
+        for host in [*asked, *(host for host in named if host not in asked)]:
+            try:
+                scheme = signature.choose(host.key, hashes, pss=self._material.rsa_pss)
+                return CertificateProver(host, scheme, transcript)
+            except Declined as error:
+                refusal = refusal or error
+        raise refusal or Declined("this host has no certificate")
+
+    def _fitting(self, method: AuthMethod) -> tuple[list[HostCertificate], str | None]:
+        """Our certificates that a method allows, the longest-lived first, and why the others are not."""
+        now = self._clock()
+        fitting, reason = [], None
+        for host in self._material.hosts:
+            if not is_current(host.leaf, now):
+                reason = f"our certificate {title(host.leaf)} is not valid now (valid {_period(host.leaf)})"
+            elif why := unfit(method, host.chain):
+                reason = f"our {why}"
+            else:
+                fitting.append(host)
+        fitting.sort(key=lambda h: (h.leaf.not_valid_after_utc, h.leaf.not_valid_before_utc), reverse=True)
+        return fitting, reason
+
+    # Verifying -------------------------------------------------------------------------------------------
+
+    def verifier(
+        self,
+        rule: Rule,
+        identity: Identity,
+        transcript: Transcript,
+        hashes: frozenset[int] = signature.ANNOUNCED,
+        local: Identity | None = None,
+    ) -> Authenticator:
+        """The side that checks the peer's token: any method of the rule, whichever the peer used. `identity`
+        is what the peer claims, `hashes` what it announced (empty: it does not know RFC 7427), `local` what
+        we claim (for pre-shared keys bound to it)."""
+        return Verifier(self, rule, identity, transcript, hashes, local)
+
+    def _verifier(self, method: int, verifier: Verifier) -> Authenticator:
+        """Who checks this IKEv2 authentication method; raises `Declined` when the rule does not want it."""
+        rule, identity = verifier.rule, verifier.identity
+        family = _FAMILIES.get(method)
+        wanted = tuple(m for m in _first(rule) if m.method == family)
+        if not wanted:
+            used = _WORDS.get(family or "", f"authentication method {method}")
+            asked = " or ".join(dict.fromkeys(_WORDS.get(m.method, m.method) for m in _first(rule)))
+            raise Declined(
+                f'the peer authenticated with {used}, rule "{rule.name}" wants {asked or "nothing"}',
+                "make the authentication of both hosts' rules agree",
+            )
+        if family == "psk":
+            local = verifier.local or self.local_identity(rule)
+            entry = self._key(rule, local, identity, None)
+            return PskVerifier(entry.secret, identity, verifier.transcript)
+        return CertificateVerifier(
+            wanted, identity, verifier.transcript, self._trust, self._clock, verifier.hashes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Waits for the peer's token, whose method decides who checks it."""
+
+    credentials: Credentials = field(repr=False)
+    rule: Rule
+    identity: Identity
+    transcript: Transcript
+    hashes: frozenset[int]
+    local: Identity | None = None
+
+    def step(self, token: Token | None) -> Step:
+        """The proven peer; raises `Declined`."""
+        if token is None:
+            raise Declined("the peer sent no proof")
+        if self.identity.kind == IdKind.NULL:
+            raise Declined(
+                "the peer wants to stay anonymous (ID_NULL, RFC 7619)", "give the peer an identity"
+            )
+        return self.credentials._verifier(token.method, self).step(token)
+
+
+def _first(rule: Rule) -> tuple[AuthMethod, ...]:
+    return rule.auth.first if rule.auth else ()
+
+
+def _presumed_names(rule: Rule, address: Address | None) -> tuple[str, ...]:
+    """What a peer that has not spoken may be called, best known first."""
+    known: list[str | Address | None] = [rule.peer and canonical(rule.peer)]
+    if rule.tunnel:
+        known += [rule.tunnel.remote_host, rule.tunnel.remote]
+    known.append(address)
+    known += [s.low for s in rule.selector.remote if s.single]
+    return tuple(dict.fromkeys(str(name) for name in known if name is not None))
+
+
+def _together(rule: Rule, declined: Sequence[Declined]) -> Declined:
+    """One refusal out of the refusals of each method."""
+    if not declined:
+        return Declined(
+            f'rule "{rule.name}" has no authentication method', "give the rule an authentication set"
+        )
+    return Declined("; ".join(map(str, declined)), next((d.remedy for d in declined if d.remedy), ""))
+
+
+def _period(certificate: x509.Certificate) -> str:
+    return f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"

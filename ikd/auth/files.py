@@ -1,0 +1,322 @@
+"""Shell. Reads what `Credentials` are made of: certificates, keys, revocation lists and `secrets.toml`.
+
+Every complaint is collected and names the file and what to do; with any complaint nothing is loaded. Things
+that work but will not for long (a certificate about to expire) are warnings in `Material`.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
+
+from ikd.auth.certificate import HostCertificate, names, proves
+from ikd.auth.chain import is_authority, title
+from ikd.auth.credentials import Material
+from ikd.auth.identity import Identity, canonical
+from ikd.auth.psk import PskEntry
+from ikd.auth.revocation import CrlCheck
+from ikd.auth.signature import PrivateKey, key_type
+from ikd.settings import IdentitySettings
+from sadb.secret import Secret
+
+SECRETS = "secrets.toml"
+_SOON = dt.timedelta(days=14)
+_MAX_OCTETS = 64 * 1024 * 1024  # of one file; revocation lists can be large
+_SUFFIXES = (".pem", ".crt", ".cer", ".der", ".crl")
+T = TypeVar("T")
+
+
+class MaterialError(Exception):
+    """Credentials cannot be loaded; `complaints` has one line for each thing that is wrong."""
+
+    def __init__(self, complaints: tuple[str, ...]) -> None:
+        super().__init__("\n".join(complaints))
+        self.complaints = complaints
+
+
+def load_material(directory: Path, settings: IdentitySettings, now: float) -> Material:
+    """All credentials of a configuration directory at POSIX time `now`; raises `MaterialError`."""
+    loader = _Loader(directory, dt.datetime.fromtimestamp(now, dt.UTC))
+    host = loader.host(settings.certificate, settings.key)
+    anchors = loader.all_of("trust", settings.trust, _certificates)
+    crls = loader.all_of("crls", settings.crls, _crls)
+    for anchor in anchors:
+        loader.check_period(anchor, "trusted certificate")
+    for crl in crls:
+        if crl.next_update_utc is not None and crl.next_update_utc < loader.now:
+            issuer = crl.issuer.rfc4514_string()
+            loader.warnings.append(
+                f"revocation list of {issuer} is out of date since {crl.next_update_utc:%Y-%m-%d}"
+            )
+    identity = loader.identity(settings.id, host)
+    keys: tuple[PskEntry, ...] = ()
+    if (path := directory / SECRETS).exists():
+        try:
+            keys = load_secrets(path)
+        except MaterialError as error:
+            loader.complaints += error.complaints
+    if loader.complaints:
+        raise MaterialError(tuple(loader.complaints))
+    return Material(
+        identity=identity,
+        keys=keys,
+        hosts=(host,) if host else (),
+        anchors=tuple(anchors),
+        crls=tuple(crls),
+        crl_check=CrlCheck(settings.crl_check),
+        warnings=tuple(loader.warnings),
+    )
+
+
+class _Loader:
+    """One loading: where files are, what was wrong."""
+
+    def __init__(self, directory: Path, now: dt.datetime) -> None:
+        self.directory = directory
+        self.now = now
+        self.complaints: list[str] = []
+        self.warnings: list[str] = []
+
+    def host(self, certificate: str | None, key: str | None) -> HostCertificate | None:
+        """Our certificate, chain and key."""
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            have, lack = ("certificate", "key") if certificate else ("key", "certificate")
+            self.complaints.append(
+                f"ikd.toml: identity.{have} is set but identity.{lack} is not: set both or none"
+            )
+            return None
+        chain = self.attempt("certificate", certificate, _certificates)
+        private = self.attempt("key", key, lambda p: [_private_key(p)])
+        if not chain or not private:
+            return None
+        leaf = chain[0]
+        if leaf.public_key() != private[0].public_key():
+            self.complaints.append(
+                f"{self.directory / key}: this is not the key of certificate {title(leaf)} in {certificate}: "
+                "identity.certificate must begin with our own certificate, then its issuers"
+            )
+            return None
+        if is_authority(leaf):
+            self.complaints.append(
+                f"{self.directory / certificate}: {title(leaf)} is a CA certificate; issue a host certificate: "
+                "ikctl cert issue"
+            )
+            return None
+        self.check_period(leaf, "our certificate")
+        return HostCertificate(tuple(chain), private[0])
+
+    def identity(self, text: str | None, host: HostCertificate | None) -> Identity | None:
+        """The configured identity."""
+        if text is None:
+            return None
+        try:
+            identity = Identity.parse(text)
+        except ValueError as error:
+            self.complaints.append(f"ikd.toml: identity.id: {error}")
+            return None
+        if host and not proves(host.leaf, identity):
+            known = ", ".join(names(host.leaf)) or "nobody"
+            self.warnings.append(
+                f"identity.id is {identity}, but our certificate names {known}: peers will refuse it"
+            )
+        return identity
+
+    def check_period(self, certificate: x509.Certificate, what: str) -> None:
+        """Warn about a certificate that is not valid, or not for long."""
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        name = f"{what} {title(certificate)}"
+        if end < self.now:
+            self.warnings.append(f"{name} expired {end:%Y-%m-%d}")
+        elif begin > self.now:
+            self.warnings.append(
+                f"{name} is not valid before {begin:%Y-%m-%d %H:%M} UTC; is the clock right?"
+            )
+        elif end < self.now + _SOON:
+            self.warnings.append(f"{name} expires {end:%Y-%m-%d}")
+
+    def all_of(self, key: str, paths: tuple[str, ...], read: Callable[[Path], list[T]]) -> list[T]:
+        """What the files (and the files of the directories) of one setting hold."""
+        return [item for path in paths for item in self.attempt(key, path, read)]
+
+    def attempt(self, key: str, name: str, read: Callable[[Path], list[T]]) -> list[T]:
+        """Read one setting's file or directory; a failure becomes a complaint."""
+        path = self.directory / name
+        out: list[T] = []
+        try:
+            for file in _files(path):
+                out += read(file)
+        except FileNotFoundError:
+            near = get_close_matches(path.name, _names_beside(path), 1, 0.5)
+            hint = f", did you mean {near[0]}?" if near else ""
+            self.complaints.append(f"{path}: no such file (identity.{key} of ikd.toml){hint}")
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self.complaints.append(f"{path}: {reason} (identity.{key} of ikd.toml)")
+        return out
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
+    else:
+        yield path
+
+
+def _names_beside(path: Path) -> list[str]:
+    try:
+        return [p.name for p in path.parent.iterdir()]
+    except OSError:
+        return []
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
+    data = _read(path)
+    try:
+        if b"-----BEGIN" in data:
+            return x509.load_pem_x509_certificates(data)
+        return [x509.load_der_x509_certificate(data)]
+    except ValueError as error:
+        raise ValueError("no certificate in PEM or DER form") from error
+
+
+def _crls(path: Path) -> list[x509.CertificateRevocationList]:
+    data = _read(path)
+    try:
+        if b"-----BEGIN" not in data:
+            return [x509.load_der_x509_crl(data)]
+        mark = b"-----BEGIN X509 CRL-----"
+        return [x509.load_pem_x509_crl(mark + part) for part in data.split(mark)[1:]]
+    except ValueError as error:
+        raise ValueError("no revocation list in PEM or DER form") from error
+
+
+def _private_key(path: Path) -> PrivateKey:
+    data = _read(path, private=True)
+    try:
+        load = load_pem_private_key if b"-----BEGIN" in data else load_der_private_key
+        key = load(data, None)
+    except TypeError as error:
+        raise ValueError(
+            f"the private key is encrypted, but the daemon starts unattended; write it without password: "
+            f"openssl pkey -in {path.name} -out plain.key, and mode 0600"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError("no private key in PEM or DER form") from error
+    if not isinstance(key, PrivateKey) or key_type(key) is None:
+        raise ValueError("a private key must be RSA, ECDSA on P-256, P-384 or P-521, Ed25519 or Ed448")
+    return key
+
+
+def _read(path: Path, *, private: bool = False) -> bytes:
+    """A file's octets; a private one must be ours and closed to others (checked on the open file)."""
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if private and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            mode = stat.S_IMODE(status.st_mode)
+            raise ValueError(f"others may read it (mode {mode:04o}); run: chmod 600 {path}")
+        if private and status.st_uid not in (0, os.geteuid()):
+            raise ValueError(f"it belongs to user {status.st_uid}; run: chown {os.geteuid()} {path}")
+        data = file.read(_MAX_OCTETS + 1)
+    if len(data) > _MAX_OCTETS:
+        raise ValueError(f"longer than {_MAX_OCTETS} octets")
+    return data
+
+
+# secrets.toml --------------------------------------------------------------------------------------------
+
+_DECODERS: dict[str, Callable[[str], bytes]] = {
+    "secret": lambda text: text.encode(),
+    "secret_hex": lambda text: bytes.fromhex(text.removeprefix("0x")),
+    "secret_base64": lambda text: base64.b64decode(text.removeprefix("0s"), validate=True),
+}
+_FORMS = ", ".join(_DECODERS)
+_KEYS = ("peers", "local", *_DECODERS)
+
+
+def load_secrets(path: Path) -> tuple[PskEntry, ...]:
+    """The pre-shared keys of a `secrets.toml`; raises `MaterialError`. No message shows a secret."""
+    try:
+        table = tomllib.loads(_read(path, private=True).decode())
+    except tomllib.TOMLDecodeError as error:
+        # the parser quotes no values, only what it expected and where
+        raise MaterialError((f"{path}: {error}",)) from None
+    except UnicodeDecodeError:
+        raise MaterialError((f"{path}: not UTF-8 text",)) from None
+    except OSError as error:
+        raise MaterialError((f"{path}: {error.strerror}",)) from error
+    except ValueError as error:
+        raise MaterialError((f"{path}: {error}",)) from None
+    complaints = [f"{path}: {key}: unknown table, only [[psk]] is known" for key in table if key != "psk"]
+    entries: list[PskEntry] = []
+    rows = table.get("psk", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        complaints.append(f"{path}: psk: write [[psk]] with two brackets")
+        rows = []
+    for number, row in enumerate(rows, 1):
+        try:
+            entries.append(_entry(row))
+        except _Wrong as wrong:
+            complaints.append(f"{path}: psk[{number}].{wrong}")
+    if complaints:
+        raise MaterialError(tuple(complaints))
+    return tuple(entries)
+
+
+class _Wrong(Exception):
+    """One key of one entry is wrong: "key: what"."""
+
+
+def _entry(row: dict[str, Any]) -> PskEntry:
+    for key in row:
+        if key not in _KEYS:
+            near = get_close_matches(key, _KEYS, 1)
+            raise _Wrong(
+                f"{key}: unknown key" + (f', did you mean "{near[0]}"?' if near else f"; known: {_KEYS}")
+            )
+    peers = row.get("peers", [])
+    if isinstance(peers, str):
+        raise _Wrong(f'peers: a list, such as ["{peers}"]')
+    if not isinstance(peers, list) or ("peers" in row and not peers):
+        raise _Wrong("peers: a list of identities; leave it out for any peer")
+    local = row.get("local")
+    return PskEntry(
+        _secret(row),
+        tuple(_name("peers", peer) for peer in peers),
+        None if local is None else _name("local", local),
+    )
+
+
+def _name(key: str, text: Any) -> str:
+    try:
+        return canonical(text)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise _Wrong(f"{key}: {error if isinstance(error, ValueError) else 'must be text'}") from None
+
+
+def _secret(row: dict[str, Any]) -> Secret:
+    given = [key for key in _DECODERS if key in row]
+    if len(given) != 1:
+        raise _Wrong(f"secret: exactly one of {_FORMS} is needed, not {len(given)}")
+    text = row[given[0]]
+    if not isinstance(text, str):
+        raise _Wrong(f"{given[0]}: must be text in quotes")
+    try:
+        data = _DECODERS[given[0]](text)
+    except ValueError:
+        raise _Wrong(f"{given[0]}: not {given[0].removeprefix('secret_')} digits") from None
+    if not data:
+        raise _Wrong(f"{given[0]}: is empty")
+    return Secret(data)

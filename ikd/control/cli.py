@@ -1,0 +1,470 @@
+"""Shell. `ikctl`: every command is a request on the control socket and a rendering of its answer.
+
+`check`, `explain --config`, `policy check` and `cert` also work without a daemon. Modules that take long to
+import are imported by the command that needs them, so that completion and `--help` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ikd import __version__
+from ikd.control.protocol import DEFAULT_SOCKET, EXIT_CODES, ControlError, Json
+
+if TYPE_CHECKING:
+    from ikd.control.client import Client
+
+DEFAULT_CONFIG = Path("/etc/ikd")
+F = TypeVar("F", bound=Callable[..., Any])
+
+# what people who come from another product type first -> the command here
+HINTS = {
+    "list-sas": "sa",
+    "list-conns": "policy show",
+    "list-pols": "policy show",
+    "list-certs": "cert show FILE",
+    "listcerts": "cert show FILE",
+    "statusall": "status",
+    "ipsec": "status",
+    "initiate": "up RULE",
+    "terminate": "down RULE",
+    "load-all": "reload",
+    "load-conns": "reload",
+    "load-creds": "reload",
+    "update": "reload",
+    "rereadall": "reload",
+    "restart": "reload",
+    "monitor-sa": "watch",
+    "stroke": "status",
+    "stats": "metrics",
+    "counters": "metrics",
+    "set": "reload  (after editing policy.toml)",
+    "syncconf": "reload",
+    "setconf": "reload",
+    "addconf": "reload",
+    "genkey": "cert issue",
+    "genpsk": "edit secrets.toml; a key is made by: openssl rand -base64 32",
+    "pki": "cert",
+    "start": "run: systemctl start ikd",
+    "stop": "run: systemctl stop ikd",
+    "mainmode": "sa main",
+    "quickmode": "sa quick",
+    "mmsa": "sa main",
+    "qmsa": "sa quick",
+    "consec": "policy show",
+    "advfirewall": "policy show",
+    "test": "check",
+}
+
+# `ikctl show sa`, as netsh, wg and swanctl have it
+SHOW = {"sa": "sa", "sas": "sa", "mmsa": "sa", "qmsa": "sa", "policy": "policy", "status": "status"}
+
+EXITS = """\b
+Exit codes:
+  0  done
+  1  configuration or usage
+  2  daemon not reachable
+  3  negotiation failed
+  4  refused by policy
+  5  not permitted"""
+
+
+class Context:
+    """What all commands share: where the daemon is, where its files are, whether JSON is wanted."""
+
+    def __init__(self, socket: Path | None, config: Path | None, as_json: bool) -> None:
+        self._socket = socket
+        self._config = config
+        self.as_json = as_json
+
+    @property
+    def config(self) -> Path:
+        """The configuration directory."""
+        return self._config or DEFAULT_CONFIG
+
+    @property
+    def config_given(self) -> bool:
+        """Whether it was named on the command line."""
+        return self._config is not None
+
+    @property
+    def socket(self) -> Path:
+        """The socket named, else the one in ikd.toml, else the usual one."""
+        if self._socket is not None:
+            return self._socket
+        if self._config is not None:
+            return Path(load_settings(self._config).daemon.control)
+        return Path(DEFAULT_SOCKET)
+
+    def client(self, timeout: float | None = 60.0) -> Client:
+        """A connection to the daemon."""
+        from ikd.control.client import Client
+
+        return Client(self.socket, timeout)
+
+    def call(self, do: str, **parameters: Json) -> Json:
+        """One request's result."""
+        with self.client() as client:
+            return client.call(do, **parameters)
+
+    def show(self, answer: Json, how: str) -> None:
+        """Print an answer: unchanged as JSON, or by the function of that name in `control.render`."""
+        if self.as_json:
+            click.echo(json.dumps(answer, ensure_ascii=False))
+            return
+        from ikd.control import render
+
+        getattr(render, how)(render.console(), answer)
+
+
+def load_settings(config: Path) -> Any:
+    """Settings of a directory; raises `ControlError`."""
+    from ikd import settings
+
+    try:
+        return settings.load(config)
+    except settings.SettingsError as error:
+        raise ControlError("configuration", str(error)) from None
+
+
+class Commands(click.Group):
+    """Commands in the order written, and an answer for names of other products."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] == "show" and self.name in (None, "main", "ikctl"):
+            args = [SHOW.get(args[1], args[1]), *args[2:]] if len(args) > 1 else ["status"]
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            near = HINTS.get(args[0]) or next(iter(get_close_matches(args[0], self.commands, n=1)), "")
+            remedy = (
+                (near if near[:4] in ("run:", "edit") else f"try: ikctl {near}")
+                if near
+                else "try: ikctl --help"
+            )
+            raise ControlError("usage", f"there is no command {args[0]!r}", remedy)
+        return super().resolve_command(ctx, args)
+
+
+def with_json(function: F) -> F:
+    """Add `--json` to a command, wherever it is written on the line."""
+
+    @click.option("--json", "json_here", is_flag=True, help="Print the daemon's answer unchanged.")
+    @click.pass_context
+    @wraps(function)
+    def wrapped(context: click.Context, /, *args: Any, json_here: bool, **named: Any) -> Any:
+        shared: Context = context.find_object(Context)  # type: ignore[assignment]
+        shared.as_json = shared.as_json or json_here
+        return function(shared, *args, **named)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def complete_names(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
+    """Names of rules, for completion; silent when there is no daemon."""
+    root = context.find_root().params
+    try:
+        answer = Context(root.get("socket"), root.get("config"), True).call("policy")
+    except ControlError:
+        return []
+    return [one["name"] for one in answer["rules"] if one["name"].startswith(typed)]
+
+
+@click.group(cls=Commands, epilog=EXITS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--socket", type=click.Path(path_type=Path), envvar="IKD_SOCKET", help="The daemon's control socket."
+)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Configuration directory, for work without a daemon.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print answers as JSON.")
+@click.version_option(__version__, prog_name="ikctl", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context, socket: Path | None, config: Path | None, as_json: bool) -> None:
+    """Ask and steer ikd, the IPsec key-management daemon."""
+    context.obj = Context(socket, config, as_json)
+
+
+@cli.command()
+@with_json
+def status(shared: Context) -> None:
+    """One line per peer, then what is wrong, if anything."""
+    shared.show(shared.call("status"), "status")
+
+
+@cli.command()
+@click.argument("words", nargs=-1, metavar="[main|quick] [NAME|PEER|SPI]")
+@with_json
+def sa(shared: Context, words: tuple[str, ...]) -> None:
+    """Security associations: main mode (IKE SA), quick mode (Child SA), or both."""
+    kinds = [word for word in words if word in ("main", "quick")]
+    others = [word for word in words if word not in kinds]
+    if len(kinds) > 1 or len(others) > 1:
+        raise click.UsageError("at most one of main and quick, and one name, peer or SPI")
+    answer = shared.call("sa", kind=kinds[0] if kinds else "", match=others[0] if others else "")
+    shared.show(answer, "sa")
+
+
+@cli.group(cls=Commands)
+def policy() -> None:
+    """The rules: show those in force, check files."""
+
+
+@policy.command("show")
+@click.argument("rule", default="", shell_complete=complete_names)
+@with_json
+def policy_show(shared: Context, rule: str) -> None:
+    """Rules in force in the order of matching, with every default; with --config those of the files."""
+    if shared.config_given:
+        from ikd.control.offline import Files
+
+        answer = Files(shared.config).policy(rule)
+    else:
+        answer = shared.call("policy", rule=rule)
+    shared.show(answer, "policy")
+
+
+@policy.command("check")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), required=False)
+@with_json
+def policy_check(shared: Context, directory: Path | None) -> None:
+    """Check the policy files of a directory without a daemon; exit 1 and every complaint."""
+    _check(shared, directory or shared.config, only_policy=True)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), required=False)
+@with_json
+def check(shared: Context, directory: Path | None) -> None:
+    """Check all files of a directory without a daemon: settings, policy, secrets, certificates."""
+    _check(shared, directory or shared.config, only_policy=False)
+
+
+def _check(shared: Context, directory: Path, *, only_policy: bool) -> None:
+    from ikd.control.offline import Files
+
+    answer = Files(directory).check(only_policy=only_policy)
+    if shared.as_json:
+        click.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        for complaint in answer["complaints"]:
+            click.echo(complaint, err=True)
+        for warning in answer["warnings"]:
+            click.echo(f"! {warning}")
+        if not answer["complaints"]:
+            click.echo(f"{directory}: good, {answer['rules']} rules")
+    if answer["complaints"]:
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@click.argument("source")
+@click.argument("destination")
+@click.argument("service", default="", metavar="[PROTO/PORT]")
+@with_json
+def explain(shared: Context, source: str, destination: str, service: str) -> None:
+    """Which rule applies to a packet from SOURCE to DESTINATION, and why this one and not the next.
+
+    With --config, or when no daemon runs, from the files."""
+    from ikd.control.offline import Files
+
+    try:
+        if shared.config_given:
+            answer = Files(shared.config).explain(source, destination, service)
+        else:
+            answer = shared.call("explain", source=source, destination=destination, service=service)
+    except ControlError as error:
+        if error.code != "not-reachable" or not (shared.config / "policy.toml").exists():
+            raise
+        answer = Files(shared.config).explain(source, destination, service)
+    shared.show(answer, "explain")
+
+
+@cli.command()
+@click.argument("name", default="", metavar="NAME|PEER", shell_complete=complete_names)
+@with_json
+def why(shared: Context, name: str) -> None:
+    """The last failure: both sides' proposals or identities aligned, and a remedy."""
+    shared.show(shared.call("why", name=name), "why")
+
+
+@cli.command()
+@click.argument("name", metavar="RULE", shell_complete=complete_names)
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait.")
+@with_json
+def up(shared: Context, name: str, timeout: float) -> None:
+    """Negotiate for a rule now and show the progress; exit 3 when it fails."""
+    from ikd.control import render
+
+    with shared.client(timeout + 5) as client:
+        answer: Json = None
+        for answer in client.stream("up", name=name, timeout=timeout):
+            if "event" in answer and not shared.as_json:
+                render.event(render.console(), answer)
+    if shared.as_json:
+        click.echo(json.dumps(answer, ensure_ascii=False))
+    else:
+        click.echo(answer["text"])
+
+
+@cli.command()
+@click.argument("name", metavar="NAME|PEER|SPI", shell_complete=complete_names)
+@with_json
+def down(shared: Context, name: str) -> None:
+    """Delete SAs here and at the peer."""
+    _steer(shared, "down", name)
+
+
+@cli.command()
+@click.argument("name", metavar="NAME|PEER|SPI", shell_complete=complete_names)
+@with_json
+def rekey(shared: Context, name: str) -> None:
+    """Replace keys now."""
+    _steer(shared, "rekey", name)
+
+
+def _steer(shared: Context, do: str, name: str) -> None:
+    answer = shared.call(do, name=name)
+    click.echo(json.dumps(answer, ensure_ascii=False) if shared.as_json else answer["text"])
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would change.")
+@with_json
+def reload(shared: Context, dry_run: bool) -> None:
+    """Apply changed files, whole or not at all; SAs of unchanged rules stay."""
+    shared.show(shared.call("reload", dry_run=dry_run), "reload")
+
+
+@cli.command()
+@click.argument("events", nargs=-1)
+@with_json
+def watch(shared: Context, events: tuple[str, ...]) -> None:
+    """Events as they happen, all or those named."""
+    from ikd.control import render
+
+    out = render.console()
+    with shared.client(None) as client:
+        try:
+            for line in client.stream("watch", events=list(events)):
+                if "event" not in line:
+                    continue
+                if shared.as_json:
+                    click.echo(json.dumps(line, ensure_ascii=False))
+                else:
+                    render.event(out, line)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            return
+
+
+@cli.command()
+@click.argument("level", default="")
+@click.argument("group", default="")
+@click.option(
+    "--keys", type=click.Path(path_type=Path, dir_okay=False), help="Append keys to FILE for Wireshark."
+)
+@click.option("--no-keys", is_flag=True, help="Stop appending keys.")
+@with_json
+def log(shared: Context, level: str, group: str, keys: Path | None, no_keys: bool) -> None:
+    """Show or change the log's LEVEL, for all groups of events or one GROUP.
+
+    --keys FILE makes the daemon append the keys of every SA made from now on to FILE, in the lines that
+    Wireshark reads as ikev2_decryption_table and esp_sa. Whoever can read FILE can read the traffic. It is
+    off until asked for, and off again after a restart."""
+    if keys is not None or no_keys:
+        answer = shared.call("log-keys", file="" if keys is None else str(keys.absolute()))
+        if keys is not None:
+            click.echo(f"warning: {answer['warning']}", err=True)
+    else:
+        answer = shared.call("log", level=level, group=group)
+    click.echo(json.dumps(answer, ensure_ascii=False) if shared.as_json else answer["text"])
+
+
+@cli.command()
+@with_json
+def metrics(shared: Context) -> None:
+    """Counters and gauges, as Prometheus reads them."""
+    answer = shared.call("metrics")
+    click.echo(json.dumps(answer) if shared.as_json else answer["text"], nl=shared.as_json)
+
+
+@cli.command()
+@with_json
+def version(shared: Context) -> None:
+    """Version of the daemon and of its control socket."""
+    answer = shared.call("version")
+    text = f"ikd {answer['ikd']}, control protocol {answer['protocol']}, ikctl {__version__}"
+    click.echo(json.dumps(answer) if shared.as_json else text)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: eval "$(ikctl completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(kind(cli, {}, "ikctl", "_IKCTL_COMPLETE").source())
+
+
+def _register_lazily() -> None:
+    """Groups whose modules are loaded only when used."""
+    from ikd.control.lazy import LazyGroup
+
+    cli.add_command(
+        LazyGroup("bench", "ikd.control.cli_bench", "Measure: establishments per second, the SADB.")
+    )
+    cli.add_command(
+        LazyGroup("cert", "ikd.control.cli_cert", "A small PKI: authority, certificates, what is in one.")
+    )
+
+
+_register_lazily()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Every end goes through here, so that exit codes are those of `--help`."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    try:
+        result = cli.main(arguments, prog_name="ikctl", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except ControlError as error:
+        return _tell(error)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 1
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _tell(error: ControlError) -> int:
+    if "--json" in sys.argv:
+        click.echo(json.dumps({"error": error.plain()}, ensure_ascii=False))
+    click.echo(f"ikctl: {error.message}", err=True)
+    if error.remedy:
+        click.echo(f"remedy: {error.remedy}", err=True)
+    return EXIT_CODES.get(error.code, 1)

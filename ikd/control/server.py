@@ -1,0 +1,230 @@
+"""Shell. The control socket: who may connect, reading lines, answering, streaming events (interface.md 4).
+
+What a request does is in `control.requests`. Every connection is bounded: line length, requests under way,
+connections at a time, and events waiting for a slow reader, which loses the oldest and is told how many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from ikd import __version__
+from ikd.control.protocol import LARGEST_LINE, PROTOCOL, Caller, ControlError, Json, decode, encode
+
+MOST_CONNECTIONS: Final = 64
+MOST_UNDER_WAY: Final = 16
+MOST_WAITING: Final = 1000
+_CREDENTIALS: Final = struct.Struct("=iII")  # SO_PEERCRED: process, user, group
+
+Dispatch = Callable[[str, dict[str, Json], Caller], Awaitable[Json]]
+
+
+class Occupied(Exception):
+    """Another daemon has this control socket."""
+
+
+class SocketFile:
+    """The socket in the file system, held by a lock beside it: one daemon a path."""
+
+    def __init__(self, path: Path, mode: int, group: str | None) -> None:
+        self.path = path
+        self.mode = mode
+        self.group = group
+        self._lock: int | None = None
+
+    def bind(self) -> socket.socket:
+        """A listening socket; raises `Occupied` or `OSError`. A socket left by a dead daemon is replaced."""
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._lock = os.open(
+            self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            self._lock = None
+            raise Occupied(f"another ikd is running with the control socket {self.path}") from None
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        before = os.umask(0o177)  # nobody connects before mode and group are right
+        try:
+            self._clear()
+            sock.bind(str(self.path))
+            if self.group is not None:
+                shutil.chown(self.path, group=self.group)
+            self.path.chmod(self.mode)
+        except (OSError, LookupError) as error:
+            sock.close()
+            self.release()
+            raise OSError(f"cannot make the control socket {self.path}: {error}") from None
+        finally:
+            os.umask(before)
+        sock.listen(MOST_CONNECTIONS)
+        return sock
+
+    def _clear(self) -> None:
+        """Remove a stale socket, and nothing that is not a socket."""
+        if self.path.is_socket():
+            self.path.unlink()
+
+    def release(self) -> None:
+        """Remove the socket and give the path free."""
+        if self._lock is None:
+            return
+        with suppress(OSError):
+            self._clear()
+        os.close(
+            self._lock
+        )  # the lock file stays: removing it would let two daemons lock two files of one name
+        self._lock = None
+
+
+class Connection:
+    """One client. Implements `Caller`."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dispatch: Dispatch
+    ) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.dispatch = dispatch
+        sock = writer.get_extra_info("socket")
+        data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        self._user: int = _CREDENTIALS.unpack(data)[1]
+        self._answers: deque[bytes] = deque()
+        self._events: deque[bytes] = deque()
+        self._lost = 0
+        self._wake = asyncio.Event()
+        self._closing: list[Callable[[], None]] = []
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    @property
+    def user(self) -> int:
+        """User id at the other end."""
+        return self._user
+
+    def send_event(self, line: Json) -> None:
+        """Queue an event line; a full queue loses its oldest."""
+        if len(self._events) >= MOST_WAITING:
+            self._events.popleft()
+            self._lost += 1
+        with suppress(ControlError):
+            self._events.append(encode(line))
+        self._wake.set()
+
+    def on_close(self, action: Callable[[], None]) -> None:
+        """Run when the connection ends."""
+        self._closing.append(action)
+
+    async def run(self) -> None:
+        """Serve until the client hangs up."""
+        self._answer({"ikd": __version__, "protocol": PROTOCOL})
+        writing = asyncio.create_task(self._write())
+        try:
+            await self._read()
+        except (ConnectionError, asyncio.LimitOverrunError, ValueError):
+            error = ControlError(
+                "usage", f"a line is longer than {LARGEST_LINE} octets", "send shorter lines"
+            )
+            self._answer({"id": None, "ok": False, "error": error.plain()})
+        finally:
+            for action in self._closing:
+                action()
+            for task in (*self._under_way, writing):
+                task.cancel()
+            await asyncio.gather(*self._under_way, writing, return_exceptions=True)
+            self.writer.writelines(self._answers)
+            self.writer.close()
+            with suppress(ConnectionError):
+                await self.writer.wait_closed()
+
+    async def _read(self) -> None:
+        while line := await self.reader.readline():
+            if len(self._under_way) >= MOST_UNDER_WAY:
+                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(self._request(line))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+        if self._under_way:  # the client has shut its sending side and still wants the answers
+            await asyncio.wait(self._under_way)
+
+    async def _request(self, line: bytes) -> None:
+        number: Json = None
+        try:
+            request = decode(line)
+            number = request.get("id")
+            do, parameters = request.get("do"), request.get("with", {})
+            if not isinstance(do, str) or not isinstance(parameters, dict):
+                raise ControlError(
+                    "usage", '"do" must be text and "with" an object', 'for example {"do": "status"}'
+                )
+            self._answer({"id": number, "ok": True, "result": await self.dispatch(do, parameters, self)})
+        except ControlError as error:
+            self._answer({"id": number, "ok": False, "error": error.plain()})
+
+    def _answer(self, line: Json) -> None:
+        self._answers.append(encode(line))
+        self._wake.set()
+
+    async def _write(self) -> None:
+        """Answers before events; waits for the client, never for more memory."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._answers or self._events:
+                if self._lost and not self._answers:
+                    lost, self._lost = self._lost, 0
+                    self.writer.write(encode({"event": "lost", "count": lost}))
+                self.writer.write((self._answers or self._events).popleft())
+                await self.writer.drain()
+
+
+class Server:
+    """The listening side. `broken` is told of exceptions that are our own bugs."""
+
+    def __init__(self, file: SocketFile, dispatch: Dispatch, broken: Callable[[BaseException], None]) -> None:
+        self.file = file
+        self._dispatch = dispatch
+        self._broken = broken
+        self._connections = 0
+
+    @asynccontextmanager
+    async def serve(self, sock: socket.socket) -> AsyncIterator[None]:
+        """Serve on a bound socket until the context ends; the socket file goes with it."""
+        server = await asyncio.start_unix_server(self._accept, sock=sock, limit=LARGEST_LINE)
+        try:
+            yield
+        finally:
+            server.close()
+            self.file.release()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._connections >= MOST_CONNECTIONS:
+            writer.close()
+            return
+        self._connections += 1
+        try:
+            await Connection(reader, writer, self._guarded).run()
+        finally:
+            self._connections -= 1
+
+    async def _guarded(self, do: str, parameters: dict[str, Any], caller: Caller) -> Json:
+        """A request that breaks is our bug: the client hears so and the daemon goes on."""
+        try:
+            return await self._dispatch(do, parameters, caller)
+        except (ControlError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            self._broken(error)
+            raise ControlError(
+                "internal", f"{do} failed: {type(error).__name__}", "the daemon's log has the traceback"
+            ) from error

@@ -1,0 +1,453 @@
+"""What happened, as frozen dataclasses: the protocol publishes, and log, metrics and subscribers listen.
+
+Each class has the group and level it is logged under. Values are plain (texts, numbers, addresses), never key
+material. On the control socket an event's name is its class name with hyphens (`child-established`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sadb.address import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something happened. `group` is one of `ikd.settings.GROUPS`, `level` one of LEVELS."""
+
+    group: ClassVar[str] = "daemon"
+    level: ClassVar[str] = "info"
+
+    @property
+    def text(self) -> str:
+        """One sentence for people, without the time."""
+        return ""
+
+
+# Daemon --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    """The daemon serves."""
+
+    version: str
+    plane: str
+    rules: int
+
+    @property
+    def text(self) -> str:
+        return f"ikd {self.version} started, {self.rules} rules, {self.plane}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping(Event):
+    """An orderly stop has begun."""
+
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"stopping: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken(Event):
+    """Something failed that must not; a bug of ours. The traceback goes to the log."""
+
+    level: ClassVar[str] = "error"
+    where: str
+    error: str
+    traceback: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"internal error in {self.where}: {self.error}\n{self.traceback}".rstrip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned(Event):
+    """Something an administrator should know and may have to mend."""
+
+    level: ClassVar[str] = "warning"
+    about: str
+    warning: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.about}: {self.warning}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reloaded(Event):
+    """Another policy is in force."""
+
+    group: ClassVar[str] = "policy"
+    rules: int
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        parts = (("added", self.added), ("changed", self.changed), ("removed", self.removed))
+        what = "; ".join(f"{word} {', '.join(names)}" for word, names in parts if names)
+        return f"policy of {self.rules} rules in force ({what or 'no rule differs'})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReloadRefused(Event):
+    """The files have mistakes; what was in force stays."""
+
+    group: ClassVar[str] = "policy"
+    level: ClassVar[str] = "error"
+    complaints: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "reload refused, the running policy stays: " + "; ".join(self.complaints)
+
+
+# Network and data plane ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatagramDropped(Event):
+    """An IKE datagram was dropped. `reason` is one of a few words, for counting; `detail` is for people."""
+
+    group: ClassVar[str] = "network"
+    level: ClassVar[str] = "warning"
+    reason: str
+    detail: str = ""
+    path: Path | None = None
+
+    @property
+    def text(self) -> str:
+        where = f" from {self.path.peer}" if self.path else ""
+        return f"dropped a datagram{where}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportTrouble(Event):
+    """A datagram could not be sent or received."""
+
+    group: ClassVar[str] = "network"
+    level: ClassVar[str] = "warning"
+    what: str
+    path: Path | None = None
+
+    @property
+    def text(self) -> str:
+        return f"{self.what}" + (f" ({self.path})" if self.path else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketAcquired(Event):
+    """The data plane holds a packet that needs a Child SA."""
+
+    group: ClassVar[str] = "dataplane"
+    rule: str
+    source: str
+    destination: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.rule}: a packet from {self.source} to {self.destination} needs a Child SA"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpiUnknown(Event):
+    """ESP or AH came for an SPI nobody has."""
+
+    group: ClassVar[str] = "dataplane"
+    level: ClassVar[str] = "debug"
+    spi: str
+    source: str
+
+    @property
+    def text(self) -> str:
+        return f"a packet from {self.source} for SPI {self.spi}, which nobody has"
+
+
+# IKE SAs -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageSent(Event):
+    """An IKE message left. `tries` is above 1 for a repetition."""
+
+    group: ClassVar[str] = "ike"
+    level: ClassVar[str] = "debug"
+    ike: int
+    exchange: str
+    message_id: int
+    response: bool
+    payloads: tuple[str, ...]
+    path: Path
+    tries: int = 1
+
+    @property
+    def text(self) -> str:
+        again = f", sent for the {self.tries}. time" if self.tries > 1 else ""
+        return f"send {_message(self.exchange, self.message_id, self.response, self.payloads)} to {self.path.peer}{again}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageReceived(Event):
+    """An IKE message came and, if it has to be, was authenticated."""
+
+    group: ClassVar[str] = "ike"
+    level: ClassVar[str] = "debug"
+    ike: int
+    exchange: str
+    message_id: int
+    response: bool
+    payloads: tuple[str, ...]
+    path: Path
+    repeated: bool = False
+
+    @property
+    def text(self) -> str:
+        again = ", a repetition" if self.repeated else ""
+        return f"recv {_message(self.exchange, self.message_id, self.response, self.payloads)} from {self.path.peer}{again}"
+
+
+def _message(exchange: str, message_id: int, response: bool, payloads: tuple[str, ...]) -> str:
+    return f"{exchange} {'response' if response else 'request'} {message_id} [{' '.join(payloads)}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieDemanded(Event):
+    """Under load a first message was answered with a cookie, and nothing was kept (RFC 7296 section 2.6)."""
+
+    group: ClassVar[str] = "ike"
+    level: ClassVar[str] = "debug"
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return f"asked {self.path.peer} for a cookie"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NegotiationStarted(Event):
+    """The first message of a negotiation came or goes."""
+
+    group: ClassVar[str] = "ike"
+    ike: int
+    rule: str
+    initiator: bool
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return f"{'negotiating with' if self.initiator else 'a negotiation begun by'} {self.path.peer.address}" + (
+            f" for {self.rule}" if self.rule else ""
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IkeEstablished(Event):
+    """An IKE SA is up and the peer proven. `replaces` is the number of the IKE SA it was rekeyed from, 0 for
+    a new one."""
+
+    group: ClassVar[str] = "ike"
+    ike: int
+    keying: str
+    peer: str
+    authenticated_as: str
+    local: str
+    suite: str
+    initiator: bool
+    spi_i: str
+    spi_r: str
+    path: Path
+    nat: bool
+    replaces: int = 0
+
+    @property
+    def text(self) -> str:
+        what = "IKE SA rekeyed with" if self.replaces else "IKE SA established with"
+        nat = ", through a NAT" if self.nat else ""
+        return f"{what} {self.peer} at {self.path.peer.address} ({self.authenticated_as}), {self.suite}{nat}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IkeClosed(Event):
+    """An IKE SA is gone. `reason` in words; `by_peer` when the peer asked for it."""
+
+    group: ClassVar[str] = "ike"
+    ike: int
+    peer: str
+    reason: str
+    by_peer: bool = False
+
+    @property
+    def text(self) -> str:
+        return f"IKE SA with {self.peer} closed: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerMoved(Event):
+    """The peer answers from another address or port (RFC 7296 section 2.23)."""
+
+    group: ClassVar[str] = "ike"
+    ike: int
+    old: Path
+    new: Path
+
+    @property
+    def text(self) -> str:
+        return f"peer moved from {self.old.peer} to {self.new.peer}"
+
+
+# Authentication ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerAuthenticated(Event):
+    """The peer proved who it is."""
+
+    group: ClassVar[str] = "auth"
+    ike: int
+    rule: str
+    identity: str
+    method: str
+    description: str
+    address: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.address} is {self.identity} ({self.description}), rule {self.rule}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthenticationFailed(Event):
+    """The peer did not prove what it claims, or may not have what it proved for. For this host's administrator
+    only; the peer hears AUTHENTICATION_FAILED."""
+
+    group: ClassVar[str] = "auth"
+    level: ClassVar[str] = "warning"
+    ike: int
+    rule: str
+    identity: str
+    address: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.address} as {self.identity} is refused: {self.reason}"
+
+
+# Failures ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a comparison; `note` says what is wrong with it, empty when it agrees."""
+
+    what: str
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What each side had, side by side."""
+
+    ours_title: str
+    theirs_title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NegotiationFailed(Event):
+    """A negotiation came to nothing; what `ikctl why` tells. `stage` is the exchange; `notify` the notify that
+    was sent or received, if any; `rule` is empty when none was found yet; `child` when the IKE SA stays."""
+
+    group: ClassVar[str] = "ike"
+    level: ClassVar[str] = "warning"
+    ike: int
+    rule: str
+    peer: str  # address
+    initiator: bool
+    stage: str
+    notify: str
+    reason: str
+    remedy: str = ""
+    child: bool = False
+    comparison: Comparison | None = None
+
+    @property
+    def text(self) -> str:
+        stage = ", ".join(one for one in (self.stage, self.notify) if one)
+        return f"{self.rule or self.peer}: {self.reason} ({stage})" + (f"; {self.remedy}" if self.remedy else "")
+
+
+# Child SAs -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildEstablished(Event):
+    """A Child SA passes traffic. `replaces` is the inbound SPI of the pair it was rekeyed from."""
+
+    group: ClassVar[str] = "child"
+    ike: int
+    rule: str
+    peer: str
+    spi_in: str
+    spi_out: str
+    mode: str
+    suite: str
+    local: tuple[str, ...]
+    remote: tuple[str, ...]
+    encapsulated: bool
+    replaces: str = ""
+
+    @property
+    def text(self) -> str:
+        what = f"rekeyed from {self.replaces}" if self.replaces else "established"
+        return (
+            f"{self.rule}: Child SA {self.spi_in}/{self.spi_out} {what}, {self.mode}, {self.suite}, "
+            f"{', '.join(self.local)} === {', '.join(self.remote)}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildClosed(Event):
+    """A Child SA is gone."""
+
+    group: ClassVar[str] = "child"
+    ike: int
+    rule: str
+    peer: str
+    spi_in: str
+    spi_out: str
+    reason: str
+    octets_in: int = 0
+    octets_out: int = 0
+
+    @property
+    def text(self) -> str:
+        return f"{self.rule}: Child SA {self.spi_in}/{self.spi_out} closed: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildExpired(Event):
+    """A Child SA met a limit: soft, it is replaced; hard, it is gone."""
+
+    group: ClassVar[str] = "child"
+    rule: str
+    spi_in: str
+    hard: bool
+    reason: str
+
+    @property
+    def text(self) -> str:
+        what = "is used up" if self.hard else "is due to be replaced"
+        return f"{self.rule}: Child SA {self.spi_in} {what} ({self.reason})"
+
+
+EVENTS: dict[str, type[Event]] = {cls.__name__: cls for cls in Event.__subclasses__()}

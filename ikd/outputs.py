@@ -1,0 +1,93 @@
+"""What the protocol core wants done: plain values in a list, performed by the daemon in their order.
+
+Events are outputs too (`ikd.events`). A question inside an `Ask` is answered with `Endpoint.answer`; the
+questions here are those the SADB answers, `ikd.auth.Authenticate` is the other one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ikd.events import Event
+from ikd.exchange import Question
+from sadb.address import Path
+from sadb.algorithms import MainSuite
+from sadb.sa import SaPair
+from sadb.secret import Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Transmit:
+    """Send a datagram; on port 4500 the transport puts the non-ESP marker in front."""
+
+    data: bytes
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Answer a question with `Endpoint.answer(ticket, value)`; an exception as value fails it."""
+
+    ticket: int
+    question: Question[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Give a reserved SPI back: its negotiation failed (`Database.release`)."""
+
+    spi: int
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take a pair out of the SADB."""
+
+    pair: SaPair
+
+
+@dataclass(frozen=True, slots=True)
+class Inherit:
+    """Hand the pairs of one IKE SA to its successor (`Database.inherit`)."""
+
+    former: int
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """The peer of a pair is at another address or port now; `path` is that of the IKE SA."""
+
+    pair: SaPair
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys of a new IKE SA, for whoever asked to have them exported; nobody else looks at them."""
+
+    spi_i: bytes
+    spi_r: bytes
+    suite: MainSuite
+    encryption: tuple[Secret, Secret]  # initiator's, responder's; with salt
+    integrity: tuple[Secret, Secret]
+
+
+Output = Transmit | Ask | Release | Remove | Inherit | Move | Keys | Event
+
+
+# Questions to the SADB -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AllocateSpi(Question[int]):
+    """Reserve an inbound SPI (`Database.allocate_spi`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Install(Question[None]):
+    """Make a reserved SPI a pair; `replaces` dies as soon as this one is in (`Database.install`)."""
+
+    pair: SaPair
+    replaces: SaPair | None = None

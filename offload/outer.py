@@ -1,0 +1,31 @@
+"""Protected packets at the edge of the engine: what leaves for the wire and what came from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sadb.address import Address, Path
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A protected packet. With `path` it is the payload of a UDP datagram (RFC 3948); without, `data` is a
+    whole IP packet, outer header included, for a raw socket."""
+
+    data: bytes
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A packet of protocol 50 or 51 off the wire. `data` begins with the ESP or AH header. `header` is the IP
+    header as it came, with options or extension headers, where the socket shows it (IPv4) and empty where not
+    (IPv6); `traffic_class` is its TOS octet. `path` is set when it came in UDP."""
+
+    protocol: int
+    source: Address
+    destination: Address
+    data: bytes
+    traffic_class: int = 0
+    header: bytes = b""
+    path: Path | None = None

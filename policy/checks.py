@@ -1,0 +1,220 @@
+"""What the keys of one rule may not say together (policy.md section 14), one entry a rule of that table.
+
+A check runs when none of the keys it looks at was complained about already; it answers with the key at fault
+and a sentence that says what to do. V8 and V9 are in `policy.sets`, V10 and V15 in `policy.modules`, V11 in
+`policy.parse`; V6, V12, V13 and V16 speak of things this file format cannot express or checks where it reads
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from policy.rules import Tunnel
+from policy.section import Section
+from policy.values import Span
+from sadb.address import Address
+from sadb.sa import Action, Level, Mode
+from sadb.selector import ANY_PORT, TCP, UDP
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A rule whose keys have been read one by one."""
+
+    section: Section
+    action: Action
+    inbound: Level
+    outbound: Level
+    local: tuple[Span, ...]
+    remote: tuple[Span, ...]
+    protocol: int
+    local_ports: tuple[tuple[int, int], ...]
+    remote_ports: tuple[tuple[int, int], ...]
+    tunnel: Tunnel | None
+
+    @property
+    def secures(self) -> bool:
+        """Whether it asks for protection at all."""
+        return self.action is Action.SECURE and (self.inbound, self.outbound) != (Level.NONE, Level.NONE)
+
+    @property
+    def mode(self) -> Mode:
+        """Tunnel if it names one."""
+        return Mode.TUNNEL if self.tunnel or "tunnel" in self.section else Mode.TRANSPORT
+
+
+Finding = tuple[str | None, str] | None
+
+
+class Check(NamedTuple):
+    """One validation: its number, the keys it looks at, what it forbids in words, and the test."""
+
+    number: str
+    keys: tuple[str, ...]
+    text: str
+    find: Callable[[Draft], Finding]
+
+
+LEVEL_KEYS = ("action", "security", "inbound", "outbound")
+COMBINATIONS = (
+    (Level.REQUIRE, Level.REQUIRE), (Level.REQUIRE, Level.REQUEST), (Level.REQUEST, Level.REQUEST),
+    (Level.REQUEST, Level.NONE), (Level.NONE, Level.NONE),
+)  # fmt: skip
+SECURING_KEYS = ("tunnel", "encrypt", "auth", "crypto", "keying", "peer", "allow", "deny", "offload")
+
+
+def _levels_given(draft: Draft) -> Finding:
+    given = [key for key in ("security", "inbound", "outbound") if key in draft.section]
+    if draft.action is not Action.SECURE:
+        if given:
+            return given[
+                0
+            ], f'a level belongs to action "secure"; this rule has action "{draft.action.value}"'
+        return None
+    if "security" in given and len(given) > 1:
+        return "security", "it stands for inbound and outbound; write either it or both of them"
+    if len(given) == 1 and given != ["security"]:
+        other = "outbound" if given == ["inbound"] else "inbound"
+        return given[0], f"it needs {other} beside it; or write security for both"
+    return None
+
+
+def _combination(draft: Draft) -> Finding:
+    if (draft.inbound, draft.outbound) in COMBINATIONS:
+        return None
+    known = "; ".join(f"{i.value} in, {o.value} out" for i, o in COMBINATIONS)
+    key = "inbound" if "inbound" in draft.section else "security"
+    return (
+        key,
+        f"{draft.inbound.value} in with {draft.outbound.value} out does not go together; possible are {known}",
+    )
+
+
+def _exempting(draft: Draft) -> Finding:
+    if draft.secures:
+        return None
+    given = [key for key in SECURING_KEYS if key in draft.section]
+    what = f'action "{draft.action.value}"' if draft.action is not Action.SECURE else 'security "none"'
+    return (given[0], f"a rule with {what} protects nothing, so it has no {given[0]}") if given else None
+
+
+def _ports_need_protocol(draft: Draft) -> Finding:
+    given = [key for key in ("local_port", "remote_port") if key in draft.section]
+    if given and draft.protocol not in (TCP, UDP):
+        return given[0], 'ports need protocol = "tcp" or protocol = "udp" beside them'
+    return None
+
+
+def _port_ranges(draft: Draft) -> Finding:
+    for key, ports in (("local_port", draft.local_ports), ("remote_port", draft.remote_ports)):
+        if draft.secures and any(low != high and (low, high) != ANY_PORT for low, high in ports):
+            return key, "a rule that secures takes single ports, not a range; list them, or leave the key out"
+    return None
+
+
+def _multicast(draft: Draft) -> Finding:
+    for key, spans in (("local", draft.local), ("remote", draft.remote)):
+        for low, high in spans:
+            if low.is_multicast or (high.is_multicast and (int(low), high) != (0, _last(high))):
+                return key, f"{low} to {high} has multicast addresses; multicast is always exempt"
+    return None
+
+
+def _last(address: Address) -> Address:
+    return ip_address(
+        "255.255.255.255" if address.version == 4 else "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+    )
+
+
+def _families(draft: Draft) -> Finding:
+    here, there = ({low.version for low, _ in spans} for spans in (draft.local, draft.remote))
+    if here and there and not here & there:
+        return "remote", f"local is IPv{min(here)} and remote is IPv{min(there)}; no packet is both"
+    return None
+
+
+def _tunnel_shape(draft: Draft) -> Finding:
+    if draft.mode is not Mode.TUNNEL:
+        return None
+    for key in ("local", "remote"):
+        if key not in draft.section:
+            return key, 'missing: a tunnel says what it carries at both ends; write "any" if that is meant'
+    for key in ("protocol", "local_port", "remote_port"):
+        if key in draft.section and (key != "protocol" or draft.protocol):
+            return key, "a tunnel carries every protocol; leave it out"
+    if draft.secures and (draft.inbound, draft.outbound) != (Level.REQUIRE, Level.REQUIRE):
+        key = "security" if "security" in draft.section else "inbound"
+        return key, 'a tunnel protects both ways; write security = "require"'
+    return None
+
+
+def _tunnel_ends(draft: Draft) -> Finding:
+    tunnel = draft.tunnel
+    if tunnel is None:
+        return None
+    ends = [end for end in (tunnel.local, tunnel.remote) if end is not None]
+    if len({end.version for end in ends}) > 1:
+        return "tunnel", f"{tunnel.local} and {tunnel.remote} are of different families"
+    for end in ends:
+        if end.is_multicast or end.is_unspecified:
+            return "tunnel", f"{end} cannot be the end of a tunnel"
+    loops = [end for end in ends if end.is_loopback]
+    # both ends on one machine is how a pair of daemons is tried out without a network
+    if len(loops) == 1:
+        return (
+            "tunnel",
+            f"{loops[0]} is this machine for every machine; write an address the other end can reach",
+        )
+    if len(ends) == 2 and ends[0] == ends[1]:
+        return "tunnel", f"both ends are {ends[0]}"
+    return None
+
+
+def _lists_in_transport(draft: Draft) -> Finding:
+    given = [key for key in ("allow", "deny") if key in draft.section]
+    if given and draft.mode is Mode.TUNNEL:
+        return given[
+            0
+        ], f'{given[0]} is for transport mode; with a tunnel say who may with peer = "*.example"'
+    return None
+
+
+def _local_or_interface(draft: Draft) -> Finding:
+    if "local" in draft.section and "interface" in draft.section:
+        return "interface", "local and interface do not go together; keep local"
+    return None
+
+
+CHECKS = (
+    Check("V1", (*LEVEL_KEYS, *SECURING_KEYS), "A rule that protects nothing has no keys about protection.",
+          _exempting),
+    Check("V2", LEVEL_KEYS, "`security`, or `inbound` and `outbound` together, and only with action `secure`.",
+          _levels_given),
+    Check("V2", LEVEL_KEYS, "Levels in and out: " + ", ".join(f"{i.value}/{o.value}" for i, o in COMBINATIONS) + ".",
+          _combination),
+    Check("V3", ("protocol", "local_port", "remote_port"), "Ports need protocol tcp or udp.", _ports_need_protocol),
+    Check("V3", (*LEVEL_KEYS, "local_port", "remote_port"), "A rule that secures takes single ports, no ranges.",
+          _port_ranges),
+    Check("V4", ("local", "remote"), "No multicast addresses; multicast is always exempt.", _multicast),
+    Check("V4", ("local", "remote"), "Both ends have a family of addresses in common.", _families),
+    Check("V5", (*LEVEL_KEYS, "tunnel", "local", "remote", "protocol", "local_port", "remote_port"),
+          "A tunnel names `local` and `remote`, carries every protocol, and is require/require.", _tunnel_shape),
+    Check("V5", ("tunnel",),
+          "Tunnel end points are of one family, differ, are no multicast, and are not loopback (unless both are).",
+          _tunnel_ends),
+    Check("V7", ("tunnel", "allow", "deny"), "`allow` and `deny` are for transport mode.", _lists_in_transport),
+    Check("V14", ("local", "interface"), "`local` and `interface` do not go together.", _local_or_interface),
+)  # fmt: skip
+
+
+def run(draft: Draft) -> None:
+    """Put what the checks find into the section's notes; each key is complained about once."""
+    for check in CHECKS:
+        if draft.section.bad.isdisjoint(check.keys):
+            finding = check.find(draft)
+            if finding:
+                draft.section.complain(*finding)

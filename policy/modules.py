@@ -1,0 +1,102 @@
+"""What each keying module can do with an authentication set, and what of it this build has (policy.md sections 4.1
+and 6.2). Pre-shared keys over IKEv2 are an extension of that model; here they are ordinary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from policy.rules import AuthMethod, AuthSet
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One keying protocol: the first authentication methods it carries, whether it has a second authentication."""
+
+    name: str
+    first: frozenset[str]
+    second: bool
+    available: bool
+
+
+MODULES = {
+    module.name: module
+    for module in (
+        Module("ikev2", frozenset(("certificate", "psk")), second=False, available=True),
+        Module(
+            "authip",
+            frozenset(("certificate", "kerberos", "ntlm", "anonymous")),
+            second=True,
+            available=False,
+        ),
+        Module("ikev1", frozenset(("certificate", "psk", "kerberos")), second=False, available=False),
+    )
+}
+
+AVAILABLE_METHODS = frozenset(("certificate", "psk"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The keying modules and methods in force for a rule; with `refusals` it cannot be in force at all."""
+
+    keying: tuple[str, ...]
+    auth: AuthSet
+    refusals: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def settle(auth: AuthSet, keying: tuple[str, ...] = ()) -> Settled:
+    """Match modules and methods. Without `keying` it is IKEv2, after AuthIP if the set needs that. A module that
+    can do one method of the set is offered (opportunistic match); a method nobody can do yet is left out of
+    the rule, so that no other part takes it for what it is not."""
+    chosen = keying or default_keying(auth)
+    reasons = {name: _why_not(MODULES[name], auth) for name in chosen}
+    usable = [name for name in chosen if reasons[name] is None]
+    missing = tuple(method for method in auth.first if not _available(method))
+    # the second set stays: `ikctl explain` tells of it, and no module without one serves the rule
+    kept = replace(auth, first=tuple(method for method in auth.first if method not in missing))
+    if not usable:
+        refusals = tuple(f"{name}: {reason}" for name, reason in reasons.items())
+        return Settled(chosen, kept, refusals)
+    rest = ", ".join(usable)
+    warnings = [
+        f"{name}: {reason}; only {rest} is used"
+        for name, reason in reasons.items()
+        if keying and reason is not None
+    ]
+    if missing:
+        names = ", ".join(map(describe, missing))
+        others = ", ".join(map(describe, kept.first))
+        warnings.append(
+            f'not available yet: authentication by {names} (set "{auth.name}"); only {others} is used'
+        )
+    return Settled(chosen, kept, (), tuple(warnings))
+
+
+def default_keying(auth: AuthSet) -> tuple[str, ...]:
+    """IKEv2, with AuthIP first when a method needs it."""
+    needs = bool(auth.second) or any(method.method not in MODULES["ikev2"].first for method in auth.first)
+    return ("authip", "ikev2") if needs else ("ikev2",)
+
+
+def describe(method: AuthMethod) -> str:
+    """A method in words."""
+    return f"health {method.method}" if method.health else method.method
+
+
+def _available(method: AuthMethod) -> bool:
+    return method.method in AVAILABLE_METHODS and not method.health
+
+
+def _why_not(module: Module, auth: AuthSet) -> str | None:
+    if not module.available:
+        return "not available yet"
+    if auth.second and not module.second:
+        return f'it has no second authentication, which set "{auth.name}" asks for; only authip has'
+    able = [method for method in auth.first if method.method in module.first]
+    if not able:
+        names = ", ".join(map(describe, auth.first))
+        return f'it cannot do any method of set "{auth.name}" ({names})'
+    if not any(map(_available, able)):
+        return f"not available yet: authentication by {', '.join(map(describe, able))}"
+    return None

@@ -1,0 +1,214 @@
+"""The order in which rules are asked: policy.md section 10.1 as a table of criteria.
+
+The first criterion that tells two rules apart decides; each one can say so in words. A list of addresses or
+ports counts as its widest entry. One thing stands before specificity: a `block` rule that names a protocol,
+and rules that lie wholly inside such a rule (its exceptions). "No telnet" then means no telnet, also to a host
+for which a more specific rule exists; a `block` rule with addresses only ranks like any other and can close
+what nothing else opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+
+from policy.rules import Rule
+from sadb.sa import Action, Level, Mode
+from sadb.selector import ANY_PORT, Selector, TrafficSelector
+
+Measure = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One comparison: the lower measure wins; `describe` puts a rule's measure in words."""
+
+    name: str
+    measure: Callable[[Rule], Measure]
+    describe: Callable[[Rule], str]
+
+
+def _width(selector: TrafficSelector) -> Measure:
+    """Single address, prefix by length, range by size, any. Lengths of both families are put on one scale."""
+    bits = selector.low.max_prefixlen
+    count = int(selector.high) - int(selector.low) + 1
+    if count == 1:
+        return 0, 0
+    if count == 1 << bits:
+        return 3, 0
+    if count & (count - 1) == 0 and int(selector.low) % count == 0:
+        return 1, (count.bit_length() - 1) * (128 // bits)
+    return 2, count << 128 - bits
+
+
+def _widest(selectors: Sequence[TrafficSelector]) -> Measure:
+    return max(map(_width, selectors), default=(0, 0))
+
+
+def _addresses(selectors: Sequence[TrafficSelector]) -> str:
+    if not selectors:
+        return "nothing"
+    widest = max(selectors, key=_width)
+    kind = ("a single host", "a prefix", "a range", "any")[_width(widest)[0]]
+    return f"{kind} ({extent((widest,))})" if kind in ("a prefix", "a range") else kind
+
+
+def extent(selectors: Sequence[TrafficSelector]) -> str:
+    """The addresses of one side in words, without ports."""
+    if _widest(selectors)[0] == 3:
+        return "any"
+    plain = dict.fromkeys(str(TrafficSelector(s.low, s.high)) for s in selectors)
+    return ", ".join(plain) or "nothing"
+
+
+def _ports(selectors: Sequence[TrafficSelector]) -> Measure:
+    return (max((s.ports[1] - s.ports[0] for s in selectors), default=0),)
+
+
+def _port_text(selectors: Sequence[TrafficSelector]) -> str:
+    spans = sorted({s.ports for s in selectors})
+    if ANY_PORT in spans:
+        return "any"
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans) or "nothing"
+
+
+def names_protocol(rule: Rule) -> bool:
+    """Whether it is for one protocol only."""
+    return bool(rule.selector.local) and all(s.protocol for s in rule.selector.local)
+
+
+def exempts(rule: Rule) -> bool:
+    """Whether it lets packets pass in the clear without asking for more."""
+    return rule.action is Action.PERMIT or (rule.action is Action.SECURE and not rule.secures)
+
+
+def effect(rule: Rule) -> str:
+    """What a rule does, as a verb for people."""
+    if rule.action is Action.BLOCK:
+        return "blocks"
+    return "permits" if exempts(rule) else "secures"
+
+
+_EFFECTS = ("blocks", "permits", "secures")
+_STRICTNESS = {
+    (Level.REQUIRE, Level.REQUIRE): 0,
+    (Level.REQUIRE, Level.REQUEST): 1,
+    (Level.REQUEST, Level.REQUEST): 2,
+    (Level.REQUEST, Level.NONE): 3,
+}
+
+SPECIFICITY = (
+    Criterion(
+        "remote address", lambda r: _widest(r.selector.remote), lambda r: _addresses(r.selector.remote)
+    ),
+    Criterion("local address", lambda r: _widest(r.selector.local), lambda r: _addresses(r.selector.local)),
+    Criterion(
+        "protocol", lambda r: (not names_protocol(r),), lambda r: "given" if names_protocol(r) else "any"
+    ),
+    Criterion("remote port", lambda r: _ports(r.selector.remote), lambda r: _port_text(r.selector.remote)),
+    Criterion("local port", lambda r: _ports(r.selector.local), lambda r: _port_text(r.selector.local)),
+    Criterion("interface", lambda r: (r.interface is None,), lambda r: r.interface or "every one"),
+)
+
+TIES = (
+    Criterion("action", lambda r: (_EFFECTS.index(effect(r)),), effect),
+    Criterion("mode", lambda r: (r.mode is not Mode.TUNNEL,), lambda r: r.mode.value),
+    Criterion(
+        "level",
+        lambda r: (_STRICTNESS.get((r.inbound, r.outbound), 4),),
+        lambda r: f"{r.inbound.value} in, {r.outbound.value} out",
+    ),
+)
+
+
+def specificity(rule: Rule) -> tuple[Measure, ...]:
+    """How specific a rule is; lower is more. Equal for rules that only `TIES` and the name tell apart."""
+    return tuple(criterion.measure(rule) for criterion in SPECIFICITY)
+
+
+def by_address(rule: Rule) -> tuple[Measure, ...]:
+    """The same on addresses only, for main mode; with a tunnel those of its end points."""
+    if rule.mode is Mode.TUNNEL and rule.tunnel:
+        return tuple((3, 0) if end is None else (0, 0) for end in (rule.tunnel.remote, rule.tunnel.local))
+    return _widest(rule.selector.remote), _widest(rule.selector.local)
+
+
+def _inside(inner: Selector, outer: Selector) -> bool:
+    return all(any(o.covers(i) for o in outer.local) for i in inner.local) and all(
+        any(o.covers(i) for o in outer.remote) for i in inner.remote
+    )
+
+
+def service_blocks(rules: Iterable[Rule]) -> dict[str, str]:
+    """The rules decided before all others, by name: `block` rules that name a protocol, and rules inside one,
+    with the name of the block they belong to."""
+    rules = [rule for rule in rules if rule.enabled and rule.selector.local and rule.selector.remote]
+    blocks = [rule for rule in rules if rule.action is Action.BLOCK and names_protocol(rule)]
+    first = {block.name: block.name for block in blocks}
+    for rule in rules:
+        if names_protocol(rule) and rule.name not in first:
+            around = next((b for b in blocks if _inside(rule.selector, b.selector)), None)
+            if around:
+                first[rule.name] = around.name
+    return first
+
+
+def rank(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules in the order they are asked; names break the last ties, so that the order is reproducible."""
+    rules = tuple(rules)
+    first = service_blocks(rules)
+
+    def key(rule: Rule) -> tuple[object, ...]:
+        return (
+            rule.name not in first,
+            specificity(rule),
+            tuple(criterion.measure(rule) for criterion in TIES),
+            rule.name,
+        )
+
+    return tuple(sorted(rules, key=key))
+
+
+def difference(winner: Rule, other: Rule, first: dict[str, str]) -> tuple[str, str]:
+    """Why `winner` is asked before `other`: the criterion's name, and a sentence about both."""
+    if winner.name in first and other.name not in first:
+        block = first[winner.name]
+        if block == winner.name:
+            return "blocked service", "a block rule that names a protocol comes before all others"
+        return (
+            "blocked service",
+            f'it is an exception inside block rule "{block}", which comes before all others',
+        )
+    for criterion in (*SPECIFICITY, *TIES):
+        if criterion.measure(winner) != criterion.measure(other):
+            here, there = criterion.describe(winner), criterion.describe(other)
+            return criterion.name, f"its {criterion.name} is {there}, this one {here}"
+    return "name", "they differ only in name, and names are taken in order"
+
+
+def overlap(one: Rule, other: Rule) -> bool:
+    """Whether some packet fits both."""
+    return any(a.intersect(b) for a in one.selector.local for b in other.selector.local) and any(
+        a.intersect(b) for a in one.selector.remote for b in other.selector.remote
+    )
+
+
+def ties(rules: Sequence[Rule]) -> tuple[str, ...]:
+    """Warnings for overlapping rules that are equally specific and do different things (section 10.1)."""
+    groups: dict[tuple[Measure, ...], dict[tuple[Measure, ...], list[Rule]]] = {}
+    for rule in filter(lambda rule: rule.enabled, rules):
+        kind = tuple(criterion.measure(rule) for criterion in TIES)
+        groups.setdefault(specificity(rule), {}).setdefault(kind, []).append(rule)
+    found = []
+    for group in groups.values():
+        for better, worse in combinations(sorted(group), 2):
+            for winner, other in product(group[better], group[worse]):
+                if overlap(winner, other):
+                    name, why = difference(winner, other, {})
+                    found.append(
+                        f'{other.source or other.name}: rule "{other.name}" and rule "{winner.name}" are equally '
+                        f'specific and overlap, but differ in {name}; "{winner.name}" wins: {why}. '
+                        "Narrow one of them if that is not meant"
+                    )
+    return tuple(found)

@@ -1,0 +1,51 @@
+"""SA pairs by rule and traffic: which one a packet that leaves here is sent on (RFC 4301 section 4.4.2).
+
+The database and the packet engines share this index. It neither owns pairs nor changes their state.
+"""
+
+from __future__ import annotations
+
+from sadb.prefix import PrefixIndex
+from sadb.sa import SaPair, State
+from sadb.selector import Fields
+
+_USABLE = (State.MATURE, State.DYING)
+
+
+class PairIndex:
+    """Pairs by the rule they serve and the remote addresses they cover."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self) -> None:
+        self._rules: dict[str, PrefixIndex[SaPair]] = {}
+
+    def add(self, pair: SaPair) -> None:
+        """Enter a pair; among pairs of one `created` time the one entered later counts as newer."""
+        self._rules.setdefault(pair.rule, PrefixIndex()).add(pair.selector.remote, pair)
+
+    def discard(self, pair: SaPair) -> None:
+        """Take a pair out; unknown ones are ignored."""
+        index = self._rules.get(pair.rule)
+        if index is None:
+            return
+        index.discard(pair.selector.remote, pair)
+        if not index:
+            del self._rules[pair.rule]
+
+    def newest(self, rule: str, fields: Fields) -> SaPair | None:
+        """The newest mature pair of the rule whose selector covers the outbound packet; when none is mature
+        the newest dying one, which is good until its hard limit."""
+        index = self._rules.get(rule)
+        if index is None:
+            return None
+        best, best_rank = None, (False, float("-inf"))
+        for bucket in index.buckets(fields.destination):
+            for pair in reversed(bucket):
+                state = pair.outbound.state
+                rank = (state is State.MATURE, pair.created)
+                if state not in _USABLE or (best is not None and rank <= best_rank):
+                    continue
+                if pair.selector.matches_outbound(fields):
+                    best, best_rank = pair, rank
+        return best

@@ -1,0 +1,118 @@
+"""ikd.transport on loopback: markers, batches, the local address, errors that must not be fatal."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from ikd.transport import KEEPALIVE, Transport
+from sadb.address import Address, Path, SocketAddress, parse
+
+ANY, ONE, TWO = parse("0.0.0.0"), parse("127.0.0.1"), parse("127.0.0.2")
+
+
+class Recorder:
+    """A receiver that remembers."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[bytes, Path]] = []
+        self.batches: list[Sequence[tuple[bytes, Path]]] = []
+        self.troubles: list[str] = []
+
+    def ike(self, data: bytes, path: Path) -> None:
+        self.messages.append((data, path))
+
+    def esp(self, datagrams: Sequence[tuple[bytes, Path]]) -> None:
+        self.batches.append(datagrams)
+
+    def trouble(self, what: str, path: Path | None) -> None:
+        self.troubles.append(what)
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def transport(
+    *listen: Address, ports: tuple[int, int] | None = None
+) -> AsyncIterator[tuple[Transport, Recorder]]:
+    recorder = Recorder()
+    one = Transport(listen, ports or (free_port(), free_port()), recorder)
+    one.open(asyncio.get_running_loop())
+    try:
+        yield one, recorder
+    finally:
+        one.close()
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0.001)
+
+
+async def test_wildcard_learns_and_uses_the_local_address() -> None:
+    """A host with several addresses must answer from the one it was asked at, or the answer is dropped."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(2)
+        async with transport(ANY) as (ours, seen):
+            peer.sendto(b"question", ("127.0.0.2", ours.port))
+            await settle()
+            ((data, path),) = seen.messages
+            assert (data, path.local) == (b"question", SocketAddress(TWO, ours.port))
+            assert ours.send(b"answer", path)
+            assert peer.recvfrom(100) == (b"answer", ("127.0.0.2", ours.port))
+
+
+async def test_marker_separates_ike_from_esp() -> None:
+    """ESP taken for IKE, or the other way, loses both; a keepalive is neither (RFC 3948 section 2)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(2)
+        async with transport(ONE) as (ours, seen):
+            for data in (b"\0\0\0\0ike", b"esp1", KEEPALIVE, b"", b"esp2", b"\0\0\0"):
+                peer.sendto(data, ("127.0.0.1", ours.nat_port))
+            await settle()
+            ((data, path),) = seen.messages
+            assert data == b"ike"
+            assert [d for batch in seen.batches for d, _ in batch] == [b"esp1", b"esp2", b"\0\0\0"]
+            ours.send(b"reply", path)
+            ours.send(KEEPALIVE, path)
+            ours.send_esp([(b"esp3", path)])
+            assert [peer.recv(100) for _ in range(3)] == [b"\0\0\0\0reply", KEEPALIVE, b"esp3"]
+
+
+async def test_send_errors_are_told_not_raised() -> None:
+    """An unreachable peer or an oversized datagram is that peer's trouble, not the end of the daemon."""
+    async with transport(ONE) as (ours, seen):
+        here = SocketAddress(ONE, ours.port)
+        assert not ours.send(b"x" * 70_000, Path(here, SocketAddress(ONE, 9)))
+        assert not ours.send(b"x", Path(SocketAddress(TWO, ours.port), SocketAddress(ONE, 9)))
+        assert not ours.send(
+            b"x", Path(SocketAddress(parse("::1"), ours.port), SocketAddress(parse("::1"), 9))
+        )
+        assert len(seen.troubles) == 3
+
+
+async def test_occupied_port_names_it_and_leaves_nothing_open() -> None:
+    """ "Address already in use" without the address sends people searching."""
+    async with transport(ONE) as (ours, _):
+        other = Transport((TWO, ONE), (ours.port, free_port()), Recorder())
+        with pytest.raises(OSError, match=f"cannot listen on UDP 127.0.0.1:{ours.port}"):
+            other.open(asyncio.get_running_loop())
+        async with transport(TWO, ports=(ours.port, free_port())):
+            pass
+
+
+async def test_source_for_asks_the_routing_table() -> None:
+    """Before the first datagram the local address has to be known: NAT detection hashes it."""
+    async with transport(ANY) as (ours, _):
+        assert ours.source_for(ONE) == ONE

@@ -1,0 +1,58 @@
+"""Fixtures of the tests with real peers: namespaces, a short directory for sockets, and logs when a test
+fails."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from support import capture, lab, strongswan
+from support.lab import Lab
+from support.require import require
+
+
+@cache
+def _tools() -> tuple[tuple[bool, str], ...]:
+    """Each thing these tests need and whether it is here; tried once."""
+    return (
+        (lab.available(), "root with network namespaces and /dev/net/tun"),
+        *((shutil.which(tool) is not None, tool) for tool in (*capture.TOOLS, "ping", "nft")),
+        (not strongswan.missing(), f"strongSwan ({', '.join(strongswan.missing())})"),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _machine(request: pytest.FixtureRequest) -> None:
+    """Everything the tests of this folder need from the machine."""
+    if request.node.get_closest_marker("interop"):
+        for there, what in _tools():
+            require(there, what)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory with a short path, as Unix sockets need one; the logs in it are printed when the test
+    fails."""
+    directory = Path(tempfile.mkdtemp(prefix="ikd-"))
+    yield directory
+    for log in sorted(directory.rglob("*.log")):  # pytest shows it for a failed test only
+        print(f"--- {log.relative_to(directory)}\n{log.read_text(errors='replace')[-12000:]}")
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def hosts() -> Iterator[Lab]:
+    """Two hosts on one link."""
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def natted() -> Iterator[Lab]:
+    """Two hosts, the left one behind a NAT."""
+    with Lab(nat=True) as made:
+        yield made

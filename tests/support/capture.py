@@ -1,0 +1,85 @@
+"""What was on the wire: a capture with tcpdump in a namespace, looked at with tshark."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+TOOLS = ("tcpdump", "tshark")
+
+
+class Capture:
+    """Records one interface of a namespace between `with` and its end."""
+
+    def __init__(self, namespace: str, interface: str, path: Path) -> None:
+        self.path = path
+        tcpdump = ("tcpdump", "-U", "--immediate-mode", "-n", "-i", interface, "-w", str(path))
+        self._command = ["ip", "netns", "exec", namespace, *tcpdump]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Capture:
+        errors = self.path.with_suffix(".stderr")
+        with errors.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + 10
+        while b"listening on" not in errors.read_bytes():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"tcpdump does not start: {errors.read_text()}")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        time.sleep(0.1)  # what the kernel has queued for it
+        self._process.terminate()
+        self._process.wait(5)
+
+    def holds(self, marker: bytes) -> bool:
+        """Whether these octets went over the wire as they are."""
+        return marker in self.path.read_bytes()
+
+    def frames(self) -> list[bytes]:
+        """The frames as they were on the wire (a pcap file in this machine's byte order)."""
+        data = self.path.read_bytes()
+        found, at = [], 24
+        while at + 16 <= len(data):
+            length = int.from_bytes(data[at + 8 : at + 12], sys.byteorder)
+            found.append(data[at + 16 : at + 16 + length])
+            at += 16 + length
+        return found
+
+    def tshark(self, *arguments: str, configuration: Path | None = None) -> str:
+        """tshark's output for the capture; `configuration` is a directory with a folder `wireshark` in it."""
+        environment = os.environ | ({"XDG_CONFIG_HOME": str(configuration)} if configuration else {})
+        result = subprocess.run(
+            ["tshark", "-n", "-r", str(self.path), *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def protocols(self) -> Counter[str]:
+        """Packets by what they are for the outside: esp, isakmp, udpencap, icmp, tcp, ... Address resolution
+        and neighbour discovery, which every link has, are left out."""
+        counts: Counter[str] = Counter()
+        for line in self.tshark("-T", "fields", "-e", "frame.protocols").splitlines():
+            names = [
+                name
+                for name in line.split(":")
+                if name not in ("eth", "ethertype", "ip", "ipv6", "ipv6.hopopts")
+            ]
+            name = "isakmp" if "isakmp" in names else "esp" if "esp" in names else names[0]
+            if name not in ("arp", "icmpv6", "llc"):
+                counts[name] += 1
+        return counts

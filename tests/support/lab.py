@@ -1,0 +1,269 @@
+"""Two hosts with a network behind each, in namespaces, and traffic between them.
+
+    inside_left -- left -- 198.51.100.0/24, 2001:db8::/64 -- right -- inside_right
+                      \\ 192.168.7.0/24 -- nat -- /            (with nat=True left is behind it)
+
+Names carry the process id and a number, so runs beside each other do not meet. Only IPv4 goes through the
+NAT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyroute2.netns
+
+_numbers = itertools.count()
+
+LEFT, RIGHT = "198.51.100.1", "198.51.100.2"
+LEFT6, RIGHT6 = "2001:db8::1", "2001:db8::2"
+NATTED, NAT = "192.168.7.2", "198.51.100.1"
+INSIDE_LEFT, INSIDE_RIGHT = "10.1.0.1", "10.2.0.1"
+INSIDE_LEFT6, INSIDE_RIGHT6 = "fd00:1::1", "fd00:2::1"
+NET_LEFT, NET_RIGHT = "10.1.0.0/24", "10.2.0.0/24"
+NET_LEFT6, NET_RIGHT6 = "fd00:1::/64", "fd00:2::/64"
+
+
+MASQUERADE = """
+table ip nat {
+    chain out {
+        type nat hook postrouting priority 100
+        oifname e0 masquerade
+    }
+}
+"""
+DROP = """
+table inet lab {{
+    chain in {{
+        type filter hook input priority -300
+        {rule}
+    }}
+}}
+"""
+
+
+def available() -> bool:
+    """Whether namespaces, links and TUN devices can be made here: tried, not guessed."""
+    name = f"probe{os.getpid()}"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode != 0:
+        return False
+    try:
+        command = ["ip", "-n", name, "tuntap", "add", "dev", "t0", "mode", "tun"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def ip(*arguments: str) -> str:
+    """One `ip` command; raises with its message when it fails."""
+    result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise RuntimeError(f"ip {' '.join(arguments)}: {result.stderr}")
+    return result.stdout
+
+
+def run(
+    namespace: str, *command: str, stdin: str | None = None, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """A command in a namespace; does not raise on a status."""
+    return subprocess.run(
+        ["ip", "netns", "exec", namespace, *command],
+        input=stdin or "",
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def nft(namespace: str, rules: str) -> None:
+    """Load nftables rules in a namespace."""
+    done = run(namespace, "nft", "-f", "-", stdin=rules)
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True)
+class Pinged:
+    """What a `ping` saw: packets sent and answered, and the round trips in seconds."""
+
+    sent: int
+    received: int
+    times: tuple[float, ...]
+
+    @classmethod
+    def read(cls, output: str) -> Pinged:
+        """From the program's output."""
+        summary = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+        assert summary, output
+        times = tuple(float(one) / 1000 for one in re.findall(r"time=([\d.]+) ms", output))
+        return cls(int(summary[1]), int(summary[2]), times)
+
+
+def _ping(namespace: str, destination: str, source: str | None, arguments: tuple[str, ...]) -> list[str]:
+    bound = ("-I", source) if source else ()
+    return ["ip", "netns", "exec", namespace, "ping", "-n", *bound, *arguments, destination]
+
+
+def ping(
+    namespace: str,
+    destination: str,
+    source: str | None = None,
+    *,
+    count: int = 3,
+    interval: float = 0.2,
+    wait: float = 2,
+) -> Pinged:
+    """Ping and wait for the end."""
+    arguments = ("-c", str(count), "-i", str(interval), "-W", str(wait))
+    command = _ping(namespace, destination, source, arguments)
+    return Pinged.read(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+
+
+@contextlib.contextmanager
+def pinging(namespace: str, destination: str, source: str | None = None) -> Iterator[list[Pinged]]:
+    """Ping twenty times a second while the block runs; the list holds the result afterwards."""
+    results: list[Pinged] = []
+    command = _ping(namespace, destination, source, ("-i", "0.05"))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield results
+    finally:
+        process.send_signal(2)
+        output, _ = process.communicate(timeout=10)
+        results.append(Pinged.read(output))
+
+
+def socket_in(namespace: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket that lives in a namespace, for use from here."""
+    made: list[socket.socket] = []
+
+    def make() -> None:
+        pyroute2.netns.setns(namespace)
+        made.append(socket.socket(family, kind, protocol))
+
+    thread = threading.Thread(target=make)  # a namespace is a property of the thread
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+def tcp(
+    client: str, server: str, destination: str, data: bytes, source: str | None = None, *, timeout: float = 20
+) -> bytes:
+    """Send `data` over a new TCP connection to an echo server; returns what came back."""
+    family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+    with (
+        socket_in(server, family, socket.SOCK_STREAM) as listener,
+        socket_in(client, family, socket.SOCK_STREAM) as sender,
+    ):
+        listener.settimeout(timeout)
+        sender.settimeout(timeout)
+        listener.bind((destination, 0))
+        listener.listen()
+        echo = threading.Thread(target=_echo, args=(listener, timeout), daemon=True)
+        echo.start()
+        if source:
+            sender.bind((source, 0))
+        sender.connect((destination, listener.getsockname()[1]))
+        writer = threading.Thread(target=_send, args=(sender, data), daemon=True)
+        writer.start()
+        received = bytearray()
+        while part := sender.recv(65536):
+            received += part
+        writer.join(timeout)
+        echo.join(timeout)
+        return bytes(received)
+
+
+def _send(sender: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        sender.sendall(data)
+        sender.shutdown(socket.SHUT_WR)
+
+
+def _echo(listener: socket.socket, timeout: float) -> None:
+    with contextlib.suppress(OSError):
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(timeout)
+            while part := connection.recv(65536):
+                connection.sendall(part)
+
+
+class Lab:
+    """The namespaces; `left`, `right` and `nat` are their names, e0 the link between the hosts on each."""
+
+    def __init__(self, *, nat: bool = False) -> None:
+        prefix = f"ikd{os.getpid()}n{next(_numbers)}"
+        self.left, self.right = f"{prefix}l", f"{prefix}r"
+        self.nat = f"{prefix}n" if nat else None
+        self.left_address = NATTED if nat else LEFT
+        self._made: list[str] = []
+        try:
+            self._make(nat)
+        except BaseException:
+            self.close()
+            raise
+
+    def _make(self, nat: bool) -> None:
+        for name in (self.left, self.right, *([self.nat] if self.nat else [])):
+            ip("netns", "add", name)
+            self._made.append(name)
+            ip("-n", name, "link", "set", "lo", "up")
+        if self.nat:
+            self._link(self.left, "e0", f"{NATTED}/24", self.nat, "e1", "192.168.7.1/24")
+            self._link(self.nat, "e0", f"{NAT}/24", self.right, "e0", f"{RIGHT}/24")
+            ip("-n", self.left, "route", "add", "default", "via", "192.168.7.1")
+            run(self.nat, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+            nft(self.nat, MASQUERADE)
+        else:
+            self._link(self.left, "e0", f"{LEFT}/24", self.right, "e0", f"{RIGHT}/24")
+            self._address(self.left, "e0", f"{LEFT6}/64")
+            self._address(self.right, "e0", f"{RIGHT6}/64")
+        for name, four, six in (
+            (self.left, INSIDE_LEFT, INSIDE_LEFT6),
+            (self.right, INSIDE_RIGHT, INSIDE_RIGHT6),
+        ):
+            self._link(name, "in0", f"{four}/24", name, "in1", None)
+            self._address(name, "in0", f"{six}/64")
+
+    def _link(
+        self, one: str, device: str, address: str, other: str, other_device: str, other_address: str | None
+    ) -> None:
+        ip("link", "add", device, "netns", one, "type", "veth", "peer", "name", other_device, "netns", other)
+        for name, link, own in ((one, device, address), (other, other_device, other_address)):
+            if own:
+                self._address(name, link, own)
+            ip("-n", name, "link", "set", link, "up")
+
+    @staticmethod
+    def _address(namespace: str, device: str, address: str) -> None:
+        nodad = ("nodad",) if ":" in address else ()
+        ip("-n", namespace, "addr", "add", address, "dev", device, *nodad)
+
+    def drop(self, namespace: str, rule: str) -> None:
+        """Add an nftables rule, such as `udp dport 4500 drop`, to what a namespace receives."""
+        nft(namespace, DROP.format(rule=rule))
+
+    def undrop(self, namespace: str) -> None:
+        """Remove what `drop` added."""
+        run(namespace, "nft", "delete", "table", "inet", "lab")
+
+    def close(self) -> None:
+        """Remove the namespaces and with them all links."""
+        while self._made:
+            ip("netns", "del", self._made.pop())
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
