@@ -35,15 +35,15 @@ class PairIndex:
 
     def newest(self, rule: str, fields: Fields) -> SaPair | None:
         """The newest mature pair of the rule whose selector covers the outbound packet; when none is mature
-        the newest dying one, which is good until its hard limit."""
+        the newest dying one, which is good until its hard limit. One on standby comes after all others."""
         index = self._rules.get(rule)
         if index is None:
             return None
-        best, best_rank = None, (False, float("-inf"))
+        best, best_rank = None, (False, False, float("-inf"))
         for bucket in index.buckets(fields.destination):
             for pair in reversed(bucket):
                 state = pair.outbound.state
-                rank = (state is State.MATURE, pair.created)
+                rank = (not pair.standby, state is State.MATURE, pair.created)
                 if state not in _USABLE or (best is not None and rank <= best_rank):
                     continue
                 if pair.selector.matches_outbound(fields):

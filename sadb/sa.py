@@ -102,7 +102,9 @@ class SecurityAssociation:
 
 @dataclass(slots=True, eq=False)
 class SaPair:
-    """What one negotiation yields; `owner` tells the main-mode SA that made it, `rule` names the policy rule."""
+    """What one negotiation yields; `owner` tells the main-mode SA that made it, `rule` names the policy rule.
+    One on `standby` receives, but is sent on only when nothing else is left: a peer that rekeys may not have
+    the new pair yet, and drops the old one first."""
 
     inbound: SecurityAssociation
     outbound: SecurityAssociation
@@ -111,6 +113,7 @@ class SaPair:
     rule: str
     owner: int
     created: float = 0.0
+    standby: bool = False
 
     @property
     def peer(self) -> Address:

@@ -1,0 +1,100 @@
+"""A message of IKEv2 as the exchanges see it, and what they raise when it will not do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ikd.events import Comparison
+from ikd.ikev2.numbers import FIRST_STATUS, PAYLOAD_NAMES, N, notify_name
+from ikd.ikev2.payloads import Notify
+from ikd.wire.codec import Malformed
+from ikd.wire.isakmp import Body, Payload
+
+P = TypeVar("P", bound=Payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message. `octets` is what was on the wire, kept for IKE_SA_INIT, whose octets are signed later."""
+
+    exchange: int
+    payloads: tuple[Body, ...] = ()
+    response: bool = False
+    message_id: int = 0
+    octets: bytes = field(default=b"", repr=False)
+
+    def maybe(self, kind: type[P]) -> P | None:
+        """The first payload of a class, or None."""
+        for one in self.payloads:
+            if type(one) is kind:
+                return one
+        return None
+
+    def one(self, kind: type[P]) -> P:
+        """The payload of a class; raises `Malformed` without one."""
+        found = self.maybe(kind)
+        if found is None:
+            raise Malformed(f"no {PAYLOAD_NAMES[kind.kind]} payload")
+        return found
+
+    def every(self, kind: type[P]) -> Iterator[P]:
+        """All payloads of a class, in order."""
+        return (one for one in self.payloads if type(one) is kind)
+
+    def notify(self, *types: int) -> Notify | None:
+        """The first notify of one of these types, or None."""
+        return next((one for one in self.every(Notify) if one.type in types), None)
+
+    def error(self) -> Notify | None:
+        """The first error notify, or None."""
+        return next((one for one in self.every(Notify) if one.type < FIRST_STATUS), None)
+
+    def names(self) -> tuple[str, ...]:
+        """Payloads as logs show them: SA KE No N(COOKIE)."""
+        return tuple(
+            f"N({notify_name(one.type)})"
+            if isinstance(one, Notify)
+            else PAYLOAD_NAMES.get(one.kind, f"payload {one.kind}")
+            for one in self.payloads
+        )
+
+
+def status(kind: N, data: bytes = b"") -> Notify:
+    """A notify about the IKE SA itself."""
+    return Notify(type=kind, spi=b"", data=data)
+
+
+class Refused(Exception):
+    """Understood and declined: by us (then `notify` is what the peer is told) or by the peer (`by_peer`).
+    `str()` is for the administrator of this host."""
+
+    def __init__(
+        self,
+        notify: int,
+        reason: str,
+        remedy: str = "",
+        *,
+        data: bytes = b"",
+        comparison: Comparison | None = None,
+        by_peer: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.notify = notify
+        self.remedy = remedy
+        self.data = data
+        self.comparison = comparison
+        self.by_peer = by_peer
+
+
+class UnknownCritical(Exception):
+    """A critical payload we do not know, section 2.5; `kind` is its type."""
+
+    def __init__(self, kind: int) -> None:
+        super().__init__(f"critical payload {kind} is unknown")
+        self.kind = kind
+
+
+class Silent(Exception):
+    """The peer does not answer."""
