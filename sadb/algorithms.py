@@ -22,7 +22,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Encryption:
-    """An encryption algorithm; sizes in octets, `salt` is the implicit nonce part taken from the keying material."""
+    """An encryption algorithm; sizes in octets. `salt`: what of the keying material goes into the nonce."""
 
     name: str
     ikev2: int
@@ -189,7 +189,7 @@ class SecurityProtocol(Enum):
 
 @dataclass(frozen=True, slots=True)
 class QuickSuite:
-    """One quick-mode (Child SA) proposal, resolved; `encryption` is None with AH, `group` is the PFS group."""
+    """One quick-mode (Child SA) proposal, resolved; `encryption` is None with AH, `group` is for PFS."""
 
     protocol: SecurityProtocol
     encryption: Encryption | None
@@ -214,6 +214,6 @@ class QuickSuite:
 
     @property
     def keys(self) -> tuple[int, int]:
-        """Octets of encryption key (with salt) and integrity key, in the order RFC 7296 section 2.17 takes them."""
+        """Octets of encryption key (with salt) and integrity key, as RFC 7296 section 2.17 takes them."""
         encryption = self.encryption.key + self.encryption.salt if self.encryption else 0
         return encryption, self.integrity.key if self.integrity else 0

@@ -36,7 +36,9 @@ class Backend(Protocol):
         """Replace the whole set of flows, atomically."""
         ...
 
-    def moved(self, pair: SaPair, local: Address, peer: Address, encapsulation: tuple[int, int] | None) -> None:
+    def moved(
+        self, pair: SaPair, local: Address, peer: Address, encapsulation: tuple[int, int] | None
+    ) -> None:
         """The peer's address or port changed (NAT rebinding): send there from now on."""
         ...
 

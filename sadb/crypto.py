@@ -13,18 +13,20 @@ from functools import cache
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.hazmat.primitives.asymmetric import dh, ec, x448, x25519
 from cryptography.hazmat.primitives.ciphers import Cipher as _Cipher
 from cryptography.hazmat.primitives.ciphers import algorithms as _algorithms
 from cryptography.hazmat.primitives.ciphers import modes as _modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 
 from sadb.algorithms import Curve, Encryption, Group, Integrity, Kind, Prf
 
 # The library means to drop finite-field groups one day; IKE cannot (RFC 8247 makes group 14 mandatory).
-warnings.filterwarnings("ignore", message="Diffie-Hellman over finite fields", category=CryptographyDeprecationWarning)
+warnings.filterwarnings(
+    "ignore", message="Diffie-Hellman over finite fields", category=CryptographyDeprecationWarning
+)
 
 
 class Unverified(Exception):
@@ -207,7 +209,7 @@ class KeyExchange:
     def agree(self, public: bytes) -> bytes:
         """The shared secret with the peer's value, of the group's full length; raises `BadPublic`."""
         if len(public) != self.group.public:
-            raise BadPublic(f"{self.group.name} public values have {self.group.public} octets, not {len(public)}")
+            raise BadPublic(f"{self.group.name} takes {self.group.public} octets, not {len(public)}")
         try:
             return self._agree(public)
         except ValueError as error:

@@ -1,9 +1,9 @@
 """The security association database: pairs by SPI, by owner and by traffic, and their lives (RFC 4301 4.4.2).
 
 An SPI is reserved (larval), becomes a pair (mature), is to be replaced (dying: a soft limit, or a successor)
-and goes (dead: a hard limit, or removal), as in RFC 2367 section 2.3. Deadlines by time are kept here; octets,
-packets and sequence numbers are counted by the backend, which reports them. The database asks the backend to
-install and remove; it negotiates nothing and reads no clock.
+and goes (dead: a hard limit, or removal), as in RFC 2367 section 2.3. Deadlines by time are kept here;
+octets, packets and sequence numbers are counted by the backend, which reports them. The database asks the
+backend to install and remove; it negotiates nothing and reads no clock.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Database:
     """All SA pairs of this host.
 
     `random(n)` gives n unpredictable octets; `limit` bounds pairs and reservations together. Every method may
-    be repeated without harm. The states inside SAs, `SaPair.created` and `SaPair.owner` are changed here only.
+    be repeated without harm. The states inside SAs, `SaPair.created` and `SaPair.owner` are changed here
+    only.
     """
 
     __slots__ = (
@@ -64,11 +65,11 @@ class Database:
         self._backend = backend
         self._random = random
         self._limit = limit
-        self._larval: OrderedDict[int, float] = OrderedDict()  # SPI -> when the reservation ends, soonest first
+        self._larval: OrderedDict[int, float] = OrderedDict()  # SPI -> end of the reservation, soonest first
         self._pairs: dict[int, SaPair] = {}  # by inbound SPI
         self._owners: dict[int, list[SaPair]] = {}
         self._index = PairIndex()
-        self._heap: list[tuple[float, int, SaPair]] = []  # one entry per pair; entries of the dead are skipped
+        self._heap: list[tuple[float, int, SaPair]] = []  # one entry per pair; those of the dead are skipped
         self._serial = 0  # keeps the heap from comparing pairs
         self._dying = 0
         self._refused = 0
@@ -97,10 +98,10 @@ class Database:
     def install(self, pair: SaPair, now: float, replaces: SaPair | None = None) -> None:
         """Make a reserved SPI a pair, and let the pair it replaces die.
 
-        The replaced pair goes on receiving until it is removed or reaches its hard limit, but packets are sent
-        on the new one and its soft limits are not reported any more. Soft limits become up to a tenth smaller,
-        at random, so that the two ends do not start replacing at once. Raises `Unavailable` when the SPI is not
-        reserved (any more) or the backend cannot install it; then nothing has changed.
+        The replaced pair goes on receiving until it is removed or reaches its hard limit, but packets are
+        sent on the new one and its soft limits are not reported any more. Soft limits become up to a tenth
+        smaller, at random, so that the two ends do not start replacing at once. Raises `Unavailable` when the
+        SPI is not reserved (any more) or the backend cannot install it; then nothing has changed.
         """
         spi = pair.inbound.spi
         if self._pairs.get(spi) is pair:
@@ -126,8 +127,8 @@ class Database:
             self._die(replaces)
 
     def remove(self, pair: SaPair) -> None:
-        """Take a pair out, here and in the backend; unknown pairs are ignored. `Unavailable` may come from the
-        backend; here the pair is gone nevertheless."""
+        """Take a pair out, here and in the backend; unknown pairs are ignored. `Unavailable` may come from
+        the backend; here the pair is gone nevertheless."""
         if self._forget(pair):
             self._backend.remove(pair)
 
@@ -183,8 +184,8 @@ class Database:
         return min(found, default=None)
 
     def tick(self, now: float) -> list[Expire]:
-        """Pass every deadline up to `now`: what expired by time, in the order in which it did. Pairs past their
-        hard limit have been removed, here and in the backend."""
+        """Pass every deadline up to `now`: what expired by time, in the order in which it did. Pairs past
+        their hard limit have been removed, here and in the backend."""
         self._reap(now)
         expired = []
         while self._heap and self._heap[0][0] <= now:
@@ -205,9 +206,9 @@ class Database:
         """Take the backend's word that an SA crossed a limit by octets, packets or sequence number.
 
         Returns the notice with its owner filled in when it is news, None when the pair is unknown or the same
-        was reported before: a pair has one soft and one hard expiry, whichever limit is met first. After a hard
-        one the pair has been removed. An outbound SPI is the peer's choice and not unique here, so an outbound
-        notice should name the owner.
+        was reported before: a pair has one soft and one hard expiry, whichever limit is met first. After a
+        hard one the pair has been removed. An outbound SPI is the peer's choice and not unique here, so an
+        outbound notice should name the owner.
         """
         pair = self._find(expire)
         if pair is None:

@@ -27,7 +27,7 @@ def prefixes(selector: TrafficSelector) -> Iterator[tuple[int, int]]:
 
 
 class PrefixIndex(Generic[T]):
-    """Which items stand under an address. Items are compared by identity or equality, as theirs is defined."""
+    """Which items stand under an address. Items are compared as their own `==` is defined."""
 
     __slots__ = ("_four", "_six")
 

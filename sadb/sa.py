@@ -1,7 +1,7 @@
 """Security associations and the flows that select them (RFC 4301 section 4.4).
 
-An `SaPair` is what one quick mode (Child SA) yields: an inbound and an outbound `SecurityAssociation` with the
-selectors and the rule they serve. `Flow` is a compiled piece of policy: a selector with an action.
+An `SaPair` is what one quick mode (Child SA) yields: an inbound and an outbound `SecurityAssociation` with
+the selectors and the rule they serve. `Flow` is a compiled piece of policy: a selector with an action.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class SecurityAssociation:
 
 @dataclass(slots=True, eq=False)
 class SaPair:
-    """What one negotiation yields; `owner` tells the main-mode SA that made it, `rule` names the policy rule.
+    """What one negotiation yields; `owner` tells the main-mode SA that made it, `rule` the policy rule.
     One on `standby` receives, but is sent on only when nothing else is left: a peer that rekeys may not have
     the new pair yet, and drops the old one first."""
 
@@ -151,7 +151,8 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Expire:
-    """An SA crossed a limit: soft (replace it) or hard (it is gone). `reason`: time, octets, packets, sequence."""
+    """An SA crossed a limit: soft (replace it) or hard (it is gone). `reason`: time, octets, packets or
+    sequence."""
 
     spi: int
     inbound: bool

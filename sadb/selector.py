@@ -44,7 +44,9 @@ class TrafficSelector:
     ports: tuple[int, int] = ANY_PORT
 
     @classmethod
-    def of(cls, what: Network | Address, protocol: int = 0, ports: tuple[int, int] = ANY_PORT) -> TrafficSelector:
+    def of(
+        cls, what: Network | Address, protocol: int = 0, ports: tuple[int, int] = ANY_PORT
+    ) -> TrafficSelector:
         """The selector of a prefix or a single address."""
         if isinstance(what, IPv4Network | IPv6Network):
             return cls(what[0], what[-1], protocol, ports)
@@ -82,7 +84,7 @@ class TrafficSelector:
             return None
         if self.protocol and other.protocol and self.protocol != other.protocol:
             return None
-        low, high = max(self.low, other.low), min(self.high, other.high)  # type: ignore[type-var]
+        low, high = max(self.low, other.low), min(self.high, other.high)
         if low > high:  # type: ignore[operator]
             return None
         if OPAQUE in (self.ports, other.ports):
@@ -103,7 +105,7 @@ class TrafficSelector:
 
     def networks(self) -> Iterator[Network]:
         """The prefixes that make up the range, for routing tables and tries."""
-        yield from summarize_address_range(self.low, self.high)  # type: ignore[type-var]
+        yield from summarize_address_range(self.low, self.high)
 
     def __str__(self) -> str:
         nets = list(self.networks())
@@ -122,7 +124,9 @@ class TrafficSelector:
         return f"{where}[{what}/{first if first == last else f'{first}-{last}'}]"
 
 
-def narrow(offered: Iterable[TrafficSelector], allowed: Sequence[TrafficSelector]) -> tuple[TrafficSelector, ...]:
+def narrow(
+    offered: Iterable[TrafficSelector], allowed: Sequence[TrafficSelector]
+) -> tuple[TrafficSelector, ...]:
     """What of `offered` policy allows, in the order offered and without repeats (RFC 7296 section 2.9)."""
     found: list[TrafficSelector] = []
     for one in offered:
@@ -186,7 +190,9 @@ def fields_of(packet: bytes | memoryview) -> Fields | None:
     return None
 
 
-def _with_ports(packet: bytes | memoryview, source: Address, destination: Address, kind: int, at: int) -> Fields:
+def _with_ports(
+    packet: bytes | memoryview, source: Address, destination: Address, kind: int, at: int
+) -> Fields:
     if kind not in PORTED or at + 4 > len(packet):
         return Fields(source, destination, kind)
     if kind in (ICMP, ICMPV6):
