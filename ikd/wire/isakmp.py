@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import ClassVar
 
-from ikd.wire.codec import Malformed, Structure, decode
+from ikd.wire.codec import Malformed, Reader, Structure
 
 HEADER = struct.Struct("!8s8sBBBBII")
 HEADER_SIZE = HEADER.size
+GENERIC = struct.Struct("!BBH")  # in front of every payload: next payload, flags, length with these four
 LARGEST = 0xFFFF
 MOST_PAYLOADS = 128
 
@@ -109,25 +110,21 @@ def chain(
     payload inside. Every turn consumes at least a header, so any octets end. Raises `Malformed`.
     """
     found: list[Body] = []
-    at, end = 0, len(data)
+    reader = Reader(data)
     while kind:
-        if end - at < 4 or len(found) == MOST_PAYLOADS:
-            raise Malformed("payload chain runs past its end")
-        following, flags = data[at], data[at + 1]
-        length = data[at + 2] << 8 | data[at + 3]
-        if length < 4 or at + length > end:
-            raise Malformed(f"payload {kind} of {length} octets where {end - at} are left")
-        body = data[at + 4 : at + length]
+        if len(found) == MOST_PAYLOADS:
+            raise Malformed("too many payloads")
+        following, flags, length = reader.unpack(GENERIC)
         known = registry.get(kind)
-        found.append(decode(known, body) if known else Unknown(kind, bool(flags & 0x80), body))
-        at += length
+        if known:
+            found.append(reader.structure(known, length - 4))
+        else:
+            found.append(Unknown(kind, bool(flags & 0x80), reader.take(length - 4)))
         if kind in final:
-            if at != end:
-                raise Malformed("octets after an encrypted payload")
+            reader.finish()
             return found, following
         kind = following
-    if at != end:
-        raise Malformed(f"{end - at} octets after the last payload")
+    reader.finish()
     return found, 0
 
 
@@ -139,5 +136,5 @@ def encode_chain(payloads: Iterable[Body]) -> tuple[int, bytes]:
     for one, following in zip(listed, kinds, strict=False):
         body = one.encode()
         critical = 0x80 if one.critical else 0
-        parts.append(bytes((following, critical)) + (len(body) + 4).to_bytes(2, "big") + body)
+        parts += GENERIC.pack(following, critical, len(body) + 4), body
     return (listed[0].kind if listed else 0), b"".join(parts)
