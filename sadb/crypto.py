@@ -112,7 +112,8 @@ class GmacCipher:
 
 
 class MacCipher:
-    """CBC or NULL encryption, then HMAC over associated data, IV and ciphertext (RFC 4303 section 3.3.2)."""
+    """CBC or NULL encryption, then HMAC over associated data, IV, ciphertext and `after` (RFC 4303 section 3.3.2):
+    there the high half of an extended sequence number stands, which is not sent (section 2.2.1)."""
 
     __slots__ = ("_algorithm", "_hash", "_icv", "_mac_key")
 
@@ -125,17 +126,17 @@ class MacCipher:
     def _mac(self, data: bytes) -> bytes:
         return hmac.digest(self._mac_key, data, self._hash)[: self._icv]
 
-    def seal(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+    def seal(self, iv: bytes, aad: bytes, data: bytes, after: bytes = b"") -> bytes:
         if self._algorithm:
             encryptor = _Cipher(self._algorithm, _modes.CBC(iv)).encryptor()
             data = encryptor.update(data) + encryptor.finalize()
-        return data + self._mac(aad + iv + data)
+        return data + self._mac(aad + iv + data + after)
 
-    def open(self, iv: bytes, aad: bytes, data: bytes) -> bytes:
+    def open(self, iv: bytes, aad: bytes, data: bytes, after: bytes = b"") -> bytes:
         if len(data) < self._icv:
             raise Unverified
         text, icv = data[: -self._icv], data[-self._icv :]
-        if not hmac.compare_digest(self._mac(aad + iv + text), icv):
+        if not hmac.compare_digest(self._mac(aad + iv + text + after), icv):
             raise Unverified
         if not self._algorithm:
             return text

@@ -49,7 +49,9 @@ class ReplayWindow:
     def accept(self, number: int) -> None:
         """Note a number whose packet has been authenticated."""
         if number > self.highest:
-            self._seen = (self._seen << (number - self.highest) | 1) & ((1 << self.size) - 1)
+            jump = number - self.highest
+            # a peer may skip 2^31 numbers; shifting by them would take that many bits
+            self._seen = (self._seen << jump | 1) & ((1 << self.size) - 1) if jump < self.size else 1
             self.highest = number
         else:
             self._seen |= 1 << (self.highest - number)
