@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from policy.rules import Tunnel
 from policy.section import Section
 from policy.values import Span
-from sadb.address import Address
 from sadb.sa import Action, Level, Mode
 from sadb.selector import ANY_PORT, TCP, UDP
 
@@ -51,30 +50,29 @@ Finding = tuple[str | None, str] | None
 
 
 class Check(NamedTuple):
-    """One validation: its number, the keys it looks at, what it forbids in words, and the test."""
+    """One validation: its number, the keys it looks at, the test, and what it asks for in words."""
 
     number: str
     keys: tuple[str, ...]
-    text: str
     find: Callable[[Draft], Finding]
+    text: str
 
 
+PORT_KEYS = ("local_port", "remote_port")
 LEVEL_KEYS = ("action", "security", "inbound", "outbound")
 COMBINATIONS = (
     (Level.REQUIRE, Level.REQUIRE), (Level.REQUIRE, Level.REQUEST), (Level.REQUEST, Level.REQUEST),
     (Level.REQUEST, Level.NONE), (Level.NONE, Level.NONE),
 )  # fmt: skip
+_GROUPS = {n.version: (int(n[0]), int(n[-1])) for n in map(ip_network, ("224.0.0.0/4", "ff00::/8"))}
 SECURING_KEYS = ("tunnel", "encrypt", "auth", "crypto", "keying", "peer", "allow", "deny", "offload")
 
 
 def _levels_given(draft: Draft) -> Finding:
     given = [key for key in ("security", "inbound", "outbound") if key in draft.section]
     if draft.action is not Action.SECURE:
-        if given:
-            return given[
-                0
-            ], f'a level belongs to action "secure"; this rule has action "{draft.action.value}"'
-        return None
+        text = f'a level belongs to action "secure"; this rule has action "{draft.action.value}"'
+        return (given[0], text) if given else None
     if "security" in given and len(given) > 1:
         return "security", "it stands for inbound and outbound; write either it or both of them"
     if len(given) == 1 and given != ["security"]:
@@ -88,10 +86,8 @@ def _combination(draft: Draft) -> Finding:
         return None
     known = "; ".join(f"{i.value} in, {o.value} out" for i, o in COMBINATIONS)
     key = "inbound" if "inbound" in draft.section else "security"
-    return (
-        key,
-        f"{draft.inbound.value} in with {draft.outbound.value} out does not go together; possible are {known}",
-    )
+    pair = f"{draft.inbound.value} in with {draft.outbound.value} out"
+    return key, f"{pair} does not go together; possible are {known}"
 
 
 def _exempting(draft: Draft) -> Finding:
@@ -103,7 +99,7 @@ def _exempting(draft: Draft) -> Finding:
 
 
 def _ports_need_protocol(draft: Draft) -> Finding:
-    given = [key for key in ("local_port", "remote_port") if key in draft.section]
+    given = [key for key in PORT_KEYS if key in draft.section]
     if given and draft.protocol not in (TCP, UDP):
         return given[0], 'ports need protocol = "tcp" or protocol = "udp" beside them'
     return None
@@ -119,15 +115,13 @@ def _port_ranges(draft: Draft) -> Finding:
 def _multicast(draft: Draft) -> Finding:
     for key, spans in (("local", draft.local), ("remote", draft.remote)):
         for low, high in spans:
-            if low.is_multicast or (high.is_multicast and (int(low), high) != (0, _last(high))):
+            first, last = _GROUPS[low.version]
+            around = (
+                int(low) < first and int(high) >= last
+            )  # something as wide as "any" is not meant for groups
+            if int(low) <= last and int(high) >= first and not around:
                 return key, f"{low} to {high} has multicast addresses; multicast is always exempt"
     return None
-
-
-def _last(address: Address) -> Address:
-    return ip_address(
-        "255.255.255.255" if address.version == 4 else "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
-    )
 
 
 def _families(draft: Draft) -> Finding:
@@ -143,7 +137,7 @@ def _tunnel_shape(draft: Draft) -> Finding:
     for key in ("local", "remote"):
         if key not in draft.section:
             return key, 'missing: a tunnel says what it carries at both ends; write "any" if that is meant'
-    for key in ("protocol", "local_port", "remote_port"):
+    for key in ("protocol", *PORT_KEYS):
         if key in draft.section and (key != "protocol" or draft.protocol):
             return key, "a tunnel carries every protocol; leave it out"
     if draft.secures and (draft.inbound, draft.outbound) != (Level.REQUIRE, Level.REQUIRE):
@@ -176,11 +170,9 @@ def _tunnel_ends(draft: Draft) -> Finding:
 
 def _lists_in_transport(draft: Draft) -> Finding:
     given = [key for key in ("allow", "deny") if key in draft.section]
-    if given and draft.mode is Mode.TUNNEL:
-        return given[
-            0
-        ], f'{given[0]} is for transport mode; with a tunnel say who may with peer = "*.example"'
-    return None
+    if not given or draft.mode is not Mode.TUNNEL:
+        return None
+    return given[0], f'{given[0]} is for transport mode; with a tunnel say who may with peer = "*.example"'
 
 
 def _local_or_interface(draft: Draft) -> Finding:
@@ -190,24 +182,28 @@ def _local_or_interface(draft: Draft) -> Finding:
 
 
 CHECKS = (
-    Check("V1", (*LEVEL_KEYS, *SECURING_KEYS), "A rule that protects nothing has no keys about protection.",
-          _exempting),
-    Check("V2", LEVEL_KEYS, "`security`, or `inbound` and `outbound` together, and only with action `secure`.",
-          _levels_given),
-    Check("V2", LEVEL_KEYS, "Levels in and out: " + ", ".join(f"{i.value}/{o.value}" for i, o in COMBINATIONS) + ".",
-          _combination),
-    Check("V3", ("protocol", "local_port", "remote_port"), "Ports need protocol tcp or udp.", _ports_need_protocol),
-    Check("V3", (*LEVEL_KEYS, "local_port", "remote_port"), "A rule that secures takes single ports, no ranges.",
-          _port_ranges),
-    Check("V4", ("local", "remote"), "No multicast addresses; multicast is always exempt.", _multicast),
-    Check("V4", ("local", "remote"), "Both ends have a family of addresses in common.", _families),
-    Check("V5", (*LEVEL_KEYS, "tunnel", "local", "remote", "protocol", "local_port", "remote_port"),
-          "A tunnel names `local` and `remote`, carries every protocol, and is require/require.", _tunnel_shape),
-    Check("V5", ("tunnel",),
-          "Tunnel end points are of one family, differ, are no multicast, and are not loopback (unless both are).",
-          _tunnel_ends),
-    Check("V7", ("tunnel", "allow", "deny"), "`allow` and `deny` are for transport mode.", _lists_in_transport),
-    Check("V14", ("local", "interface"), "`local` and `interface` do not go together.", _local_or_interface),
+    Check("V1", (*LEVEL_KEYS, *SECURING_KEYS), _exempting,
+          "A rule that protects nothing has no keys about protection."),
+    Check("V2", LEVEL_KEYS, _levels_given,
+          "`security`, or `inbound` and `outbound` together, and only with action `secure`."),
+    Check("V2", LEVEL_KEYS, _combination,
+          "Levels in and out: " + ", ".join(f"{i.value}/{o.value}" for i, o in COMBINATIONS) + "."),
+    Check("V3", ("protocol", *PORT_KEYS), _ports_need_protocol,
+          "Ports need protocol tcp or udp."),
+    Check("V3", (*LEVEL_KEYS, *PORT_KEYS), _port_ranges,
+          "A rule that secures takes single ports, no ranges."),
+    Check("V4", ("local", "remote"), _multicast,
+          "No multicast addresses; multicast is always exempt."),
+    Check("V4", ("local", "remote"), _families,
+          "Both ends have a family of addresses in common."),
+    Check("V5", (*LEVEL_KEYS, "tunnel", "local", "remote", "protocol", *PORT_KEYS), _tunnel_shape,
+          "A tunnel names `local` and `remote`, carries every protocol, and is require/require."),
+    Check("V5", ("tunnel",), _tunnel_ends,
+          "Tunnel ends are of one family, differ, are no multicast, and are not loopback (unless both are)."),
+    Check("V7", ("tunnel", "allow", "deny"), _lists_in_transport,
+          "`allow` and `deny` are for transport mode."),
+    Check("V14", ("local", "interface"), _local_or_interface,
+          "`local` and `interface` do not go together."),
 )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from sadb.address import IKE_PORT, NATT_PORT, Address
 from sadb.sa import Action, Flow
 from sadb.selector import ANY_PORT, ICMPV6, UDP, Fields, Selector, TrafficSelector
 
+EXEMPT = "exempt:"  # how the names of built-in rules begin
+
 
 def _exempt(
     name: str,
@@ -29,7 +31,7 @@ def _exempt(
 ) -> Rule:
     here = tuple(TrafficSelector.of(ip_network(text), protocol, local_ports) for text in local)
     there = tuple(TrafficSelector.of(ip_network(text), protocol) for text in remote)
-    return Rule(f"exempt: {name}", Selector(here, there), Action.PERMIT, source="built-in")
+    return Rule(f"{EXEMPT} {name}", Selector(here, there), Action.PERMIT, source="built-in")
 
 
 _ANY = ("0.0.0.0/0", "::/0")
@@ -119,27 +121,20 @@ class Policy:
         port: int | None = None,
         here: Collection[Address] = (),
     ) -> Explanation:
-        """Which rule decides packets from `source` to `destination` (to `port`), and what the next rule lacked.
-        `here` are this host's addresses if known; without them the end for which a better rule speaks is taken
-        to be this host."""
+        """Which rule decides packets from `source` to `destination` (to `port`), and what the next one
+        lacked. `here` are this host's addresses if known; without them the end for which a better rule speaks
+        is taken to be this host."""
         fields = Fields(source, destination, protocol or 0, None, port)
-        ways = [True, False]
-        if source in here or destination in here:
-            ways = [source in here]
         every = (*EXEMPTIONS, *self.in_force)
-        ranked = [
-            (every.index(rule), not way) for way in ways if (rule := self.classify(fields, outbound=way))
-        ]
-        outbound = not min(ranked)[1] if ranked else ways[0]
-        matching = [*self._matching(fields, outbound)][:2]
-        rule, beaten = (*matching, None, None)[:2]
-        reason = ("", "")
-        if rule and rule in EXEMPTIONS:
-            beaten = None
-        elif rule and beaten:
-            reason = difference(rule, beaten, service_blocks(self.in_force))
-        before = every[: every.index(rule)] if rule else every
-        partly = narrower(before, fields, outbound) if protocol is None or port is None else ()
+        ways = (source in here,) if source in here or destination in here else (True, False)
+        deciding = {way: rule for way in ways if (rule := self.classify(fields, outbound=way))}
+        outbound = min(deciding, key=lambda way: every.index(deciding[way]), default=ways[0])
+        matching = self._matching(fields, outbound)
+        rule, beaten = next(matching, None), next(matching, None)
+        partly = narrower(every[: every.index(rule)] if rule else every, fields, outbound)
+        if rule is None or beaten is None or rule in EXEMPTIONS:
+            return Explanation(fields, outbound, rule, partly=partly)
+        reason = difference(rule, beaten, service_blocks(self.in_force))
         return Explanation(fields, outbound, rule, beaten, *reason, partly)
 
 
@@ -169,7 +164,7 @@ def _resolved(rule: Rule, hosts: Mapping[str, tuple[Address, ...]]) -> Rule:
     return replace(rule, tunnel=replace(tunnel, remote=next(fitting, None)))
 
 
-# Reload ------------------------------------------------------------------------------------------------------
+# Reload -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,17 +97,26 @@ def _service(rule: Rule) -> str:
 
 
 def narrower(rules: Iterable[Rule], fields: Fields, outbound: bool) -> tuple[Rule, ...]:
-    """Rules that would decide a part of what was asked, had protocol and port been given."""
-    here, there = (fields.source, fields.destination) if outbound else (fields.destination, fields.source)
+    """Rules that would decide a part of what was asked, had protocol and both ports been given."""
     return tuple(
-        rule
-        for rule in rules
-        if rule.source != "built-in"
-        and any(s.has_address(here) for s in rule.selector.local)
-        and any(s.has_address(there) for s in rule.selector.remote)
-        and _fits(rule.selector, fields.protocol)
+        rule for rule in rules if rule.source != "built-in" and _may_fit(rule.selector, fields, outbound)
     )
 
 
-def _fits(selector: Selector, protocol: int) -> bool:
-    return not protocol or any(s.protocol in (0, protocol) for s in selector.remote)
+def _may_fit(selector: Selector, fields: Fields, outbound: bool) -> bool:
+    sources, destinations = (
+        (selector.local, selector.remote) if outbound else (selector.remote, selector.local)
+    )
+    ends = (
+        (sources, fields.source, fields.source_port),
+        (destinations, fields.destination, fields.destination_port),
+    )
+    return all(
+        any(
+            s.has_address(address)
+            and (not fields.protocol or s.protocol in (0, fields.protocol))
+            and (port is None or s.ports[0] <= port <= s.ports[1])
+            for s in side
+        )
+        for side, address, port in ends
+    )

@@ -1,5 +1,5 @@
-"""What each keying module can do with an authentication set, and what of it this build has (policy.md sections 4.1
-and 6.2). Pre-shared keys over IKEv2 are an extension of that model; here they are ordinary."""
+"""What each keying module can do with an authentication set, and what of it this build has (policy.md
+sections 4.1 and 6.2). Pre-shared keys over IKEv2 are an extension of that model; here they are ordinary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from policy.rules import AuthMethod, AuthSet
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One keying protocol: the first authentication methods it carries, whether it has a second authentication."""
+    """One keying protocol: which first authentication methods it carries, whether it has a second one."""
 
     name: str
     first: frozenset[str]
@@ -22,12 +22,7 @@ MODULES = {
     module.name: module
     for module in (
         Module("ikev2", frozenset(("certificate", "psk")), second=False, available=True),
-        Module(
-            "authip",
-            frozenset(("certificate", "kerberos", "ntlm", "anonymous")),
-            second=True,
-            available=False,
-        ),
+        Module("authip", frozenset(("certificate", "kerberos", "ntlm", "anonymous")), True, available=False),
         Module("ikev1", frozenset(("certificate", "psk", "kerberos")), second=False, available=False),
     )
 }
@@ -46,9 +41,9 @@ class Settled:
 
 
 def settle(auth: AuthSet, keying: tuple[str, ...] = ()) -> Settled:
-    """Match modules and methods. Without `keying` it is IKEv2, after AuthIP if the set needs that. A module that
-    can do one method of the set is offered (opportunistic match); a method nobody can do yet is left out of
-    the rule, so that no other part takes it for what it is not."""
+    """Match modules and methods. Without `keying` it is IKEv2, after AuthIP if the set needs that. A module
+    that can do one method of the set is offered (opportunistic match); a method nobody can do yet is left out
+    of the rule, so that no other part takes it for what it is not."""
     chosen = keying or default_keying(auth)
     reasons = {name: _why_not(MODULES[name], auth) for name in chosen}
     usable = [name for name in chosen if reasons[name] is None]

@@ -15,13 +15,14 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import product
 from typing import Any
 
+from policy import limits
 from policy.checks import Draft, run
-from policy.engine import Policy
+from policy.engine import EXEMPT, Policy
 from policy.modules import MODULES, settle
 from policy.peers import Form, classify, distinguished
 from policy.position import Place, positions
 from policy.presets import PRESETS
-from policy.ranking import ties
+from policy.ranking import doubts
 from policy.rules import AccessList, AuthSet, CryptoSet, Rule, Tunnel
 from policy.schema import ACCESS, AUTH, CRYPTO, FILE, RULE, TUNNEL, hint
 from policy.section import Notes, PolicyError, Section
@@ -29,7 +30,7 @@ from policy.sets import auth_set, crypto_set
 from policy.values import ANY, Span, endpoint, keyword, ports, protocol, spans
 from sadb.address import Address, Network
 from sadb.algorithms import SecurityProtocol
-from sadb.sa import Action, Level, Mode
+from sadb.sa import Action, Level
 from sadb.selector import ANY_PORT, Selector, TrafficSelector
 
 Keywords = Mapping[str, Sequence[Network | Address]]
@@ -51,14 +52,13 @@ def compose(documents: Iterable[tuple[str, str]], keywords: Keywords | None = No
     rules = _rules(files, sets, keywords or {}, notes)
     if notes.complaints:
         raise PolicyError(tuple(notes.complaints))
-    policy = Policy(rules)
-    return Policy(rules, (*notes.warnings, *ties(policy.rules)))
+    return Policy(rules, (*notes.warnings, *doubts(rules)))
 
 
 def _document(source: str, text: str, notes: Notes) -> Section | None:
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # the last for thousands of brackets inside each other
         where = re.search(r" \(at line (\d+), column (\d+)\)", str(error))
         at = f"{source}:{where[1]}" if where else source
         notes.complaints.append(f"{at}: not TOML: {str(error).split(' (at ')[0]}")
@@ -66,7 +66,7 @@ def _document(source: str, text: str, notes: Notes) -> Section | None:
     return Section(Place(source, positions(text)), FILE, values, notes)
 
 
-# Sets --------------------------------------------------------------------------------------------------------
+# Sets -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,7 @@ def _read_sets(files: Sequence[Section | None], notes: Notes, base: CryptoSet | 
             for name, values in found.items():
                 place = file.place.key(kind).key(name)
                 if (earlier := places.setdefault((kind, name), place)) is not place:
-                        notes.complaints.append(
-                            f"{place}: there is another set of this name, at {earlier.file}"
-                        )
+                    notes.complaints.append(f"{place}: there is another set of this name, at {earlier.file}")
                 before = len(notes.complaints)
                 if not isinstance(values, dict):
                     notes.complaints.append(
@@ -123,7 +121,7 @@ def _read_sets(files: Sequence[Section | None], notes: Notes, base: CryptoSet | 
     return Sets(auth, crypto, frozenset(wrong))
 
 
-# Rules -------------------------------------------------------------------------------------------------------
+# Rules ------------------------------------------------------------------------------------------------------
 
 
 def _rules(files: Sequence[Section], sets: Sets, keywords: Keywords, notes: Notes) -> list[Rule]:
@@ -194,21 +192,22 @@ def _rule(section: Section, sets: Sets, keywords: Keywords) -> Rule:
         section.complain("name", "missing: every rule has a name")
     if rule.secures:
         rule = _securing(section, rule, sets)
-    _not_yet(section, rule)
+    limits.report(section, rule)
     return rule
 
 
 def _name(text: str) -> str:
     if not text.strip() or "|" in text or not text.isprintable() or len(text) > _LONGEST_NAME:
         raise ValueError(f'a name is 1 to {_LONGEST_NAME} printable characters without "|"')
-    if text.lower() == "all":
-        raise ValueError(f'"{text}" stands for every rule in commands; choose another name')
+    if text.lower() == "all" or text.lower().startswith(EXEMPT):
+        raise ValueError(f'"{text}" has a meaning of its own in commands; choose another name')
     return text
 
 
 def _identity(text: str) -> str:
     form, plain = classify(text)
-    if not plain or (form is Form.DN and not distinguished(plain)):
+    broken = {Form.DN: not distinguished(plain), Form.HOST: " " in plain}
+    if not plain or broken.get(form):
         raise ValueError(
             f'"{text}" is not an identity: a name, address, user@name, CN=name,O=... or keyid:TEXT'
         )
@@ -267,7 +266,7 @@ def _access(section: Section, key: str) -> AccessList | None:
     inner = section.sub(key, ACCESS)
     if inner is None:
         return None
-    found = AccessList(inner.each("machines", _identity), inner.each("users", str))
+    found = AccessList(inner.each("machines", _identity), inner.each("users", _identity))
     if not (found.machines or found.users or inner.bad):
         section.complain(key, 'it lists nobody; write { machines = ["*.example"] } or leave it out')
     return found
@@ -287,14 +286,18 @@ def _securing(section: Section, rule: Rule, sets: Sets) -> Rule:
             section.complain("encrypt", f'no quick proposal of crypto set "{crypto.name}" encrypts')
         crypto = replace(crypto, quick=kept)
     if crypto and any(suite.protocol is SecurityProtocol.AH for suite in crypto.quick):
-        section.warn(
-            "crypto", f'set "{crypto.name}" has AH, which does not pass a NAT; peers behind one need ESP'
+        text = f'set "{crypto.name}" has AH, which does not pass a NAT; peers behind one need ESP'
+        section.warn("crypto", text)
+    if crypto and crypto.deprecated:
+        text = (
+            f'set "{crypto.name}" has SHA-1, which RFC 8247 advises against; it is offered because you say so'
         )
+        section.warn("crypto", text)
     if auth is None or not section.bad.isdisjoint(("auth", "keying")):
         return replace(rule, crypto=crypto, auth=auth)
     settled = settle(auth, keying)
     if settled.refusals:
-        _unavailable(section, rule, "keying" if keying else "auth", "; ".join(settled.refusals))
+        limits.unavailable(section, rule, "keying" if keying else "auth", "; ".join(settled.refusals))
     for warning in settled.warnings if rule.enabled else ():
         section.warn("keying" if keying else "auth", warning)
     return replace(rule, crypto=crypto, auth=settled.auth, keying=settled.keying)
@@ -315,50 +318,3 @@ def _named(
         section.bad.add(key)
         return None
     return known.get(name)
-
-
-# What this build does not enforce ----------------------------------------------------------------------------
-
-_REQUEST_OUT = (
-    'not enforced yet: falling back to clear text. Outbound "request" is kept like "require": packets wait for '
-    "keys and are dropped when negotiation fails"
-)
-_REQUEST_IN = (
-    'not enforced yet: inbound "request" accepts packets in the clear, also of a flow that was protected before, '
-    "and starts no negotiation because of them"
-)
-_NONE_OUT = 'not enforced yet: outbound "none". This end may start a negotiation too'
-
-
-def _not_yet(section: Section, rule: Rule) -> None:
-    if rule.interface is not None and not section.bad.intersection(("interface",)):
-        _unavailable(
-            section, rule, "interface", "not available yet: rules apply on every interface; leave it out"
-        )
-    for key, access in (("allow", rule.allow), ("deny", rule.deny)):
-        if access and access.users:
-            text = "not available yet: users are known by a second authentication only; list machines"
-            _unavailable(section, rule, key, text)
-    if not rule.secures or not rule.enabled:
-        return
-    key = "security" if "security" in section else "outbound"
-    if rule.outbound is Level.REQUEST:
-        section.warn(key, _REQUEST_OUT)
-    if rule.outbound is Level.NONE:
-        section.warn(key, _NONE_OUT)
-    if rule.inbound is Level.REQUEST:
-        section.warn("security" if "security" in section else "inbound", _REQUEST_IN)
-    if rule.tunnel and rule.mode is Mode.TUNNEL and _loops(rule.tunnel):
-        section.warn("tunnel", "both ends are on this machine; fit for trying it out, not for use")
-
-
-def _loops(tunnel: Tunnel) -> bool:
-    return all(end is not None and end.is_loopback for end in (tunnel.local, tunnel.remote))
-
-
-def _unavailable(section: Section, rule: Rule, key: str, message: str) -> None:
-    """A complaint about a rule that is to be in force; a rule kept for later (`enabled = false`) may load."""
-    if rule.enabled:
-        section.complain(key, f"{message} (or set enabled = false until then)")
-    else:
-        section.warn(key, message)

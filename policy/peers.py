@@ -2,9 +2,9 @@
 
 `peer` is what the other end must prove to be; without it every identity that the authentication proves (a
 certificate of a trusted authority, a pre-shared key) is accepted. Then `deny` refuses, then `allow`, if there
-is one, must match. A pattern matches only names of its own form, so that a mail address in a certificate never
-passes for a host of that domain: distinguished names, user@name, addresses, `keyid:`, and host names, for
-which `host/NAME` is another spelling. `*` stands for any octets of a name, `?` for one.
+is one, must match. A pattern matches only names of its own form, so that a mail address in a certificate
+never passes for a host of that domain: distinguished names, user@name, addresses, `keyid:`, and host names,
+for which `host/NAME` is another spelling. `*` stands for any characters of a name, `?` for one.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from fnmatch import translate
 from functools import lru_cache
 from ipaddress import ip_address
 
 from policy.rules import AccessList, Rule
+
+_CACHED = 512  # names read; patterns come again and again, a stranger's name seldom
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +46,14 @@ class Form(Enum):
 
 def admits(rule: Rule, names: Sequence[str], users: Sequence[str] = ()) -> Verdict:
     """Whether a peer that proved to be `names` (by the first authentication) and `users` (by the second) may
-    use the rule. Fails closed: a rule that lists users admits nobody who proved none."""
+    use the rule. Fails closed: a rule that lists machines or users admits nobody who proved none."""
     shown = ", ".join(names) or "nobody"
     if rule.peer is not None and not matches_any((rule.peer,), names):
-        return Verdict(
-            False, f'rule "{rule.name}" expects peer "{rule.peer}", the other end proved to be {shown}'
-        )
+        text = f'rule "{rule.name}" expects peer "{rule.peer}", the other end proved to be {shown}'
+        return Verdict(False, text)
     deny = rule.deny or AccessList()
+    if deny.machines and not names:
+        return Verdict(False, f'rule "{rule.name}" asks for a machine, and none was proven')
     if matches_any(deny.machines, names) or matches_any(deny.users, users):
         return Verdict(False, f'rule "{rule.name}" denies {shown}')
     allow = rule.allow or AccessList()
@@ -79,7 +83,7 @@ def matches(pattern: str, name: str) -> bool:
     return _glob(expected).fullmatch(given) is not None
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_CACHED)
 def classify(text: str) -> tuple[Form, str]:
     """The form of a name or pattern, and the text in the spelling that is compared."""
     text = text.strip()
@@ -101,10 +105,10 @@ def classify(text: str) -> tuple[Form, str]:
     return Form.HOST, text.lower().removeprefix("host/").rstrip(".")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_CACHED)
 def _glob(pattern: str) -> re.Pattern[str]:
-    wild = {"*": ".*", "?": "."}
-    return re.compile("".join(wild.get(char) or re.escape(char) for char in pattern), re.DOTALL)
+    # fnmatch's expressions do not backtrack, whatever name a peer brings; its [sets] are not ours
+    return re.compile(translate(pattern.replace("[", "[[]")))
 
 
 def _same_name(pattern: str, name: str) -> bool:
@@ -130,10 +134,10 @@ _OID = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_CACHED)
 def distinguished(text: str) -> tuple[tuple[tuple[str, str], ...], ...]:
-    """A distinguished name (RFC 4514) as its parts, each a sorted set of attribute and value, without case and
-    repeated spaces; empty when it is not one."""
+    """A distinguished name (RFC 4514) as its parts, each a sorted set of attribute and value, without case
+    and repeated spaces; empty when it is not one."""
     parts = []
     for part in _split(text, ","):
         pairs = []

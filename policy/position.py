@@ -1,7 +1,7 @@
 """Where in a TOML file a key stands, so that a complaint can name the line.
 
-The standard library's TOML reader keeps no positions; this finds them again by walking headers and keys line by
-line. It is only for messages: what a key means is read elsewhere, and a key that is not found has no line.
+The standard library's TOML reader keeps no positions; this finds them again by walking headers and keys line
+by line. It is only for messages: what a key means is read elsewhere, and a key that is not found has no line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def positions(text: str) -> Mapping[Path, int]:
     counts: dict[Path, int] = {}
     at: Path = ()
     quoted = False
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not quoted and line.lstrip().startswith("["):
             header = _header(line, counts)
             if header is not None:
@@ -39,16 +39,17 @@ def positions(text: str) -> Mapping[Path, int]:
 def _header(line: str, counts: dict[Path, int]) -> Path | None:
     try:
         value = tomllib.loads(line)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a line of a longer value that only begins like a header
         return None
     path: Path = ()
     node: object = value
     while isinstance(node, dict) and node:
         key, node = next(iter(node.items()))
         path = (*path, key)
-    if isinstance(node, list):
-        counts[path] = counts.get(path, -1) + 1
-        path = (*path, counts[path])
+        if isinstance(node, list):
+            counts[path] = counts.get(path, -1) + 1
+        if path in counts:  # a table below an array of tables belongs to its latest member
+            path = (*path, counts[path])
     return path
 
 

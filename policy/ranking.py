@@ -1,23 +1,25 @@
 """The order in which rules are asked: policy.md section 10.1 as a table of criteria.
 
 The first criterion that tells two rules apart decides; each one can say so in words. A list of addresses or
-ports counts as its widest entry. One thing stands before specificity: a `block` rule that names a protocol,
-and rules that lie wholly inside such a rule (its exceptions). "No telnet" then means no telnet, also to a host
-for which a more specific rule exists; a `block` rule with addresses only ranks like any other and can close
-what nothing else opens.
+ports counts as its widest entry. One thing stands before specificity: a `block` rule that names a service
+(ports, or a protocol without ports), and rules that lie wholly inside such a rule (its exceptions). "No
+telnet" then means no telnet, also to a host for which a more specific rule exists; any other `block` rule
+ranks like the rest and closes what nothing else opens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
 from policy.rules import Rule
 from sadb.sa import Action, Level, Mode
-from sadb.selector import ANY_PORT, Selector, TrafficSelector
+from sadb.selector import ANY_PORT, TCP, UDP, Selector, TrafficSelector
 
 Measure = tuple[int, ...]
+
+ALL_PORTS = ANY_PORT[1] - ANY_PORT[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,10 @@ def _widest(selectors: Sequence[TrafficSelector]) -> Measure:
     return max(map(_width, selectors), default=(0, 0))
 
 
-def _addresses(selectors: Sequence[TrafficSelector]) -> str:
+def _kind(selectors: Sequence[TrafficSelector]) -> str:
     if not selectors:
         return "nothing"
-    widest = max(selectors, key=_width)
-    kind = ("a single host", "a prefix", "a range", "any")[_width(widest)[0]]
-    return f"{kind} ({extent((widest,))})" if kind in ("a prefix", "a range") else kind
+    return ("a single host", "a prefix", "a range", "any")[_widest(selectors)[0]]
 
 
 def extent(selectors: Sequence[TrafficSelector]) -> str:
@@ -78,6 +78,13 @@ def names_protocol(rule: Rule) -> bool:
     return bool(rule.selector.local) and all(s.protocol for s in rule.selector.local)
 
 
+def names_service(rule: Rule) -> bool:
+    """Whether it is for some ports, or for a protocol that has none."""
+    sides = (rule.selector.local, rule.selector.remote)
+    portless = all(s.protocol not in (TCP, UDP) for s in rule.selector.local)
+    return names_protocol(rule) and (portless or any(_ports(side) < (ALL_PORTS,) for side in sides))
+
+
 def exempts(rule: Rule) -> bool:
     """Whether it lets packets pass in the clear without asking for more."""
     return rule.action is Action.PERMIT or (rule.action is Action.SECURE and not rule.secures)
@@ -98,14 +105,17 @@ _STRICTNESS = {
     (Level.REQUEST, Level.NONE): 3,
 }
 
+
+def _levels(rule: Rule) -> str:
+    return f"{rule.inbound.value} in, {rule.outbound.value} out"
+
+
+_PROTOCOL = ("given", "any")
+
 SPECIFICITY = (
-    Criterion(
-        "remote address", lambda r: _widest(r.selector.remote), lambda r: _addresses(r.selector.remote)
-    ),
-    Criterion("local address", lambda r: _widest(r.selector.local), lambda r: _addresses(r.selector.local)),
-    Criterion(
-        "protocol", lambda r: (not names_protocol(r),), lambda r: "given" if names_protocol(r) else "any"
-    ),
+    Criterion("remote address", lambda r: _widest(r.selector.remote), lambda r: _kind(r.selector.remote)),
+    Criterion("local address", lambda r: _widest(r.selector.local), lambda r: _kind(r.selector.local)),
+    Criterion("protocol", lambda r: (not names_protocol(r),), lambda r: _PROTOCOL[not names_protocol(r)]),
     Criterion("remote port", lambda r: _ports(r.selector.remote), lambda r: _port_text(r.selector.remote)),
     Criterion("local port", lambda r: _ports(r.selector.local), lambda r: _port_text(r.selector.local)),
     Criterion("interface", lambda r: (r.interface is None,), lambda r: r.interface or "every one"),
@@ -114,11 +124,7 @@ SPECIFICITY = (
 TIES = (
     Criterion("action", lambda r: (_EFFECTS.index(effect(r)),), effect),
     Criterion("mode", lambda r: (r.mode is not Mode.TUNNEL,), lambda r: r.mode.value),
-    Criterion(
-        "level",
-        lambda r: (_STRICTNESS.get((r.inbound, r.outbound), 4),),
-        lambda r: f"{r.inbound.value} in, {r.outbound.value} out",
-    ),
+    Criterion("level", lambda r: (_STRICTNESS.get((r.inbound, r.outbound), 4),), _levels),
 )
 
 
@@ -141,10 +147,10 @@ def _inside(inner: Selector, outer: Selector) -> bool:
 
 
 def service_blocks(rules: Iterable[Rule]) -> dict[str, str]:
-    """The rules decided before all others, by name: `block` rules that name a protocol, and rules inside one,
+    """The rules decided before all others, by name: `block` rules that name a service, and rules inside one,
     with the name of the block they belong to."""
     rules = [rule for rule in rules if rule.enabled and rule.selector.local and rule.selector.remote]
-    blocks = [rule for rule in rules if rule.action is Action.BLOCK and names_protocol(rule)]
+    blocks = [rule for rule in rules if rule.action is Action.BLOCK and names_service(rule)]
     first = {block.name: block.name for block in blocks}
     for rule in rules:
         if names_protocol(rule) and rule.name not in first:
@@ -170,21 +176,28 @@ def rank(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     return tuple(sorted(rules, key=key))
 
 
-def difference(winner: Rule, other: Rule, first: dict[str, str]) -> tuple[str, str]:
+def difference(winner: Rule, other: Rule, first: Mapping[str, str]) -> tuple[str, str]:
     """Why `winner` is asked before `other`: the criterion's name, and a sentence about both."""
     if winner.name in first and other.name not in first:
         block = first[winner.name]
         if block == winner.name:
-            return "blocked service", "a block rule that names a protocol comes before all others"
-        return (
-            "blocked service",
-            f'it is an exception inside block rule "{block}", which comes before all others',
-        )
+            return "blocked service", "a block rule that names a service comes before all others"
+        return "blocked service", f'it is an exception to block rule "{block}", which comes before all others'
     for criterion in (*SPECIFICITY, *TIES):
         if criterion.measure(winner) != criterion.measure(other):
             here, there = criterion.describe(winner), criterion.describe(other)
+            if here == there:  # two prefixes, or two ranges: which ones?
+                remote = criterion.name == "remote address"
+                here, there = (extent(_side(rule, remote)) for rule in (winner, other))
             return criterion.name, f"its {criterion.name} is {there}, this one {here}"
     return "name", "they differ only in name, and names are taken in order"
+
+
+def _side(rule: Rule, remote: bool) -> tuple[TrafficSelector, ...]:
+    return rule.selector.remote if remote else rule.selector.local
+
+
+# Warnings ---------------------------------------------------------------------------------------------------
 
 
 def overlap(one: Rule, other: Rule) -> bool:
@@ -194,21 +207,43 @@ def overlap(one: Rule, other: Rule) -> bool:
     )
 
 
-def ties(rules: Sequence[Rule]) -> tuple[str, ...]:
-    """Warnings for overlapping rules that are equally specific and do different things (section 10.1)."""
+def doubts(rules: Iterable[Rule]) -> tuple[str, ...]:
+    """Warnings about pairs of enabled rules whose order the administrator may not have meant."""
+    ranked = [rule for rule in rank(rules) if rule.enabled]
+    return (*_ties(ranked), *_undercut(ranked))
+
+
+def _ties(ranked: Sequence[Rule]) -> Iterator[str]:
+    """Overlapping rules that are equally specific and do different things (section 10.1)."""
     groups: dict[tuple[Measure, ...], dict[tuple[Measure, ...], list[Rule]]] = {}
-    for rule in filter(lambda rule: rule.enabled, rules):
+    for rule in ranked:
         kind = tuple(criterion.measure(rule) for criterion in TIES)
         groups.setdefault(specificity(rule), {}).setdefault(kind, []).append(rule)
-    found = []
     for group in groups.values():
         for better, worse in combinations(sorted(group), 2):
             for winner, other in product(group[better], group[worse]):
                 if overlap(winner, other):
                     name, why = difference(winner, other, {})
-                    found.append(
-                        f'{other.source or other.name}: rule "{other.name}" and rule "{winner.name}" are equally '
-                        f'specific and overlap, but differ in {name}; "{winner.name}" wins: {why}. '
+                    yield (
+                        f'{_where(other)}: rule "{other.name}" and rule "{winner.name}" are equally specific '
+                        f'and overlap, but differ in {name}; "{winner.name}" wins: {why}. '
                         "Narrow one of them if that is not meant"
                     )
-    return tuple(found)
+
+
+def _undercut(ranked: Sequence[Rule]) -> Iterator[str]:
+    """Exceptions to a block that let pass in the clear what a more specific rule would protect."""
+    first = service_blocks(ranked)
+    for rule in (rule for rule in ranked if rule.name in first and exempts(rule)):
+        for other in ranked:
+            beaten = other.secures and other.name not in first and specificity(other) < specificity(rule)
+            if beaten and overlap(rule, other):
+                yield (
+                    f'{_where(rule)}: rule "{rule.name}" is an exception to block rule "{first[rule.name]}" '
+                    f'and comes before rule "{other.name}": its packets pass in the clear also where '
+                    f'"{other.name}" would protect them. Let it secure them if that is not meant'
+                )
+
+
+def _where(rule: Rule) -> str:
+    return rule.source or rule.name

@@ -55,6 +55,13 @@ class CryptoSet:
     quick: tuple[QuickSuite, ...]
     lifetime: Lifetimes = field(default_factory=Lifetimes)
 
+    @property
+    def deprecated(self) -> bool:
+        """Whether it offers an algorithm that is there for old peers only."""
+        hashes = [hashed for suite in self.main for hashed in (suite.integrity, suite.prf)]
+        hashes += [suite.integrity for suite in self.quick]
+        return any(hashed.deprecated for hashed in hashes if hashed)
+
 
 @dataclass(frozen=True, slots=True)
 class AccessList:
@@ -66,7 +73,7 @@ class AccessList:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """Outer end points of a tunnel rule; None means any address, `remote_host` a name still to be resolved."""
+    """Outer end points of a tunnel; None means any address, `remote_host` is a name still to be resolved."""
 
     local: Address | None = None
     remote: Address | None = None
@@ -80,7 +87,7 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One connection-security rule. `selector` seen from here; ports and protocol are inside its selectors."""
+    """One connection-security rule. `selector` is seen from here and holds ports and protocol too."""
 
     name: str
     selector: Selector

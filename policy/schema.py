@@ -1,7 +1,7 @@
 """Every key a policy file may have, in one table: what it accepts, its default and what it means.
 
 Loading checks against these tables, complaints take the nearest key from them, and docs/policy.md is printed
-from them (`policy.reference`). What the keys may not say together stands in `policy.checks`.
+from them (`policy.manual`). What the keys may not say together stands in `policy.checks`.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ RULE = Table(
             _STRING,
             "identity, or pattern with `*`",
             "any identity that is proven",
-            "Who the other end must prove to be: a name, address, user@name, distinguished name or keyid:TEXT.",
+            "Who the other end must prove to be: name, address, user@name, distinguished name or keyid:TEXT.",
         ),
         Key("allow", (dict,), "table", "everybody", "Who may use the rule; transport mode only."),
         Key("deny", (dict,), "table", "nobody", "Who may not; decided before `allow`; transport mode only."),
@@ -304,8 +304,8 @@ TABLES = (FILE, RULE, TUNNEL, ACCESS, AUTH, METHOD, CRYPTO, LIFETIME)
 # What people bring from other products, where no likeness of letters would find the key
 ELSEWHERE = {
     "src": "local", "source": "local", "left": "local", "leftsubnet": "local", "local_ts": "local",
-    "dst": "remote", "destination": "remote", "right": "remote", "rightsubnet": "remote", "remote_ts": "remote",
-    "to": "remote", "from": "local", "host": "remote", "address": "remote",
+    "dst": "remote", "destination": "remote", "right": "remote", "rightsubnet": "remote",
+    "remote_ts": "remote", "to": "remote", "from": "local", "host": "remote", "address": "remote",
     "port": "remote_port", "dport": "remote_port", "dst_port": "remote_port",
     "sport": "local_port", "src_port": "local_port",
     "mode": "tunnel", "level": "security", "require": "security",

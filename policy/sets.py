@@ -1,5 +1,5 @@
-"""Authentication sets and crypto sets out of their tables (policy.md sections 4 and 5), checked as those sections
-ask. What a keying module can do with a set is decided per rule (`policy.modules`)."""
+"""Authentication sets and crypto sets out of their tables (policy.md sections 4 and 5), checked as those
+sections ask. What a keying module can do with a set is decided per rule (`policy.modules`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CERTIFICATES = ("certificate", "user-certificate")
 _NARROWING = ("ca", "health", "eku", "signing", "minimum_rsa_bits")
 _OID = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 
-# Authentication ----------------------------------------------------------------------------------------------
+# Authentication ---------------------------------------------------------------------------------------------
 
 
 def auth_set(name: str, section: Section) -> AuthSet:
@@ -69,10 +69,8 @@ def _method(section: Section, known: tuple[str, ...]) -> AuthMethod:
         for key in filter(section.__contains__, _NARROWING):
             section.complain(key, f'only a certificate has it, not "{method}"')
     bits = section.get("minimum_rsa_bits", 2048)
-    if bits < 1024:
-        section.complain(
-            "minimum_rsa_bits", f"{bits} is less than 1024, which no peer should be believed for"
-        )
+    if not 1024 <= bits <= 16384:
+        section.complain("minimum_rsa_bits", f"{bits} is not in 1024 to 16384; 2048 is usual")
     return AuthMethod(
         method=method,
         ca=section.read("ca", _ca, None),
@@ -158,7 +156,7 @@ SECOND_CHECKS: tuple[Check, ...] = (
     _once("anonymous", "user-kerberos", "user-ntlm"), _anonymous_last, _second_health, _second_unmixed,
 )  # fmt: skip
 
-# Crypto ------------------------------------------------------------------------------------------------------
+# Crypto -----------------------------------------------------------------------------------------------------
 
 LONGEST = 2879 * 60  # policy.md 5.1 and 5.2
 SHORTEST_QUICK = 5 * 60
@@ -188,9 +186,9 @@ def _forward_secret(main: tuple[MainSuite, ...], quick: tuple[QuickSuite, ...]) 
     """Every quick proposal with each group of main mode, unless it names one itself."""
     groups = tuple(dict.fromkeys(suite.group for suite in main))
     return tuple(
-        suite if suite.group else replace(suite, group=group)
+        replace(suite, group=group)
         for suite in quick
-        for group in (groups[:1] if suite.group else groups)
+        for group in ((suite.group,) if suite.group else groups)
     )
 
 
@@ -214,7 +212,7 @@ def lifetimes(section: Section | None) -> Lifetimes:
         quick_seconds=quick,
         quick_octets=size,
         quick_packets=section.read("quick_packets", _or_never(_count), plain.quick_packets),
-        idle_seconds=section.read("idle", _or_never(seconds), plain.idle_seconds),
+        idle_seconds=section.read("idle", _or_never(_bounded), plain.idle_seconds),
     )
 
 
@@ -230,6 +228,6 @@ def _or_never(parser: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _count(value: int | str) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or not 1 <= value < 1 << 64:
         raise ValueError(f'"{value}" is not a number of packets; write a whole number or "never"')
     return value

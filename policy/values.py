@@ -49,7 +49,7 @@ SERVICES = {
 }  # fmt: skip
 
 
-# Addresses, ports, protocols ---------------------------------------------------------------------------------
+# Addresses, ports, protocols --------------------------------------------------------------------------------
 
 
 def keyword(text: str) -> str | None:
@@ -73,9 +73,8 @@ def spans(text: str) -> tuple[Span, ...]:
     except ValueError:
         close = nearest(text, KEYWORDS) if text.isalpha() else None
         forms = f'did you mean "{close}"?' if close else f"keywords are {', '.join(KEYWORDS)}"
-        raise ValueError(
-            f'"{text}" is not an address, a prefix (10.1.0.0/16), a range (10.1.0.1-10.1.0.9) or "any"; {forms}'
-        ) from None
+        known = 'an address, a prefix (10.1.0.0/16), a range (10.1.0.1-10.1.0.9) or "any"'
+        raise ValueError(f'"{text}" is not {known}; {forms}') from None
     return ((one, one),)
 
 
@@ -90,9 +89,8 @@ def _prefix(text: str) -> Span:
     except ValueError:
         raise ValueError(f'bad prefix "{text}": the length after / is 0 to {bits}, not "{length}"') from None
     if network.network_address != ip_address(head):
-        raise ValueError(
-            f'bad prefix "{text}": it has bits set after the first {network.prefixlen}; did you mean "{network}"?'
-        )
+        extra = f"it has bits set after the first {network.prefixlen}"
+        raise ValueError(f'bad prefix "{text}": {extra}; did you mean "{network}"?')
     return network[0], network[-1]
 
 
@@ -166,7 +164,7 @@ def _port(number: int) -> int:
     return number
 
 
-# Amounts -----------------------------------------------------------------------------------------------------
+# Amounts ----------------------------------------------------------------------------------------------------
 
 TIMES = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -180,12 +178,15 @@ def seconds(value: float | str) -> float:
 
 def octets(value: float | str) -> int:
     """A size: a number of octets, or text such as "100 GB", "64 MiB"."""
-    return round(_amount(value, SIZES, "100 GB"))
+    size = round(_amount(value, SIZES, "100 GB"))
+    if not 0 < size < 1 << 64:
+        raise ValueError(f"{value} is not a size that can be counted")
+    return size
 
 
 def _amount(value: float | str, units: dict[str, int], example: str) -> float:
     if isinstance(value, int | float):
-        amount = float(value)
+        amount = float(value) if abs(value) < 1 << 64 else float("inf")
     else:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
         if not match or match[2].lower() not in units:
@@ -194,12 +195,12 @@ def _amount(value: float | str, units: dict[str, int], example: str) -> float:
                 f'"{value}" is not an amount: a number and a unit ({known}), such as "{example}"'
             )
         amount = float(match[1]) * units[match[2].lower()]
-    if not 0 < amount < float("inf"):
-        raise ValueError(f"{value} must be more than nothing")
+    if not 0 < amount < float("inf"):  # this also refuses what is not a number
+        raise ValueError(f'{value} is not an amount; write something like "{example}"')
     return amount
 
 
-# Proposals ---------------------------------------------------------------------------------------------------
+# Proposals --------------------------------------------------------------------------------------------------
 
 _SEPARATOR = re.compile(r"[\s,+-]+")
 
@@ -260,6 +261,9 @@ def main_suite(text: str) -> MainSuite:
     if prf is None:
         raise ValueError(f'"{text}" names no hash; add sha256 or sha384')
     if parts.encryption.aead:
+        if parts.prf and hashed:
+            name = parts.encryption.name
+            raise ValueError(f'"{text}": {name} has its own integrity; leave {hashed.name} out')
         return MainSuite(parts.group, parts.encryption, prf)
     if hashed is None:
         raise ValueError(f'"{text}" has no integrity; {parts.encryption.name} needs a hash such as sha256')
