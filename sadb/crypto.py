@@ -112,8 +112,8 @@ class GmacCipher:
 
 
 class MacCipher:
-    """CBC or NULL encryption, then HMAC over associated data, IV, ciphertext and `after` (RFC 4303 section 3.3.2):
-    there the high half of an extended sequence number stands, which is not sent (section 2.2.1)."""
+    """CBC or NULL encryption, then HMAC over associated data, IV, ciphertext and `after` (RFC 4303 section
+    3.3.2): there the high half of an extended sequence number stands, which is not sent (section 2.2.1)."""
 
     __slots__ = ("_algorithm", "_hash", "_icv", "_mac_key")
 
