@@ -50,7 +50,7 @@ def whole(packet: bytes) -> bytes:
 
 
 def flow_key(packet: bytes) -> bytes | None:
-    """What classification of a plain TCP or UDP packet depends on, as octets; None when it takes a closer look."""
+    """What classification of a plain TCP or UDP packet depends on, as octets; None for all others."""
     if len(packet) < 24:
         return None
     if packet[0] == 0x45:
@@ -72,8 +72,8 @@ def may_fragment(packet: bytes) -> bool:
 
 
 def insertion(packet: bytes) -> tuple[int, int, int]:
-    """Where ESP or AH goes in transport mode (RFC 4303 section 3.1.1): the offset, the offset of the octet that
-    names what stands there, and that protocol. In IPv6 it is behind hop-by-hop options and routing header."""
+    """Where ESP or AH goes in transport mode (RFC 4303 section 3.1.1): the offset, the offset of the octet
+    that names what stands there, and that protocol. In IPv6 it is behind hop-by-hop and routing headers."""
     if packet[0] >> 4 == 4:
         return (packet[0] & 15) * 4, 9, packet[9]
     found = at, field = 40, 6
@@ -119,12 +119,12 @@ def _extension_end(packet: bytes, at: int) -> int:
 # Writing -------------------------------------------------------------------------------------------------
 
 
-def ones_complement(data: bytes) -> int:
-    """The ones' complement sum of 16-bit words (RFC 1071). 2^16 is 1 modulo 2^16 - 1, so one division does it."""
+def ones_complement(data: bytes | bytearray) -> int:
+    """The ones' complement sum of 16-bit words (RFC 1071): 2^16 is 1 modulo 2^16 - 1, so one division does."""
     return int.from_bytes(data, "big") % 0xFFFF
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | bytearray) -> int:
     """The internet checksum of data of even length that is not all zero."""
     return 0xFFFF - (ones_complement(data) or 0xFFFF)
 
