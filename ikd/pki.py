@@ -22,8 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ikd.auth.certificate import names, usages
-from ikd.auth.chain import is_authority
+from ikd.auth.facts import is_authority, names, usages
 from ikd.auth.identity import distinguished_name, name_text
 from ikd.auth.signature import PrivateKey, key_type
 

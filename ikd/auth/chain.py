@@ -1,9 +1,10 @@
 """From a peer's certificate to a trust anchor: path validation (RFC 5280 section 6) and its memory.
 
 The judge is `cryptography.x509.verification` under our extension policies. It says little when it refuses,
-and it knows neither Ed25519, Ed448 nor most RSASSA-PSS; so a refusal is looked at by a small path walk of
-our own, which finds the reason. Only for chains with those algorithms does the walk's acceptance count, and
-it is stricter for them: name constraints and every critical extension it cannot judge are refused.
+it knows neither Ed25519, Ed448 nor most RSASSA-PSS, and it tries every path; so a small path walk of our own
+with a budget finds the reason of a refusal, and the one path to judge when a peer sends certificates of equal
+names. Only for chains with those algorithms does the walk's acceptance count, and it is stricter for them:
+name constraints and every critical extension it cannot judge are refused.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from ikd.auth import Declined
+from ikd.auth.facts import Facts, is_authority, public_key_octets, shown, title
 from ikd.auth.identity import name_text
 from ikd.auth.revocation import CrlCheck, Revocation
 from ikd.auth.signature import key_type
@@ -30,7 +31,10 @@ MAX_CERTIFICATES = 16  # a peer may send
 MAX_OCTETS = 16384  # of one certificate
 MAX_DEPTH = 5  # intermediates between leaf and anchor
 MINIMUM_RSA_BITS = 2048  # the library's floor; a rule may ask for more
-_REMEMBERED = 512
+MAXIMUM_RSA_BITS = 8192  # a verification costs with the square of it
+MAXIMUM_RSA_EXPONENT = 2**32  # and with the length of this
+_BUDGET = 32  # signatures one walk may verify
+_REMEMBERED = 512  # chains
 
 _STRONG_HASHES = frozenset(("sha256", "sha384", "sha512"))
 _JUDGED = frozenset(
@@ -45,53 +49,42 @@ _JUDGED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A verified path, leaf first, anchor last. The verdict holds from `since` to `until`."""
+    """A verified path, leaf first, anchor last. The verdict holds from `since` until just before `until`,
+    POSIX seconds."""
 
     certificates: tuple[x509.Certificate, ...]
-    since: dt.datetime
-    until: dt.datetime
+    facts: Facts
+    since: float
+    until: float
 
     @property
     def leaf(self) -> x509.Certificate:
         """The peer's own certificate."""
         return self.certificates[0]
 
-    @property
-    def expires(self) -> float:
-        """When the first certificate of the path ends, POSIX seconds."""
-        return min(c.not_valid_after_utc for c in self.certificates).timestamp()
-
 
 @lru_cache(maxsize=256)
 def parse(data: bytes) -> x509.Certificate:
-    """A certificate from DER, checked to be readable in every part we use; raises `Declined`."""
+    """A certificate from DER, checked to be readable in every part we use and cheap to verify with; raises
+    `Declined`."""
     if len(data) > MAX_OCTETS:
         raise Declined(f"the peer sent a certificate of {len(data)} octets; the limit is {MAX_OCTETS}")
     try:
         certificate = x509.load_der_x509_certificate(data)
-        _ = (certificate.extensions, certificate.subject, certificate.issuer)
-        _ = (certificate.public_key(), certificate.not_valid_after_utc, certificate.not_valid_before_utc)
+        _ = (certificate.extensions, title(certificate), name_text(certificate.issuer))
+        _ = (certificate.not_valid_after_utc, certificate.not_valid_before_utc)
+        key = certificate.public_key()
     except Exception as error:  # hostile octets; the parser's complaints have no common base below Exception
-        raise Declined(f"the peer sent a certificate that cannot be read: {error}") from error
+        raise Declined(f"the peer sent a certificate that cannot be read: {shown(str(error))}") from error
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size > MAXIMUM_RSA_BITS:
+            raise Declined(
+                f"certificate {title(certificate)} has an RSA key of {key.key_size} bits; "
+                f"the limit is {MAXIMUM_RSA_BITS}"
+            )
+        if key.public_numbers().e > MAXIMUM_RSA_EXPONENT:
+            raise Declined(f"certificate {title(certificate)} has an RSA key with an absurd exponent")
     return certificate
-
-
-def title(certificate: x509.Certificate) -> str:
-    """What people call this certificate."""
-    return name_text(certificate.subject) or f"serial {certificate.serial_number:x}"
-
-
-def public_key_octets(certificate: x509.Certificate) -> bytes:
-    """Its SubjectPublicKeyInfo in DER."""
-    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def is_authority(certificate: x509.Certificate) -> bool:
-    """Whether basicConstraints says CA."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
 
 
 class Trust:
@@ -108,15 +101,10 @@ class Trust:
         crls: Iterable[x509.CertificateRevocationList] = (),
         crl_check: CrlCheck = CrlCheck.ATTEMPT,
     ) -> None:
-        self._anchors = tuple(anchors)
+        self._anchors = _Anchors(anchors)
         self._store = verification.Store(list(anchors)) if anchors else None
         self._revocation = Revocation(crls, crl_check)
-        self._chains: dict[bytes, Chain] = {}
-
-    @property
-    def anchors(self) -> tuple[x509.Certificate, ...]:
-        """What is trusted."""
-        return self._anchors
+        self._chains: dict[bytes, tuple[bytes, Chain]] = {}  # by leaf, with all it came with, oldest first
 
     def verify(self, presented: Sequence[bytes], now: float) -> Chain:
         """The path of the first of `presented` (DER) at POSIX time `now`; raises `Declined`."""
@@ -127,21 +115,27 @@ class Trust:
             )
         if len(presented) > MAX_CERTIFICATES:
             raise Declined(f"the peer sent {len(presented)} certificates; the limit is {MAX_CERTIFICATES}")
-        when = dt.datetime.fromtimestamp(now, dt.UTC)
-        digest = hashlib.sha256(b"".join(len(data).to_bytes(4, "big") + data for data in presented)).digest()
-        known = self._chains.get(digest)
-        if known is not None and known.since <= when < known.until:
-            return known
-        leaf, *others = [parse(data) for data in presented]
-        path = self._path(leaf, _few_of_each(others), when)
-        until = min(self._revocation.check(path, when), *(c.not_valid_after_utc for c in path))
-        chain = Chain(tuple(path), when, until)
-        # only good chains are kept, so strangers cannot push others out
-        self._chains.pop(digest, None)
-        while len(self._chains) >= _REMEMBERED:
+        digests = [hashlib.sha256(data).digest() for data in presented]
+        leaf, everything = digests[0], b"".join(digests)
+        known = self._chains.pop(leaf, None)
+        if known is not None and known[0] == everything and known[1].since <= now < known[1].until:
+            chain = known[1]
+        else:
+            chain = self._verify(presented, now)
+        # Only good chains are kept, one per leaf: strangers cannot push others out, members hardly.
+        self._chains[leaf] = everything, chain
+        while len(self._chains) > _REMEMBERED:
             self._chains.pop(next(iter(self._chains)), None)
-        self._chains[digest] = chain
         return chain
+
+    def _verify(self, presented: Sequence[bytes], now: float) -> Chain:
+        """Without the memory."""
+        when = dt.datetime.fromtimestamp(now, dt.UTC)
+        leaf, *others = [parse(data) for data in dict.fromkeys(presented)]
+        path = self._path(leaf, [other for other in others if other not in self._anchors], when)
+        facts = Facts.of(path)
+        until = min(self._revocation.check(path, when).timestamp(), facts.expires)
+        return Chain(tuple(path), facts, now, until)
 
     def _path(
         self, leaf: x509.Certificate, others: Sequence[x509.Certificate], when: dt.datetime
@@ -155,25 +149,19 @@ class Trust:
         builder = builder.max_chain_depth(MAX_DEPTH).extension_policies(
             ca_policy=_AUTHORITY_POLICY, ee_policy=_PEER_POLICY
         )
+        path: list[x509.Certificate] = []
+        if len({other.subject for other in others}) < len(others):
+            # Equal names are a maze for the library, which has no budget: it gets the one path we found.
+            path = _Walk(self._anchors, others, when).path(leaf)
+            others = path[1:]
         try:
             return builder.build_client_verifier().verify(leaf, list(others)).chain
         except verification.VerificationError as error:
-            path = _Walk(self._anchors, others, when).path(leaf)
-            if any(map(_is_beyond_library, path)):
+            path = path or _Walk(self._anchors, others, when).path(leaf)
+            if _is_beyond_library(path):
+                _check_extensions(path)
                 return path
-            raise Declined(f"certificate {title(leaf)} is not acceptable: {str(error)[:200]}") from error
-
-
-def _few_of_each(certificates: Iterable[x509.Certificate]) -> list[x509.Certificate]:
-    """At most two per subject and key: enough for cross-certification, too few for a maze of paths."""
-    seen: dict[tuple[x509.Name, bytes], int] = {}
-    out = []
-    for certificate in certificates:
-        key = (certificate.subject, public_key_octets(certificate))
-        seen[key] = seen.get(key, 0) + 1
-        if seen[key] <= 2:
-            out.append(certificate)
-    return out
+            raise Declined(f"certificate {title(leaf)} is not acceptable: {shown(str(error))}") from error
 
 
 # The library's policies ----------------------------------------------------------------------------------
@@ -221,27 +209,49 @@ _AUTHORITY_POLICY = (
 )
 
 
-def _is_beyond_library(certificate: x509.Certificate) -> bool:
-    """Whether the library refuses this certificate for its algorithms alone."""
-    return (
+def _is_beyond_library(path: Sequence[x509.Certificate]) -> bool:
+    """Whether the library refuses this path for its algorithms alone."""
+    return any(
         isinstance(certificate.public_key(), ed25519.Ed25519PublicKey | ed448.Ed448PublicKey)
-        or certificate.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS
+        for certificate in path
+    ) or any(
+        certificate.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS for certificate in path[:-1]
     )
 
 
 # The walk ------------------------------------------------------------------------------------------------
 
 
+class _Anchors:
+    """The trust anchors, found by name: there may be as many as a distribution ships."""
+
+    __slots__ = ("_all", "_by_subject")
+
+    def __init__(self, anchors: Sequence[x509.Certificate]) -> None:
+        self._all = tuple(anchors)
+        self._by_subject: dict[x509.Name, list[x509.Certificate]] = {}
+        for anchor in anchors:
+            self._by_subject.setdefault(anchor.subject, []).append(anchor)
+
+    def __contains__(self, certificate: x509.Certificate) -> bool:
+        return certificate in self.named(certificate.subject)
+
+    def named(self, subject: x509.Name) -> Sequence[x509.Certificate]:
+        """Those of a subject."""
+        return self._by_subject.get(subject, ())
+
+    def __str__(self) -> str:
+        return "; ".join(title(anchor) for anchor in self._all[:8])
+
+
 class _Walk:
     """One search for a path; its refusals say why."""
 
-    def __init__(
-        self, anchors: Sequence[x509.Certificate], others: Sequence[x509.Certificate], when: dt.datetime
-    ) -> None:
+    def __init__(self, anchors: _Anchors, others: Sequence[x509.Certificate], when: dt.datetime) -> None:
         self.anchors = anchors
         self.others = others
         self.when = when
-        self.budget = 4 * MAX_CERTIFICATES  # signatures to verify at most
+        self.budget = _BUDGET
 
     def path(self, leaf: x509.Certificate) -> list[x509.Certificate]:
         """Leaf to anchor; raises `Declined`."""
@@ -259,11 +269,12 @@ class _Walk:
         return self._climb([leaf])
 
     def _climb(self, path: list[x509.Certificate]) -> list[x509.Certificate]:
-        """Extend a path by one issuer after the other; the most telling refusal wins."""
+        """Extend a path by one issuer after the other; the most telling refusal wins. A name and key that
+        stand in the path already lead nowhere new."""
         child = path[-1]
         refusal: Declined | None = None
-        for issuer in (*self.anchors, *self.others):
-            if issuer.subject != child.issuer or issuer in path:
+        for issuer in (*self.anchors.named(child.issuer), *self.others):
+            if issuer.subject != child.issuer or any(_is_same_authority(issuer, c) for c in path):
                 continue
             try:
                 self._check_issuer(issuer, path)
@@ -274,10 +285,9 @@ class _Walk:
                 refusal = refusal or declined
         if refusal:
             raise refusal
-        trusted = "; ".join(title(anchor) for anchor in self.anchors[:8])
         raise Declined(
-            f"issuer {name_text(child.issuer)} of certificate {title(child)} is not trusted; "
-            f"trusted are: {trusted}",
+            f"issuer {shown(name_text(child.issuer))} of certificate {title(child)} is not trusted; "
+            f"trusted are: {self.anchors}",
             "add the issuing CA to identity.trust, or let the peer send the intermediate certificates",
         )
 
@@ -306,7 +316,7 @@ class _Walk:
             ) from error
 
     def _check(self, certificate: x509.Certificate) -> None:
-        """Validity, key, signature hash and extensions of one certificate."""
+        """Validity, key and signature hash of one certificate."""
         name = title(certificate)
         if self.when > certificate.not_valid_after_utc:
             raise Declined(
@@ -326,19 +336,38 @@ class _Walk:
                 f"certificate {name} has an RSA key of {key.key_size} bits, "
                 f"wanted are at least {MINIMUM_RSA_BITS}"
             )
-        try:
-            digest = certificate.signature_hash_algorithm
-        except UnsupportedAlgorithm as error:
-            raise Declined(f"certificate {name} is signed with an unknown algorithm") from error
-        if digest is not None and digest.name not in _STRONG_HASHES:
-            raise Declined(f"certificate {name} is signed with {digest.name}, which is too weak")
+        if certificate not in self.anchors:  # nobody relies on an anchor's own signature
+            _check_hash(certificate)
+
+
+def _check_hash(certificate: x509.Certificate) -> None:
+    """Refuse what is signed with a hash that is too weak."""
+    try:
+        digest = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm as error:
+        raise Declined(f"certificate {title(certificate)} is signed with an unknown algorithm") from error
+    if digest is not None and digest.name not in _STRONG_HASHES:
+        raise Declined(
+            f"certificate {title(certificate)} is signed with {digest.name}, which is too weak",
+            "issue it anew with SHA-2",
+        )
+
+
+def _check_extensions(path: Sequence[x509.Certificate]) -> None:
+    """Refuse what the library would have judged and the walk cannot."""
+    for certificate in path:
         for extension in certificate.extensions:
             constrained = extension.oid == ExtensionOID.NAME_CONSTRAINTS
             if constrained or (extension.critical and extension.oid not in _JUDGED):
                 raise Declined(
-                    f"certificate {name} has extension {extension.oid.dotted_string}, not evaluated here",
+                    f"certificate {title(certificate)} has extension {extension.oid.dotted_string}, "
+                    "not evaluated here",
                     "for chains with name constraints use RSA or ECDSA keys throughout",
                 )
+
+
+def _is_same_authority(one: x509.Certificate, other: x509.Certificate) -> bool:
+    return one.subject == other.subject and public_key_octets(one) == public_key_octets(other)
 
 
 def _usage(certificate: x509.Certificate) -> x509.KeyUsage | None:

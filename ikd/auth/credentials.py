@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,18 +14,9 @@ from itertools import chain
 from cryptography import x509
 
 from ikd.auth import Authenticator, Declined, Identity, Step, Token, Transcript, psk, signature
-from ikd.auth.certificate import (
-    CertificateProver,
-    CertificateVerifier,
-    HostCertificate,
-    identity_of,
-    is_current,
-    key_hash,
-    names,
-    proves,
-    unfit,
-)
-from ikd.auth.chain import Trust, title
+from ikd.auth.certificate import CertificateProver, CertificateVerifier, HostCertificate, unfit
+from ikd.auth.chain import Trust
+from ikd.auth.facts import Facts, key_hash
 from ikd.auth.identity import IdKind, canonical
 from ikd.auth.psk import PskEntry, PskProver, PskVerifier
 from ikd.auth.revocation import CrlCheck
@@ -52,12 +44,18 @@ class Material:
 class Credentials:
     """The host's credentials; `clock` gives POSIX seconds, because certificates live in calendar time."""
 
-    __slots__ = ("_clock", "_material", "_trust")
+    __slots__ = ("_certreq", "_clock", "_hosts", "_material", "_trust")
 
     def __init__(self, material: Material, clock: Callable[[], float]) -> None:
         self._material = material
         self._clock = clock
         self._trust = Trust(material.anchors, material.crls, material.crl_check)
+        # ours, the longest-lived first, each with the keys of the authorities it comes from
+        self._hosts = tuple(
+            (host, host.authorities(material.anchors))
+            for host in sorted(material.hosts, key=lambda h: (h.facts.ends, h.facts.begins), reverse=True)
+        )
+        self._certreq = tuple(dict.fromkeys(map(key_hash, material.anchors)))
 
     def __repr__(self) -> str:
         m = self._material
@@ -70,7 +68,7 @@ class Credentials:
 
     def certreq(self) -> tuple[bytes, ...]:
         """SHA-1 of the public key of every trusted authority, for CERTREQ (RFC 7296 section 3.7)."""
-        return tuple(dict.fromkeys(key_hash(anchor) for anchor in self._material.anchors))
+        return self._certreq
 
     def local_identity(self, rule: Rule, address: Address | None = None) -> Identity:
         """What to claim: the configured identity, else what our certificate says, else the pre-shared key's
@@ -79,7 +77,7 @@ class Credentials:
             return self._of_certificate(rule, self._material.identity)
         for method in _first(rule):
             if method.method == "certificate" and (fitting := self._fitting(method)[0]):
-                return identity_of(fitting[0].leaf)
+                return fitting[0][0].facts.identity
             if method.method == "psk":
                 bound = self._find_key(rule, None, address=None, local=None)
                 if bound is not None and bound.local and "*" not in bound.local:
@@ -93,7 +91,7 @@ class Credentials:
         """A configured distinguished name in the very octets of our certificate (RFC 4945 section 3.1.5)."""
         if identity.kind == IdKind.DER_ASN1_DN:
             for host in self._material.hosts:
-                if proves(host.leaf, identity):
+                if host.facts.prove(identity):
                     return Identity(identity.kind, host.leaf.subject.public_bytes())
         return identity
 
@@ -130,7 +128,8 @@ class Credentials:
             whom = str(peer or next(iter(_presumed_names(rule, address)), "this peer"))
             raise Declined(
                 f"no pre-shared key for {whom}",
-                f'add a [[psk]] with peers = ["{whom}"] to secrets.toml, or correct the identity the peer claims',
+                f'add a [[psk]] with peers = ["{whom}"] to secrets.toml, '
+                "or correct the identity the peer claims",
             )
         return entry
 
@@ -159,17 +158,18 @@ class Credentials:
                 reason or "this host has no certificate",
                 "name certificate and key under [identity] in ikd.toml",
             )
-        named = [host for host in hosts if proves(host.leaf, identity)]
+        named = [(host, above) for host, above in hosts if host.facts.prove(identity)]
         if not named:
-            known = ", ".join(chain.from_iterable(names(host.leaf) for host in hosts))
+            known = ", ".join(chain.from_iterable(host.facts.names for host, _ in hosts))
             raise Declined(
                 f"our identity is {identity}, but our certificate names {known or 'nobody'}",
                 "set identity.id to one of these names, or issue a certificate for it",
             )
         # a peer's CERTREQ is a preference, not a condition (RFC 7296 section 3.7)
-        asked = [host for host in named if host.descends_from(authorities, self._material.anchors)]
+        if len(named) > 1:
+            named.sort(key=lambda pair: pair[1].isdisjoint(authorities))
         refusal: Declined | None = None
-        for host in [*asked, *(host for host in named if host not in asked)]:
+        for host, _ in named:
             try:
                 scheme = signature.choose(host.key, hashes, pss=self._material.rsa_pss)
                 return CertificateProver(host, scheme, transcript)
@@ -177,18 +177,19 @@ class Credentials:
                 refusal = refusal or error
         raise refusal or Declined("this host has no certificate")
 
-    def _fitting(self, method: AuthMethod) -> tuple[list[HostCertificate], str | None]:
+    def _fitting(
+        self, method: AuthMethod
+    ) -> tuple[list[tuple[HostCertificate, frozenset[bytes]]], str | None]:
         """Our certificates that a method allows, the longest-lived first, and why the others are not."""
         now = self._clock()
         fitting, reason = [], None
-        for host in self._material.hosts:
-            if not is_current(host.leaf, now):
-                reason = f"our certificate {title(host.leaf)} is not valid now (valid {_period(host.leaf)})"
-            elif why := unfit(method, host.chain):
+        for host, above in self._hosts:
+            if not host.facts.is_current(now):
+                reason = f"our certificate {host.facts.title} is not valid now (valid {_period(host.facts)})"
+            elif why := unfit(method, host.facts):
                 reason = f"our {why}"
             else:
-                fitting.append(host)
-        fitting.sort(key=lambda h: (h.leaf.not_valid_after_utc, h.leaf.not_valid_before_utc), reverse=True)
+                fitting.append((host, above))
         return fitting, reason
 
     # Verifying -------------------------------------------------------------------------------------------
@@ -272,5 +273,6 @@ def _together(rule: Rule, declined: Sequence[Declined]) -> Declined:
     return Declined("; ".join(map(str, declined)), next((d.remedy for d in declined if d.remedy), ""))
 
 
-def _period(certificate: x509.Certificate) -> str:
-    return f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
+def _period(facts: Facts) -> str:
+    begin, end = (dt.datetime.fromtimestamp(when, dt.UTC) for when in (facts.begins, facts.ends))
+    return f"{begin:%Y-%m-%d} to {end:%Y-%m-%d}"

@@ -20,9 +20,9 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
-from ikd.auth.certificate import HostCertificate, names, proves
-from ikd.auth.chain import is_authority, title
+from ikd.auth.certificate import HostCertificate
 from ikd.auth.credentials import Material
+from ikd.auth.facts import is_authority, title
 from ikd.auth.identity import Identity, canonical
 from ikd.auth.psk import PskEntry
 from ikd.auth.revocation import CrlCheck
@@ -111,8 +111,8 @@ class _Loader:
             return None
         if is_authority(leaf):
             self.complaints.append(
-                f"{self.directory / certificate}: {title(leaf)} is a CA certificate; issue a host certificate: "
-                "ikctl cert issue"
+                f"{self.directory / certificate}: {title(leaf)} is a CA certificate; "
+                "issue a host certificate: ikctl cert issue"
             )
             return None
         self.check_period(leaf, "our certificate")
@@ -127,8 +127,8 @@ class _Loader:
         except ValueError as error:
             self.complaints.append(f"ikd.toml: identity.id: {error}")
             return None
-        if host and not proves(host.leaf, identity):
-            known = ", ".join(names(host.leaf)) or "nobody"
+        if host and not host.facts.prove(identity):
+            known = ", ".join(host.facts.names) or "nobody"
             self.warnings.append(
                 f"identity.id is {identity}, but our certificate names {known}: peers will refuse it"
             )
@@ -265,11 +265,20 @@ def load_secrets(path: Path) -> tuple[PskEntry, ...]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         complaints.append(f"{path}: psk: write [[psk]] with two brackets")
         rows = []
+    seen: dict[tuple[str | None, str | None], int] = {}  # peer and local, casefolded -> first entry
     for number, row in enumerate(rows, 1):
         try:
-            entries.append(_entry(row))
+            entry = _entry(row)
         except _Wrong as wrong:
             complaints.append(f"{path}: psk[{number}].{wrong}")
+            continue
+        entries.append(entry)
+        local = entry.local and entry.local.casefold()
+        for peer in entry.peers or (None,):
+            first = seen.setdefault((peer and peer.casefold(), local), number)
+            if first != number:
+                whom = f'"{peer}"' if peer else "any peer"
+                complaints.append(f"{path}: psk[{number}].peers: psk[{first}] has a key for {whom} already")
     if complaints:
         raise MaterialError(tuple(complaints))
     return tuple(entries)

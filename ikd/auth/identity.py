@@ -101,7 +101,7 @@ def canonical(text: str) -> str:
     return str(Identity.parse(text))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def _text(kind: int, data: bytes) -> str:
     identity = Identity(kind, data)
     try:
@@ -147,25 +147,37 @@ _KEYWORDS = {
     "SN": NameOID.SURNAME,
     "SERIALNUMBER": NameOID.SERIAL_NUMBER,
 }
-_SEPARATOR = re.compile(r"(?<!\\)((?:\\\\)*)\s*([,+])\s*")
+_PART = re.compile(r"((?:\\.|[^\\,+])*)([,+]?)", re.S)  # up to a separator that is not escaped
 _PRINTED = {NameOID.EMAIL_ADDRESS: "E"}
 
 
+@lru_cache(maxsize=256)
 def distinguished_name(text: str) -> x509.Name:
     """A name from RFC 4514 text; keywords in any case, spaces around separators. Raises `ValueError`."""
-    parts = re.split(_SEPARATOR, text.strip())
-    out = ""
-    for index in range(0, len(parts), 3):
-        keyword, equals, value = parts[index].partition("=")
-        oid = _KEYWORDS.get(keyword.strip().upper())
+    out = []
+    separator, position = ",", 0
+    while separator:
+        part = _PART.match(text, position)
+        assert part is not None  # it matches nothing at all, too
+        position, separator = part.end(), part[2]
+        keyword, equals, value = part[1].partition("=")
         if not equals:
-            raise ValueError(f'"{parts[index]}" lacks "="')
-        out += (oid.dotted_string if oid else keyword.strip()) + "=" + value.strip()
-        out += "".join(parts[index + 1 : index + 3])
+            raise ValueError(f'"{part[1]}" lacks "="')
+        oid = _KEYWORDS.get(keyword.strip().upper())
+        out += [oid.dotted_string if oid else keyword.strip(), "=", _trimmed(value), separator]
+    if position != len(text):
+        raise ValueError("it ends in a backslash")
     try:
-        return x509.Name.from_rfc4514_string(out)
+        return x509.Name.from_rfc4514_string("".join(out))
     except ValueError as error:
         raise ValueError(str(error) or "not a distinguished name (like CN=host,O=Example)") from error
+
+
+def _trimmed(value: str) -> str:
+    """Without the spaces around it, but with a last one that is escaped."""
+    bare = value.strip()
+    escaped = (len(bare) - len(bare.rstrip("\\"))) % 2 == 1
+    return bare + " " if escaped and bare != value.lstrip() else bare
 
 
 def name_text(name: x509.Name) -> str:
@@ -173,7 +185,10 @@ def name_text(name: x509.Name) -> str:
     return name.rfc4514_string(_PRINTED)
 
 
-def name_key(name: x509.Name) -> tuple[frozenset[tuple[str, str]], ...]:
+NameKey = tuple[frozenset[tuple[str, str]], ...]
+
+
+def name_key(name: x509.Name) -> NameKey:
     """What two names have in common when RFC 5280 section 7.1 calls them equal: case, the string type and
     runs of spaces do not count."""
     return tuple(
@@ -196,7 +211,7 @@ _KEY = _tlv(0x30, _ED25519, _tlv(0x03, bytes(33)))
 _SIGNATURE = _ED25519 + _tlv(0x03, bytes(65))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def name_of(data: bytes) -> x509.Name:
     """An X.501 name from its DER; raises `ValueError`. The library reads names only inside certificates, so
     this wraps the octets in a certification request (RFC 2986) whose key and signature are zeros."""

@@ -12,11 +12,13 @@ from itertools import pairwise
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ikd.auth import Declined
-from ikd.auth.identity import name_key, name_text
+from ikd.auth.facts import title
+from ikd.auth.identity import NameKey, name_key
 from ikd.auth.signature import PublicKey
+
+_REMEMBERED = 4096  # certificates looked up
 
 
 class CrlCheck(Enum):
@@ -28,14 +30,17 @@ class CrlCheck(Enum):
 
 
 class Revocation:
-    """The loaded lists. A list's signature is verified once, by the first issuer that fits."""
+    """The loaded lists. What a list says of a certificate and whose signature it has is looked up once: a
+    list may have a million entries, and a revoked peer may come every second."""
 
-    __slots__ = ("_by_issuer", "_mode", "_signed")
+    __slots__ = ("_by_issuer", "_entries", "_mode", "_signed")
 
     def __init__(self, crls: Iterable[x509.CertificateRevocationList], mode: CrlCheck) -> None:
         self._mode = mode
-        self._by_issuer: dict[object, list[x509.CertificateRevocationList]] = {}
-        self._signed: dict[int, bytes] = {}  # id of a list we hold -> the issuer key that signed it
+        self._by_issuer: dict[NameKey, list[x509.CertificateRevocationList]] = {}
+        # by id of a list, which we hold, and issuer or serial number; both only of verified chains
+        self._signed: dict[tuple[int, x509.Certificate], bool] = {}
+        self._entries: dict[tuple[int, int], dt.datetime | None] = {}
         for crl in crls:
             if not any(extension.critical for extension in crl.extensions):
                 self._by_issuer.setdefault(name_key(crl.issuer), []).append(crl)
@@ -58,11 +63,10 @@ class Revocation:
         for crl in self._by_issuer.get(name_key(issuer.subject), ()):
             if not self._is_signed(crl, issuer):
                 continue
-            entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-            if entry is not None:  # an old list does not un-revoke
-                name = name_text(certificate.subject)
+            revoked = self._revoked(crl, certificate.serial_number)
+            if revoked is not None:  # an old list does not un-revoke
                 raise Declined(
-                    f"certificate {name} was revoked {entry.revocation_date_utc:%Y-%m-%d}",
+                    f"certificate {title(certificate)} was revoked {revoked:%Y-%m-%d}",
                     "the peer needs a new certificate",
                 )
             if crl.last_update_utc > now:
@@ -72,28 +76,38 @@ class Revocation:
                 until = min(until, crl.next_update_utc or until)
         if self._mode is CrlCheck.REQUIRE and not current:
             raise Declined(
-                f"no current revocation list of {name_text(issuer.subject)} is loaded",
+                f"no current revocation list of {title(issuer)} is loaded",
                 'add a fresh list to identity.crls and reload, or set crl_check = "attempt"',
             )
         return until
 
+    def _revoked(self, crl: x509.CertificateRevocationList, serial: int) -> dt.datetime | None:
+        key = id(crl), serial
+        if key not in self._entries:
+            entry = crl.get_revoked_certificate_by_serial_number(serial)
+            if len(self._entries) >= _REMEMBERED:
+                self._entries.clear()
+            self._entries[key] = entry.revocation_date_utc if entry is not None else None
+        return self._entries[key]
+
     def _is_signed(self, crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
-        key = issuer.public_key()
-        data = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        if self._signed.get(id(crl)) == data:
-            return True
-        if not isinstance(key, PublicKey):
+        key = id(crl), issuer
+        if key not in self._signed:
+            if len(self._signed) >= _REMEMBERED:
+                self._signed.clear()
+            self._signed[key] = _fits(crl, issuer)
+        return self._signed[key]
+
+
+def _fits(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    """Whether the issuer signed this list, and may."""
+    key = issuer.public_key()
+    try:
+        if not issuer.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign:
             return False
-        try:
-            usage = issuer.extensions.get_extension_for_class(x509.KeyUsage).value
-            if not usage.crl_sign:
-                return False
-        except x509.ExtensionNotFound:
-            pass
-        try:
-            if not crl.is_signature_valid(key):
-                return False
-        except (UnsupportedAlgorithm, TypeError, ValueError):
-            return False
-        self._signed[id(crl)] = data
-        return True
+    except x509.ExtensionNotFound:
+        pass
+    try:
+        return isinstance(key, PublicKey) and crl.is_signature_valid(key)
+    except (UnsupportedAlgorithm, TypeError, ValueError):
+        return False

@@ -8,8 +8,8 @@ only with a peer that announces no hashes. SHA-1 has no place in method 14 here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -29,6 +29,7 @@ METHODS = frozenset((RSA_SHA1, ECDSA_256, ECDSA_384, ECDSA_521, DIGITAL_SIGNATUR
 # RFC 7427 section 7, RFC 8420 section 3
 SHA1, SHA2_256, SHA2_384, SHA2_512, IDENTITY = 1, 2, 3, 4, 5
 ANNOUNCED = frozenset((SHA2_256, SHA2_384, SHA2_512, IDENTITY))  # what we accept, and so announce
+_NONE_KNOWN = frozenset((SHA1,))  # a peer that announced hashes, but none of ours
 _HASHES: dict[int, hashes.HashAlgorithm] = {
     SHA1: hashes.SHA1(),
     SHA2_256: hashes.SHA256(),
@@ -131,29 +132,27 @@ def _family(key: object) -> str:
     return (key_type(key) or "none").partition("-")[0]
 
 
-def _candidates(key: PrivateKey, announced: frozenset[int], pss: bool) -> Iterator[Scheme]:
-    """Schemes this key can sign with and the peer can verify, best first."""
-    preferred = SHA2_256
-    curve = ""
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        curve = key.curve.name
-        preferred = CURVES[curve][1]
-    fitting = [s for s in SCHEMES if s.family == _family(key) and s.pss is (pss and s.family == "rsa")]
+@lru_cache(maxsize=64)
+def _candidates(kind: str, announced: frozenset[int], pss: bool) -> tuple[Scheme, ...]:
+    """Schemes a key of this type can sign with and the peer can verify, best first."""
+    family = kind.partition("-")[0]
+    curve, preferred = next(
+        ((name, strong) for name, (known, strong) in CURVES.items() if known == kind), ("", SHA2_256)
+    )
+    fitting = [s for s in SCHEMES if s.family == family and s.pss is (pss and family == "rsa")]
     # the hash that fits the key, then stronger ones, then weaker ones
     fitting.sort(key=lambda s: (s.hash != preferred, s.hash < preferred, s.hash))
-    yield from (s for s in fitting if s.hash in announced)
-    for scheme in OLD_SCHEMES:
-        fits = scheme.curve == curve if scheme.family == "ecdsa" else not announced
-        if scheme.family == _family(key) and fits:
-            yield scheme
+    old = [s for s in OLD_SCHEMES if s.family == family and (s.curve == curve if curve else not announced)]
+    return (*(s for s in fitting if s.hash in announced), *old)
 
 
 def choose(key: PrivateKey, announced: frozenset[int], *, pss: bool = False) -> Scheme:
     """How to sign for a peer that announced these hashes (RFC 7427 section 4); raises `Declined`. RSA uses
     PKCS#1 v1.5 unless `pss`: every RFC 7427 implementation verifies it."""
-    for scheme in _candidates(key, announced, pss):
+    known = announced & ANNOUNCED  # the rest is the peer's to invent
+    for scheme in _candidates(key_type(key) or "none", known or (announced and _NONE_KNOWN), pss):
         return scheme
-    names = ", ".join(_HASH_NAMES.get(h, str(h)) for h in sorted(announced)) or "none"
+    names = ", ".join(_HASH_NAMES.get(h, str(h)) for h in sorted(announced)[:8]) or "none"
     raise Declined(
         f"our {key_type(key)} key fits no signature hash the peer announced ({names})",
         "use another key type for this host, or enable SHA-2 signatures (RFC 7427) at the peer",
