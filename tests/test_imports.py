@@ -29,7 +29,26 @@ LAYERS = (
     frozenset({"ikev2", "riders"}),
     frozenset({"association"}),
     frozenset({"endpoint"}),
-    frozenset({"daemon", "control", "transport", "metrics", "demo", "pki", "bench", "__main__", "logs"}),
+    frozenset(
+        {
+            "__main__",
+            "bench",
+            "control",
+            "daemon",
+            "demo",
+            "demo_memory",
+            "keylog",
+            "loading",
+            "logs",
+            "metrics",
+            "network",
+            "pki",
+            "plane",
+            "publisher",
+            "systemd",
+            "transport",
+        }
+    ),
 )
 PROTOCOLS = frozenset({"ikev1", "ikev2", "authip"})
 

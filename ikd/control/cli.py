@@ -303,14 +303,15 @@ def why(shared: Context, name: str) -> None:
 @cli.command()
 @click.argument("name", metavar="RULE", shell_complete=complete_names)
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait.")
+@click.option("--childless", is_flag=True, help="Make an IKE SA without a Child SA (RFC 6023).")
 @with_json
-def up(shared: Context, name: str, timeout: float) -> None:
+def up(shared: Context, name: str, timeout: float, childless: bool) -> None:
     """Negotiate for a rule now and show the progress; exit 3 when it fails."""
     from ikd.control import render
 
     with shared.client(timeout + 5) as client:
         answer: Json = None
-        for answer in client.stream("up", name=name, timeout=timeout):
+        for answer in client.stream("up", name=name, timeout=timeout, childless=childless):
             if "event" in answer and not shared.as_json:
                 render.event(render.console(), answer)
     if shared.as_json:

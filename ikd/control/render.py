@@ -229,7 +229,9 @@ def why(out: Console, answer: Json) -> None:
             _table(out, ("", one["ours_title"], one["theirs_title"], ""), rows)
         if one["times"] > 1:
             out.print(f"seen {one['times']} times, first {span(one['first_ago'])} ago")
-        if one["remedy"]:
+        if one["mended_ago"] is not None:
+            out.print(f"it has worked since, {span(one['mended_ago'])} ago")
+        elif one["remedy"]:
             out.print(f"[green]remedy:[/] {escape(one['remedy'])}", soft_wrap=True)
     if not answer["failures"]:
         out.print(f"nothing has failed{answer['about']}")

@@ -50,7 +50,7 @@ class Host(Protocol):
     def watch(self, names: frozenset[str], caller: Caller) -> Json: ...
     def event_names(self) -> tuple[str, ...]: ...
     def may_export(self, user: int) -> bool: ...
-    async def up(self, name: str, caller: Caller, timeout: float) -> Json: ...
+    async def up(self, name: str, caller: Caller, timeout: float, childless: bool) -> Json: ...
     async def down(self, name: str) -> Json: ...
     async def rekey(self, name: str) -> Json: ...
     async def reload(self, dry_run: bool) -> Json: ...
@@ -93,7 +93,7 @@ _TYPES: Mapping[type, tuple[type, ...]] = {
     float: (int, float),
     list: (list,),
 }
-_WORDS = {str: "text", bool: "true or false", float: "a number", list: "a list of texts"}
+WORDS = {str: "text", bool: "true or false", float: "a number", list: "a list of texts"}
 
 _F = Callable[..., Any]
 
@@ -143,7 +143,7 @@ def _checked(found: Request, given: Mapping[str, Json]) -> dict[str, Any]:
         value = given[name]
         right = isinstance(value, _TYPES[one.kind]) and (one.kind is bool or not isinstance(value, bool))
         if not right or (one.kind is list and not all(isinstance(item, str) for item in value)):
-            raise ControlError("usage", f"{found.name}: {name} must be {_WORDS[one.kind]}, not {value!r}")
+            raise ControlError("usage", f"{found.name}: {name} must be {WORDS[one.kind]}, not {value!r}")
     return dict(given)
 
 
@@ -165,7 +165,7 @@ def help_(host: Host) -> Json:
                 "do": one.name,
                 "help": one.help,
                 "with": {
-                    p.name: {"type": _WORDS[p.kind]} | ({} if p.required else {"default": p.default})
+                    p.name: {"type": WORDS[p.kind]} | ({} if p.required else {"default": p.default})
                     for p in one.parameters
                 },
             }
@@ -233,10 +233,11 @@ def explain(host: Host, source: str, destination: str, service: str = "") -> Jso
 
 
 @request
-async def up(host: Host, name: str, caller: Caller, timeout: float = 60.0) -> Json:
+async def up(host: Host, name: str, caller: Caller, timeout: float = 60.0, childless: bool = False) -> Json:
     """Negotiate for a rule now, sending events of progress; answers when its Child SA is there or has failed.
-    `timeout` in seconds."""
-    return await host.up(name, caller, timeout)
+    `timeout` in seconds. `childless` makes an IKE SA only (RFC 6023); the first packet then brings the Child
+    SA."""
+    return await host.up(name, caller, timeout, childless)
 
 
 @request

@@ -71,7 +71,7 @@ class FakeHost:
     def _gone(self) -> None:
         self.closed += 1
 
-    async def up(self, name: str, caller: Caller, timeout: float) -> Json:
+    async def up(self, name: str, caller: Caller, timeout: float, childless: bool) -> Json:
         caller.send_event({"event": "progress", "step": 1})
         await asyncio.sleep(0)
         if name != "db":

@@ -1,0 +1,98 @@
+"""Shell. Reads a whole configuration directory: settings, policy, secrets and certificates, all or nothing.
+
+Every complaint of every file is collected, so that one attempt shows all that has to be mended. The daemon's
+start, its reload and `ikctl check` are this one function.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ikd import network
+from ikd.auth.credentials import Material
+from ikd.auth.files import MaterialError, load_material
+from ikd.settings import IdentitySettings, Settings, SettingsError
+from ikd.settings import load as load_settings
+from policy.engine import Policy
+from policy.load import PolicyError
+from policy.load import load as load_policy
+from policy.parse import Keywords
+
+
+class ConfigurationError(Exception):
+    """The files cannot be used; `complaints` has one line for each thing that is wrong."""
+
+    def __init__(self, complaints: tuple[str, ...]) -> None:
+        super().__init__("\n".join(complaints))
+        self.complaints = complaints
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """All files of a directory. Names of tunnel end points in `policy` may be unresolved."""
+
+    settings: Settings
+    policy: Policy
+    material: Material
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What works and should be mended all the same."""
+        return (*self.policy.warnings, *self.material.warnings)
+
+    async def resolved(self) -> Configuration:
+        """With the addresses of the names that the policy uses."""
+        return replace(self, policy=await resolved(self.policy))
+
+
+async def resolved(policy: Policy, before: Policy | None = None) -> Policy:
+    """A policy with the addresses of its names; a name that has none now keeps the one it had `before`, so
+    that a name server that is away ends no SA."""
+    if not policy.hosts:
+        return policy
+    found = dict(await network.resolve(policy.hosts))
+    for rule in before.rules if before else ():
+        tunnel = rule.tunnel
+        if tunnel and tunnel.remote_host and tunnel.remote:
+            found.setdefault(tunnel.remote_host, (tunnel.remote,))
+            if tunnel.remote in found[tunnel.remote_host]:  # stay with the one in use while it is offered
+                others = (one for one in found[tunnel.remote_host] if one != tunnel.remote)
+                found[tunnel.remote_host] = (tunnel.remote, *others)
+    return policy.resolved(found)
+
+
+def load(directory: Path) -> Configuration:
+    """Everything in a configuration directory; raises `ConfigurationError`."""
+    complaints: list[str] = []
+    settings, policy, material = Settings(directory), Policy(), Material()
+    try:
+        settings = load_settings(directory)
+    except SettingsError as error:
+        complaints += error.complaints
+    try:
+        policy = load_policy(directory, keywords(directory))
+    except PolicyError as error:
+        complaints += error.complaints
+    try:
+        # settings that cannot be read name no certificates: what follows from that is not told
+        identity = IdentitySettings() if complaints else settings.identity
+        material = load_material(directory, identity, time.time())
+    except MaterialError as error:
+        complaints += error.complaints
+    if complaints:
+        raise ConfigurationError(tuple(complaints))
+    return Configuration(settings, policy, material)
+
+
+def keywords(directory: Path) -> Keywords:
+    """What address keywords stand for here, looked up only when a policy may use one."""
+    from policy.load import read
+    from policy.schema import KEYWORDS
+
+    try:
+        text = "".join(text for _, text in read(directory)).lower()
+    except PolicyError:
+        return {}
+    return network.keywords() if any(word.lower() in text for word in KEYWORDS) else {}

@@ -1,0 +1,189 @@
+"""Shell. The log: events as text, as JSON lines, or for journald, on standard error.
+
+Each group of events has its own level. What strangers cause can come thousands of times a second, so of
+each kind of event only the first few of a second are written, and then how many were not. Octets of
+strangers never reach a terminal unescaped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from ikd.control.protocol import hyphened, plain, stamp
+from ikd.events import Event
+from ikd.settings import LEVELS, Levels
+
+MOST_PER_SECOND: Final = 50  # of one kind of event and reason
+MOST_PER_SECOND_DEBUG: Final = 2000  # whoever asks for these wants to see them
+MOST_KINDS: Final = 1024
+_PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog's, as sd-daemon(3) wants them
+
+Later = Callable[[float, Callable[[], None]], Any]
+
+
+class Limiter:
+    """Lets the first so many of a kind pass in each second, and counts the rest."""
+
+    __slots__ = ("_counts", "_second")
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._counts: dict[str, int] = {}
+
+    def passes(self, kind: str, most: int) -> bool:
+        """Whether this one is written; `report` should be asked before, when the second has changed."""
+        count = self._counts.get(kind, 0) + 1
+        if count == 1 and len(self._counts) >= MOST_KINDS:
+            return False
+        self._counts[kind] = count
+        return count <= most
+
+    def turned(self, now: float) -> bool:
+        """Whether another second has begun."""
+        return int(now) != self._second
+
+    def report(self, now: float, most: Callable[[str], int]) -> list[tuple[str, int]]:
+        """Begin a second: which kinds were cut short in the one before, and by how many."""
+        cut = [(kind, count - most(kind)) for kind, count in self._counts.items() if count > most(kind)]
+        self._counts.clear()
+        self._second = int(now)
+        return cut
+
+
+class Log:
+    """Writes events. `later` runs a function after some seconds, for the last "suppressed" line of a
+    flood."""
+
+    def __init__(
+        self,
+        levels: Levels,
+        form: str,
+        stream: TextIO,
+        later: Later | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.levels = levels
+        self.form = form if form != "auto" else automatic(stream)
+        self._later = later
+        self._monotonic = monotonic
+        self._clock = clock
+        self._limiter = Limiter()
+        self._waiting = False
+        self._most: dict[str, int] = {}
+        self._logger: Any = structlog.wrap_logger(
+            structlog.WriteLogger(stream), processors=[self._stamped, _FORMS[self.form]]
+        )
+
+    def writer(self, kind: type[Event]) -> Callable[[Event], None] | None:
+        """What writes events of a kind, None when its level is off; ask again after `set_level`."""
+        wanted = LEVELS.index(kind.level) >= LEVELS.index(self.levels.of(kind.group))
+        return self.write if wanted else None
+
+    def write(self, event: Event) -> None:
+        """Write one event, unless its kind has been written too often in this second."""
+        now = self._monotonic()
+        if self._limiter.turned(now):
+            self.flush(now)
+        kind = type(event)
+        name = _name(event)
+        most = MOST_PER_SECOND_DEBUG if kind.level == "debug" else MOST_PER_SECOND
+        if not self._limiter.passes(name, most):
+            self._most[name] = most
+            self._flush_later()
+            return
+        self._put(kind.level, hyphened(kind.__name__), group=kind.group, said=event)
+
+    def flush(self, now: float | None = None) -> None:
+        """Say what was suppressed in the second that is over."""
+        moment = self._monotonic() if now is None else now
+        for name, count in self._limiter.report(moment, lambda kind: self._most.get(kind, MOST_PER_SECOND)):
+            self._put("warning", "suppressed", group="daemon", said=f"{count} more of {name}", count=count)
+        self._most.clear()
+
+    def set_level(self, level: str, group: str) -> None:
+        """Another level for one group, or for all when `group` is empty."""
+        self.levels = self.levels.changed(level, group)
+
+    def _flush_later(self) -> None:
+        if self._later is not None and not self._waiting:
+            self._waiting = True
+            self._later(1.0, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._waiting = False
+        self.flush()
+
+    def _put(self, level: str, name: str, **values: Any) -> None:
+        try:
+            getattr(self._logger, level)(name, **values)
+        except (OSError, ValueError):  # nobody reads the log, or the disk is full: negotiating goes on
+            return
+
+    def _stamped(self, _: WrappedLogger, method: str, values: EventDict) -> EventDict:
+        values["level"] = method
+        values["time"] = stamp(self._clock())
+        return values
+
+
+def automatic(stream: TextIO) -> str:
+    """Text on a terminal, journald when systemd reads the stream, else JSON."""
+    try:
+        status = os.fstat(stream.fileno())
+        if stream.isatty():
+            return "text"
+    except (OSError, ValueError):
+        return "json"
+    return "journald" if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}" else "json"
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal might obey; new lines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _name(event: Event) -> str:
+    """What is counted together: the kind, and its reason where it has one of a few."""
+    reason = getattr(event, "reason", "") if type(event).__name__ == "DatagramDropped" else ""
+    name = hyphened(type(event).__name__)
+    return f"{name} ({printable(reason)[:60]})" if reason else name
+
+
+def _said(values: EventDict) -> str:
+    said = values["said"]
+    return printable(said.text if isinstance(said, Event) else said)
+
+
+def _text(_: WrappedLogger, __: str, values: EventDict) -> str:
+    number = getattr(values["said"], "ike", 0)
+    who = f" {number}" if number else ""
+    return f"{values['time']} {values['level']:<7} {values['group']}{who}: {_said(values)}"
+
+
+def _json(_: WrappedLogger, __: str, values: EventDict) -> str:
+    said = values.pop("said")
+    line = {key: values[key] for key in ("time", "level", "group", "event")} | dict(values)
+    if isinstance(said, Event):
+        line |= plain(said) | {"text": said.text}
+    else:
+        line["text"] = said
+    return json.dumps(line, ensure_ascii=False)
+
+
+def _journald(_: WrappedLogger, __: str, values: EventDict) -> str:
+    """Every line with its priority in front; journald has the time itself."""
+    prefix = f"<{_PRIORITY[values['level']]}>"
+    number = getattr(values["said"], "ike", 0)
+    who = f" {number}" if number else ""
+    lines = f"{values['group']}{who}: {_said(values)}".splitlines()
+    return "\n".join(prefix + line for line in lines)
+
+
+_FORMS: Final[dict[str, Processor]] = {"text": _text, "json": _json, "journald": _journald}

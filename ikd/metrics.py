@@ -1,0 +1,159 @@
+"""Counters and gauges as Prometheus reads them: counters are fed by events, gauges are asked when they are
+read.
+
+Nothing in the protocol counts. Labels have few values by construction, and where an event carries a text
+its values are limited to `MOST_VALUES`, the rest counting as "other", so that a stranger cannot make the
+exposition grow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from ikd import events
+from ikd.control.protocol import hyphened
+from ikd.events import Event
+
+MOST_VALUES: Final = 64
+
+Listener = Callable[[Event], None]
+Count = Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value asked for when metrics are read: `name` without prefix, `labels` with their values."""
+
+    name: str
+    text: str
+    value: float
+    labels: tuple[tuple[str, str], ...] = ()
+    counter: bool = False
+
+
+class Readings(Protocol):
+    """Whoever knows the state of things now."""
+
+    def __call__(self) -> Iterable[Reading]: ...
+
+
+class _Labelled:
+    """A counter whose label values are bounded, and whose children are kept: looking one up costs more than
+    counting."""
+
+    __slots__ = ("_children", "_counter")
+
+    def __init__(self, registry: CollectorRegistry, name: str, text: str, *labels: str) -> None:
+        self._counter = Counter(f"ikd_{name}", text, labels, registry=registry)
+        self._children: dict[tuple[str, ...], Any] = {}
+
+    def add(self, *values: str, by: float = 1) -> None:
+        """Count."""
+        child = self._children.get(values)
+        if child is None:
+            if len(self._children) >= MOST_VALUES:
+                values = ("other",) * len(values)
+            child = self._children[values] = self._counter.labels(*values)
+        child.inc(by)
+
+
+class Metrics:
+    """All of them. `listener` says who counts an event; `text` is the exposition."""
+
+    def __init__(self, readings: Readings) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_Asked(readings))
+        self._happened = self._make("events", "Events by name.", "event")
+        self._counting: dict[type[Event], Count] = self._table()
+
+    def listener(self, kind: type[Event]) -> Listener:
+        """What counts events of a kind."""
+        name = hyphened(kind.__name__)
+        happened, more = self._happened, self._counting.get(kind)
+        if more is None:
+            return lambda event: happened.add(name)
+
+        def both(event: Event) -> None:
+            happened.add(name)
+            more(event)
+
+        return both
+
+    def text(self) -> str:
+        """The exposition."""
+        return generate_latest(self.registry).decode()
+
+    def _make(self, name: str, text: str, *labels: str) -> _Labelled:
+        return _Labelled(self.registry, name, text, *labels)
+
+    def _table(self) -> dict[type[Event], Count]:
+        """What is counted of an event besides its name."""
+        messages = self._make("ike_messages", "IKE messages.", "direction", "exchange")
+        repeated = self._make("ike_repetitions", "IKE messages sent or received again.", "direction")
+        dropped = self._make("datagrams_dropped", "IKE datagrams dropped, by reason.", "reason")
+        established = self._make("ike_established", "IKE SAs established or rekeyed.", "role", "how")
+        authenticated = self._make("peers_authenticated", "Peers that proved who they are.", "method")
+        failed = self._make("negotiations_failed", "Negotiations that came to nothing.", "stage", "notify")
+        children = self._make("child_established", "Child SAs established or rekeyed.", "mode", "how")
+        octets = self._make("child_octets", "Octets through Child SAs that have ended.", "direction")
+        expired = self._make("child_expired", "Child SAs that met a limit.", "limit", "reason")
+
+        def sent(event: events.MessageSent) -> None:
+            messages.add("sent", event.exchange)
+            if event.tries > 1:
+                repeated.add("sent")
+
+        def received(event: events.MessageReceived) -> None:
+            messages.add("received", event.exchange)
+            if event.repeated:
+                repeated.add("received")
+
+        def closed(event: events.ChildClosed) -> None:
+            octets.add("in", by=event.octets_in)
+            octets.add("out", by=event.octets_out)
+
+        return {
+            events.MessageSent: sent,
+            events.MessageReceived: received,
+            events.DatagramDropped: lambda e: dropped.add(e.reason),
+            events.IkeEstablished: lambda e: established.add(
+                "initiator" if e.initiator else "responder", "rekeyed" if e.replaces else "new"
+            ),
+            events.PeerAuthenticated: lambda e: authenticated.add(e.method),
+            events.NegotiationFailed: lambda e: failed.add(e.stage, e.notify),
+            events.ChildEstablished: lambda e: children.add(e.mode, "rekeyed" if e.replaces else "new"),
+            events.ChildClosed: closed,
+            events.ChildExpired: lambda e: expired.add("hard" if e.hard else "soft", e.reason),
+        }
+
+
+class _Asked:
+    """Gauges and counters kept elsewhere, asked when the metrics are read."""
+
+    def __init__(self, readings: Readings) -> None:
+        self._readings = readings
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry."""
+        families: dict[str, Metric] = {}
+        for one in self._readings():
+            family = families.get(one.name)
+            if family is None:
+                kind = CounterMetricFamily if one.counter else GaugeMetricFamily
+                family = kind(f"ikd_{one.name}", one.text, labels=[name for name, _ in one.labels])
+                families[one.name] = family
+            family.add_metric([value for _, value in one.labels], one.value)  # type: ignore[attr-defined]
+        yield from families.values()
