@@ -25,8 +25,8 @@ LIMITS = (
     Limit(
         "outbound",
         Level.REQUEST,
-        'falling back to clear text. Outbound "request" is kept like "require": packets wait for keys and '
-        "are dropped when negotiation fails",
+        'outbound "request" does not fall back to clear text: packets, answers among them, wait for keys and '
+        'are dropped when negotiation fails, as with "require"',
     ),
     Limit(
         "inbound",
@@ -34,7 +34,7 @@ LIMITS = (
         'inbound "request" accepts packets in the clear, also of a flow that was protected before, and '
         "starts no negotiation because of them",
     ),
-    Limit("outbound", Level.NONE, 'outbound "none". This end may start a negotiation too'),
+    Limit("outbound", Level.NONE, 'outbound "none" does not keep this end from starting a negotiation'),
 )
 
 _INTERFACE = "not available yet: rules apply on every interface; leave it out"
@@ -53,7 +53,8 @@ def report(section: Section, rule: Rule) -> None:
     for limit in LIMITS:
         if limit.level is (rule.inbound if limit.key == "inbound" else rule.outbound):
             section.warn(
-                "security" if "security" in section else limit.key, f"not enforced yet: {limit.text}"
+                "security" if "security" in section else limit.key,
+                f"not enforced yet as written: {limit.text}",
             )
     if rule.tunnel and _loops(rule.tunnel):
         section.warn("tunnel", "both ends are on this machine; fit for trying it out, not for use")

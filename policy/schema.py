@@ -243,7 +243,7 @@ METHOD = Table(
             "Kind of the leaf's key.",
             SIGNING,
         ),
-        Key("minimum_rsa_bits", (int,), "number, at least 1024", "2048", "Shorter RSA keys are refused."),
+        Key("minimum_rsa_bits", (int,), "number from 1024 to 16384", "2048", "Shorter RSA keys are refused."),
     ),
 )
 
@@ -269,14 +269,14 @@ CRYPTO = Table(
             _BOOL,
             "true or false",
             "false",
-            "Perfect forward secrecy: quick proposals without a group get those of `main`.",
+            "Ask for perfect forward secrecy: quick proposals without a group get those of `main`.",
         ),
         Key(
             "esn",
             _BOOL,
             "true or false",
             "true",
-            "64-bit sequence numbers; `noesn` in one proposal turns it off.",
+            "Prefer 64-bit sequence numbers; a peer without them is accepted. A proposal may say `noesn`.",
         ),
         Key("lifetime", (dict,), "table", "see below", "When keys are replaced."),
     ),
