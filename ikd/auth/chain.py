@@ -33,7 +33,7 @@ MAX_DEPTH = 5  # intermediates between leaf and anchor
 MINIMUM_RSA_BITS = 2048  # the library's floor; a rule may ask for more
 MAXIMUM_RSA_BITS = 8192  # a verification costs with the square of it
 MAXIMUM_RSA_EXPONENT = 2**32  # and with the length of this
-_BUDGET = 32  # signatures one walk may verify
+_BUDGET = 16  # signatures one walk may verify
 _REMEMBERED = 512  # chains
 
 _STRONG_HASHES = frozenset(("sha256", "sha384", "sha512"))

@@ -52,14 +52,14 @@ class Identity:
     def parse(cls, text: str) -> Identity:
         """From text: an address, a name, user@host, a distinguished name (CN=...), keyid:TEXT, or what
         `str()` gives; raises `ValueError` naming the text."""
-        text = text.strip()
         try:
             return cls._parse(text)
         except (ValueError, UnicodeError) as error:
-            raise ValueError(f'"{text}" is not an identity: {error or "not understood"}') from error
+            raise ValueError(f'"{text.strip()}" is not an identity: {error or "not understood"}') from error
 
     @classmethod
-    def _parse(cls, text: str) -> Identity:
+    def _parse(cls, whole: str) -> Identity:
+        text = whole.strip()  # a distinguished name may end in a space that is escaped
         if text.startswith("keyid:"):
             return cls(IdKind.KEY_ID, text.removeprefix("keyid:").encode())
         if tagged := re.fullmatch(r"id-(\d{1,3}|[a-z0-9]+):([0-9a-f]*)", text):
@@ -75,7 +75,7 @@ class Identity:
         else:
             return cls(IdKind.IPV4_ADDR if address.version == 4 else IdKind.IPV6_ADDR, address.packed)
         if "=" in text:
-            return cls(IdKind.DER_ASN1_DN, distinguished_name(text).public_bytes())
+            return cls(IdKind.DER_ASN1_DN, distinguished_name(whole).public_bytes())
         if text.startswith("@"):
             return cls(IdKind.FQDN, text[1:].encode("idna"))
         if not text or not text.isprintable() or " " in text:
@@ -106,11 +106,14 @@ def _text(kind: int, data: bytes) -> str:
     identity = Identity(kind, data)
     try:
         text = _plain(kind, data)
-        # the reverse must hold, or a peer could choose a text that belongs to another type
-        same = text is not None and text.isprintable() and Identity.parse(text).kind == kind
+        if text is not None and text.isprintable():
+            # the reverse must hold, or a peer could choose a text that belongs to somebody else
+            again = Identity.parse(text)
+            if again == identity or again.kind == kind == IdKind.DER_ASN1_DN:
+                return text
     except ValueError:
-        return identity.tagged
-    return text if same and text is not None else identity.tagged
+        pass
+    return identity.tagged
 
 
 def _plain(kind: int, data: bytes) -> str | None:
