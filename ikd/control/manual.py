@@ -1,7 +1,7 @@
 """Shell. `python -m ikd.control.manual` writes the reference pages of `docs/` out of the code they describe.
 
 Settings come from `ikd.settings`, the control socket from `control.requests` and `ikd.events`, the policy
-file from `policy.schema`. A test compares the files with what this writes.
+file from `policy.manual`. A test compares the files with what this writes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from ikd import settings
 from ikd.control.protocol import EXIT_CODES, LARGEST_LINE, PROTOCOL, hyphened
 from ikd.control.requests import REQUESTS, WORDS
 from ikd.events import EVENTS, Event
-from policy import checks, limits, presets, ranking, schema, values
-from policy.engine import EXEMPTIONS
+from policy.manual import manual as policy
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 
@@ -48,33 +47,6 @@ _EVENTS: Final = """
 its own keys each line has `event`, `time`, `group` and `text`, a sentence for people. A reader that is too
 slow loses the oldest and is told by `{"event": "lost", "count": 12}`. Group and level say where the log has
 it."""
-_POLICY: Final = """\
-# Policy: policy.toml
-
-Generated from `policy/` by `python -m ikd.control.manual`; do not edit. `conf/examples/` has examples.
-
-`policy.toml` and then `policy.d/*.toml`, in the order of their names, are one policy. An unknown key, an
-impossible value or a combination that makes no sense is refused with file, line, key and remedy, and then
-nothing of it is in force. `ikctl policy check` says so without a daemon, `ikctl policy show` prints every
-rule with every default, `ikctl explain SRC DST PROTO/PORT` which rule decides a packet and why.
-
-```toml
-[[rule]]
-name     = "db"
-remote   = "10.0.0.9"
-security = "require"
-peer     = "db.corp.example"
-```"""
-_ORDER: Final = """
-## Which rule decides
-
-The most specific one; the place in the file means nothing. A `block` rule for a service (ports, or a protocol
-without ports), and rules that lie inside it, come first. The others are compared by these, one after the
-other, and the first that differs decides:
-"""
-_ORDER_END: Final = """
-Addresses: a single one before a prefix, the longer prefix before the shorter, then ranges, then any. Ports:
-fewer before more. Actions: block, permit, secure. What is the same in everything is decided by name."""
 
 
 def pages() -> Mapping[str, str]:
@@ -127,65 +99,6 @@ def _first_paragraph(kind: type[Event]) -> str:
 
 def _keys(kind: type[Event]) -> str:
     return ", ".join(f"`{one.name}`" for one in dataclasses.fields(kind)) or "-"
-
-
-# docs/policy.md ------------------------------------------------------------------------------------------
-
-
-def policy() -> str:
-    """The policy file: its keys, the built-in sets, what may not be said together, how rules rank."""
-    lines = [_POLICY]
-    for table in schema.TABLES:
-        lines += ["", f"## Keys of {table.title}"]
-        lines += _table(
-            ("key", "value", "default", "meaning"),
-            ((f"`{key.name}`", key.form, key.default, key.text) for key in table.keys),
-        )
-    lines += _words()
-    lines += [
-        "",
-        "## What goes together",
-        "",
-        "Checked when a policy is loaded, beside the single values:",
-        "",
-    ]
-    lines += [f"- {check.text}" for check in checks.CHECKS]
-    lines += _order()
-    lines += [
-        "",
-        "## Built-in sets",
-        "",
-        "As they would stand in a file; a set of the same name replaces one.",
-        "",
-    ]
-    lines += ["```toml", presets.PRESETS.strip(), "```"]
-    lines += ["", "## Always exempt", "", "Whatever the rules say, these pass in the clear:", ""]
-    lines += [f"- {rule.name.removeprefix('exempt: ')}" for rule in EXEMPTIONS]
-    lines += ["", "## Not enforced yet", "", "Rules that ask for these load with a warning:", ""]
-    lines += [f"- {limit.text}" for limit in limits.LIMITS]
-    return "\n".join(lines) + "\n"
-
-
-def _order() -> Iterator[str]:
-    """How rules rank."""
-    yield _ORDER
-    criteria = (*ranking.SPECIFICITY, *ranking.TIES)
-    yield from (f"{number}. {one.name}" for number, one in enumerate(criteria, 1))
-    yield _ORDER_END
-
-
-def _words() -> Iterator[str]:
-    """What may stand for numbers."""
-    yield ""
-    yield "## Names"
-    yield ""
-    yield f"- Address keywords: {', '.join(f'`{word}`' for word in schema.KEYWORDS)}"
-    yield f"- First authentication: {', '.join(f'`{name}`' for name in schema.FIRST)}"
-    yield f"- Second authentication: {', '.join(f'`{name}`' for name in schema.SECOND)}"
-    yield f"- Protocols: {', '.join(f'`{name}`' for name in values.PROTOCOLS)}"
-    yield f"- Services: {', '.join(f'`{name}` {port}' for name, port in values.SERVICES.items())}"
-    yield f"- Units of time: {', '.join(f'`{name}`' for name in values.TIMES)}"
-    yield f"- Units of size: {', '.join(f'`{name}`' for name in values.SIZES)}, in any case"
 
 
 def main() -> None:
