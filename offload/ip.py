@@ -120,7 +120,7 @@ def _extension_end(packet: bytes, at: int) -> int:
 
 
 def ones_complement(data: bytes | bytearray) -> int:
-    """The ones' complement sum of 16-bit words (RFC 1071): 2^16 is 1 modulo 2^16 - 1, so one division does."""
+    """The ones' complement sum of 16-bit words (RFC 1071): as 2^16 is 1 modulo 2^16 - 1, a remainder."""
     return int.from_bytes(data, "big") % 0xFFFF
 
 

@@ -1,14 +1,65 @@
-"""The software engine: finds each packet's SA and applies ESP or AH to it, in batches."""
+"""The software engine: finds each packet's flow and SA and applies ESP or AH to it, in batches (RFC 4301).
+
+Outbound: flow, newest pair of its rule, size, number, ESP or AH. The host's routing leads only packets of
+secured flows here, so what turns out permitted or uncovered is dropped and counted: putting it back into the
+TUN device would send it round again, and nothing else leads out. A packet without a pair waits, and an
+`Acquire` is raised once. `install` and `route` set waiting packets free: `released` hands them out.
+
+A packet that, once protected, would exceed the path MTU (learned with `path_mtu`, else the link's) is treated
+as its sender wishes. With DF, or in IPv6, it is answered with ICMP through the TUN device. Otherwise it is
+cut up: before ESP or AH in tunnel mode if the SA covers fragments, which show no ports; else behind it. UDP
+datagrams are left to the host's stack to fragment. Fragments from the TUN device are put together first.
+
+Inbound: SPI, then `Receiver`. Notices go out when a batch is done, so that their owner may call back.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from offload import icmp, ip
+from offload.fragments import Reassembler, is_fragment, split
+from offload.ip import Dropped
+from offload.meter import Bucket, Meter
 from offload.outer import Arrived, Outgoing
+from offload.queue import Held
+from offload.receiver import Receiver
+from offload.sender import Sender
 from sadb.address import Address
-from sadb.backend import Notice
-from sadb.sa import Flow, SaPair, Usage
+from sadb.algorithms import Kind, SecurityProtocol
+from sadb.backend import Notice, Unavailable
+from sadb.database import RESERVED_SPI
+from sadb.flows import FlowTable
+from sadb.pairs import PairIndex
+from sadb.sa import Acquire, Action, Expire, Flow, Level, SaPair, UnknownSpi, Usage
+from sadb.selector import Fields, fields_of
+
+REASONS = (
+    "blocked",  # a flow says so
+    "permitted",  # a flow lets it pass, but not through here
+    "no-flow",  # no flow covers it
+    "no-sa",  # held for want of an SA; counted when it is asked for
+    "queue-full",  # an older packet made room for a newer one
+    "expired",  # a held packet whose SA did not come in time
+    "too-big",  # for the path, and not to be fragmented
+    "fragments",  # parts of a datagram that never became whole
+    "used-up",  # the SA met a hard limit
+    "sequence-exhausted",  # the SA has no numbers left
+    "malformed",  # no packet at all, or wrong padding, next header, lengths
+    "unknown-spi",
+    "replayed",
+    "late",  # before the replay window
+    "unverified",  # the check value is wrong
+    "selector-mismatch",  # authentic, but not what the SA is for
+    "congestion",  # RFC 6040: marked outside, and the sender knows no ECN
+    "dummy",  # RFC 4303 section 2.6
+)
+
+ROUTES = 8192  # flows whose sender is remembered
+MTU_SECONDS = 600.0  # RFC 1191 section 6.3: after this a larger path is tried again
+_ICMP_RATE, _UNKNOWN_RATE = (50.0, 50.0), (5.0, 5.0)
 
 
 @dataclass(slots=True)
@@ -38,59 +89,317 @@ class SoftwareEngine:
         link_mtu: int = 1500,
     ) -> None:
         self.notify: Callable[[Notice], None] = _ignore
+        self._random = random
+        self._link_mtu = link_mtu
+        self._counters = dict.fromkeys(REASONS, 0)
+        self._flows = FlowTable()
+        self._pairs = PairIndex()
+        self._spis: dict[int, SaPair] = {}
+        # made when first used: of 100 000 pairs few are busy
+        self._senders: dict[SaPair, Sender] = {}
+        self._receivers: dict[int, Receiver] = {}
+        self._routes: dict[bytes, tuple[Sender, int]] = {}  # flow key -> sender, longest packet that fits
+        self._held = Held(self._counters, queue_packets, queue_flows)
+        self._due: set[str] | None = set()  # rules whose held packets are free; None: all
+        self._fragments = Reassembler(self._counters)
+        self._mtus: dict[Address, tuple[int, float]] = {}
+        self._icmp, self._unknown = Bucket(*_ICMP_RATE), Bucket(*_UNKNOWN_RATE)
+        self._notices: list[Notice] = []
+        self._identification = int.from_bytes(random(2), "big")
+
+    # Observation -----------------------------------------------------------------------------------------
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """Packets that came to nothing, by reason."""
-        raise NotImplementedError
+        """Packets that came to nothing, by reason; see `REASONS`."""
+        return MappingProxyType(self._counters)
 
     @property
     def held(self) -> int:
         """Packets that wait for a pair."""
-        raise NotImplementedError
+        return self._held.packets
 
-    def outbound(self, packets: Sequence[bytes], now: float) -> Batch:
-        """Protect packets read from the TUN device."""
-        raise NotImplementedError
-
-    def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
-        """Open packets that came off the wire."""
-        raise NotImplementedError
-
-    def released(self, now: float) -> Batch:
-        """Packets that `install` or `route` set free; the shell drains this after either call."""
-        raise NotImplementedError
-
-    def deadline(self) -> float | None:
-        """When `tick` has something to do, or None."""
-        raise NotImplementedError
-
-    def tick(self, now: float) -> None:
-        """Drop held packets whose time is over."""
-        raise NotImplementedError
-
-    def path_mtu(self, destination: Address, mtu: int, now: float) -> None:
-        """The network told that packets to an outer address may have at most `mtu` octets."""
-        raise NotImplementedError
+    # Backend ---------------------------------------------------------------------------------------------
 
     def install(self, pair: SaPair) -> None:
-        """Receive on the pair and send on it if it is the newest of its flow."""
-        raise NotImplementedError
+        """Receive on the pair, and send on it when it is the newest of its rule for a packet."""
+        spi = pair.inbound.spi
+        if self._spis.get(spi) is pair:
+            return
+        _check(pair)
+        if spi in self._spis:
+            raise Unavailable(f"SPI {spi:08x} is in use")
+        self._spis[spi] = pair
+        self._pairs.add(pair)
+        self._routes.clear()
+        if self._due is not None:
+            self._due.add(pair.rule)
 
     def remove(self, pair: SaPair) -> None:
         """Forget both directions."""
-        raise NotImplementedError
+        if self._spis.get(pair.inbound.spi) is not pair:
+            return
+        del self._spis[pair.inbound.spi]
+        self._receivers.pop(pair.inbound.spi, None)
+        self._retire(pair)
 
     def route(self, flows: tuple[Flow, ...]) -> None:
-        """Replace all flows."""
-        raise NotImplementedError
+        """Replace all flows; held packets are looked at again."""
+        self._flows.build(flows)
+        self._routes.clear()
+        self._due = None
 
     def moved(
         self, pair: SaPair, local: Address, peer: Address, encapsulation: tuple[int, int] | None
     ) -> None:
-        """Send to the peer's new address from now on."""
-        raise NotImplementedError
+        """Send to the peer's new address from now on; `encapsulation` is that of the outbound direction."""
+        pair.outbound.source, pair.outbound.destination = local, peer
+        pair.inbound.source, pair.inbound.destination = peer, local
+        pair.outbound.encapsulation = encapsulation
+        pair.inbound.encapsulation = (encapsulation[1], encapsulation[0]) if encapsulation else None
+        self._senders.pop(pair, None)
+        self._routes.clear()
 
     def usage(self, pair: SaPair) -> tuple[Usage, Usage]:
         """What went in and out so far."""
-        raise NotImplementedError
+        return pair.inbound.usage, pair.outbound.usage
+
+    # Outbound --------------------------------------------------------------------------------------------
+
+    def outbound(self, packets: Sequence[bytes], now: float) -> Batch:
+        """Protect packets read from the TUN device."""
+        batch = Batch()
+        self._release(batch, now)
+        self._held.expire(now)
+        routes = self._routes
+        for packet in packets:
+            try:
+                packet = ip.whole(packet)
+                key = ip.flow_key(packet)
+                route = routes.get(key) if key is not None else None
+                if route is None:
+                    self._look_up(packet, now, batch)
+                elif len(packet) <= route[1]:
+                    batch.wire.append(self._protect(route[0], packet, now))
+                else:
+                    self._send_large(route[0], packet, ip.may_fragment(packet), route[1], now, batch)
+            except Dropped as dropped:
+                self._counters[dropped.reason] += 1
+        self._report()
+        return batch
+
+    def released(self, now: float) -> Batch:
+        """Packets that `install` or `route` set free; to be called, and sent, after either of them."""
+        batch = Batch()
+        self._release(batch, now)
+        self._report()
+        return batch
+
+    def _release(self, batch: Batch, now: float) -> None:
+        if self._due is not None and not self._due:
+            return
+        rules = None if self._due is None else frozenset(self._due)
+        self._due = set()
+        for packet, cut in self._held.take(rules):
+            try:
+                self._classify(packet, cut, now, batch)
+            except Dropped as dropped:
+                self._counters[dropped.reason] += 1
+
+    def _look_up(self, packet: bytes, now: float, batch: Batch) -> None:
+        """A packet of a flow that is not remembered, or a part of a packet."""
+        if not is_fragment(packet):
+            self._classify(packet, ip.may_fragment(packet), now, batch)
+            return
+        joined = self._fragments.add(packet, now)
+        if joined is not None:
+            self._classify(joined, True, now, batch)
+
+    def _classify(self, packet: bytes, cut: bool, now: float, batch: Batch) -> None:
+        """Find a packet's flow and pair, and send or hold it; `cut` says that it may be fragmented."""
+        fields = fields_of(packet)
+        if fields is None:
+            raise Dropped("malformed")
+        flow = self._flows.lookup(fields, True)
+        if flow is None:
+            raise Dropped("no-flow")
+        if flow.action is not Action.SECURE:
+            raise Dropped("blocked" if flow.action is Action.BLOCK else "permitted")
+        pair = self._pairs.newest(flow.rule, fields)
+        if pair is None:
+            self._hold(flow, fields, packet, cut, now)
+            return
+        sender = self._senders.get(pair)
+        if sender is None:
+            sender = self._senders[pair] = Sender(pair, self._random, self._ident)
+        fits = sender.fits(self._mtu(pair.outbound.destination), packet)
+        key = ip.flow_key(packet)
+        if key is not None:
+            if len(self._routes) >= ROUTES:
+                self._routes.clear()
+            self._routes[key] = sender, fits
+        if len(packet) <= fits:
+            batch.wire.append(self._protect(sender, packet, now))
+        else:
+            self._send_large(sender, packet, cut, fits, now, batch)
+
+    def _hold(self, flow: Flow, fields: Fields, packet: bytes, cut: bool, now: float) -> None:
+        if (
+            flow.outbound is Level.NONE
+        ):  # nothing is asked of this direction; see the module's first paragraph
+            raise Dropped("permitted")
+        if self._held.hold(flow, fields, packet, cut, now):
+            self._counters["no-sa"] += 1
+            source, destination, protocol, source_port, destination_port = fields
+            self._notices.append(
+                Acquire(flow.rule, source, destination, protocol, source_port, destination_port)
+            )
+
+    def _protect(self, sender: Sender, packet: bytes, now: float) -> Outgoing:
+        """Count, number and protect one packet."""
+        number = sender.sa.next_sequence() if sender.meter.take(len(packet), now) else 0
+        if number is None:
+            sender.meter.exhaust("sequence")
+        if sender.meter.crossed:
+            self._crossed(sender.meter, sender.pair, inbound=False)
+        if not number:
+            # met a hard limit; the next packet finds another pair, or waits for one
+            self._retire(sender.pair)
+            raise Dropped("sequence-exhausted" if number is None else "used-up")
+        return sender.protect(packet, number)
+
+    def _send_large(
+        self, sender: Sender, packet: bytes, cut: bool, fits: int, now: float, batch: Batch
+    ) -> None:
+        """Cut a packet up, or tell its sender to make smaller ones."""
+        least = ip.SMALLEST_MTU[6] if packet[0] >> 4 == 6 else 68
+        # no IPv6 sender needs to go lower than 1280, so such packets go out in pieces (RFC 2473 section 7.1)
+        if not cut and len(packet) > least:
+            self._counters["too-big"] += 1
+            error = icmp.too_big(packet, max(fits, least)) if self._icmp.take(now) else None
+            if error is not None:
+                batch.local.append(error)
+            return
+        mtu = self._mtu(sender.sa.destination)
+        pieces = split(packet, fits, self._ident()) if cut and sender.tunnel and sender.portless else [packet]
+        for piece in pieces:
+            outgoing = self._protect(sender, piece, now)
+            if outgoing.path is None:
+                batch.wire += (Outgoing(part) for part in split(outgoing.data, mtu, self._ident()))
+            else:
+                batch.wire.append(outgoing)
+
+    # Inbound ---------------------------------------------------------------------------------------------
+
+    def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
+        """Open packets that came off the wire."""
+        batch = Batch()
+        for one in arrived:
+            try:
+                receiver = self._receiver(one, now)
+                try:
+                    batch.local.append(receiver.open(one, now))
+                finally:
+                    if receiver.meter.crossed:
+                        self._crossed(receiver.meter, receiver.pair, inbound=True)
+            except Dropped as dropped:
+                self._counters[dropped.reason] += 1
+        self._report()
+        return batch
+
+    def _receiver(self, arrived: Arrived, now: float) -> Receiver:
+        data = arrived.data
+        if len(data) < 12:
+            raise Dropped("malformed")
+        spi = int.from_bytes(data[:4] if arrived.protocol == ip.ESP else data[4:8], "big")
+        receiver = self._receivers.get(spi)
+        if receiver is None:
+            pair = self._spis.get(spi)
+            if pair is None:
+                if spi > RESERVED_SPI and self._unknown.take(now):
+                    source = arrived.source if arrived.path is None else arrived.path.peer
+                    self._notices.append(UnknownSpi(spi, source))
+                raise Dropped("unknown-spi")
+            receiver = self._receivers[spi] = Receiver(pair)
+        if receiver.protocol != arrived.protocol:
+            raise Dropped("malformed")
+        return receiver
+
+    # Paths and time --------------------------------------------------------------------------------------
+
+    def path_mtu(self, destination: Address, mtu: int, now: float, spi: int | None = None) -> None:
+        """The network told that packets to an outer address may have at most `mtu` octets. Anybody can say so:
+        only smaller values are believed, none below what IP guarantees, and only for addresses packets are sent
+        to; where the message quotes one, on an SA with that SPI."""
+        mtu = max(mtu, ip.SMALLEST_MTU[destination.version])
+        if mtu >= self._mtu(destination):
+            return
+        busy = (pair.outbound for pair in self._senders)
+        if any(sa.destination == destination and spi in (None, sa.spi) for sa in busy):
+            self._mtus[destination] = mtu, now + MTU_SECONDS
+            self._routes.clear()
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to do, or None."""
+        whens = [
+            self._held.deadline(),
+            self._fragments.deadline(),
+            *(when for _, when in self._mtus.values()),
+        ]
+        return min((when for when in whens if when is not None), default=None)
+
+    def tick(self, now: float) -> None:
+        """Drop held packets and fragments whose time is over, and try larger paths again."""
+        self._held.expire(now)
+        self._fragments.expire(now)
+        for destination in [one for one, (_, when) in self._mtus.items() if when <= now]:
+            del self._mtus[destination]
+            self._routes.clear()
+
+    # Inside ----------------------------------------------------------------------------------------------
+
+    def _mtu(self, destination: Address) -> int:
+        known = self._mtus.get(destination) if self._mtus else None
+        return min(known[0], self._link_mtu) if known else self._link_mtu
+
+    def _ident(self) -> int:
+        """An IPv4 identification or the like, never 0."""
+        self._identification = self._identification % 0xFFFF + 1
+        return self._identification
+
+    def _retire(self, pair: SaPair) -> None:
+        """Send on this pair no more."""
+        self._pairs.discard(pair)
+        self._senders.pop(pair, None)
+        self._routes.clear()
+
+    def _crossed(self, meter: Meter, pair: SaPair, *, inbound: bool) -> None:
+        spi = pair.inbound.spi if inbound else pair.outbound.spi
+        self._notices += (Expire(spi, inbound, hard, reason, pair.owner) for hard, reason in meter.crossed)
+        meter.crossed.clear()
+
+    def _report(self) -> None:
+        """Hand notices to the owner, who may call back."""
+        if self._notices:
+            notices, self._notices = self._notices, []
+            for notice in notices:
+                self.notify(notice)
+
+
+def _check(pair: SaPair) -> None:
+    """Refuse a pair that could not be used; better now than at its first packet."""
+    for sa in (pair.inbound, pair.outbound):
+        suite = sa.suite
+        kind = suite.encryption.kind if suite.encryption is not None else None
+        esp = suite.protocol is SecurityProtocol.ESP
+        for wrong, why in (
+            ((len(sa.encryption_key), len(sa.integrity_key)) != suite.keys, "its keys have wrong lengths"),
+            (sa.source.version != sa.destination.version, "one address is IPv4, the other IPv6"),
+            (not esp and sa.encapsulation is not None, "AH does not pass a NAT"),
+            (esp and kind is None, "ESP needs an encryption algorithm"),
+            (suite.integrity is None and kind not in (Kind.GMAC, Kind.AEAD), "it has no integrity"),
+            (suite.integrity is None and kind is Kind.AEAD and not esp, "AH does not encrypt"),
+            (sa.replay is not None and sa.replay.esn != suite.esn, "its replay window counts otherwise"),
+        ):
+            if wrong:
+                raise Unavailable(f"SPI {sa.spi:08x} ({suite}) cannot be used: {why}")

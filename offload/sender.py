@@ -1,0 +1,139 @@
+"""One outbound SA at work: an inner packet and a number in, what leaves for the wire out (RFC 4301 5.1).
+
+A sender decides nothing: which SA, which number and whether the packet fits its path is settled before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from offload import ip
+from offload.ah import Authenticator
+from offload.esp import Sealer
+from offload.meter import Meter
+from offload.outer import Outgoing
+from sadb.address import Path, SocketAddress
+from sadb.algorithms import SecurityProtocol
+from sadb.sa import Mode, SaPair
+from sadb.selector import ANY_PORT
+
+_UDP = 8  # octets of its header
+_LARGEST_UDP = ip.LARGEST - 20 - _UDP
+
+
+class Sender:
+    """Packets of one outbound SA. `ident` gives IPv4 identifications, never 0: the kernel replaces that."""
+
+    __slots__ = (
+        "_ah",
+        "_dscp",
+        "_esp",
+        "_flags",
+        "_ident",
+        "_outer",
+        "_path",
+        "meter",
+        "pair",
+        "portless",
+        "protect",
+        "sa",
+        "tunnel",
+        "version",
+    )
+
+    def __init__(self, pair: SaPair, random: Callable[[int], bytes], ident: Callable[[], int]) -> None:
+        sa = pair.outbound
+        self.pair, self.sa, self.meter = pair, sa, Meter(sa)
+        self._ident = ident
+        self._dscp = sa.dscp
+        self._flags = None if sa.dont_fragment is None else ip.DONT_FRAGMENT if sa.dont_fragment else 0
+        self._path: Path | None = None
+        if sa.encapsulation is not None:
+            source, destination = sa.encapsulation
+            self._path = Path(SocketAddress(sa.source, source), SocketAddress(sa.destination, destination))
+        self.version = sa.source.version
+        self.tunnel = sa.mode is Mode.TUNNEL
+        # whether a fragment that shows no ports is covered all the same
+        self.portless = all(one.ports == ANY_PORT for one in (*pair.selector.local, *pair.selector.remote))
+        self._esp: Sealer | None = None
+        self._ah: Authenticator | None = None
+        self.protect: Callable[[bytes, int], Outgoing]
+        if sa.suite.protocol is SecurityProtocol.ESP:
+            self._esp = Sealer(sa, random)
+            self._outer = ip.Outer(sa.source, sa.destination, ip.ESP)
+            self.protect = self._esp_tunnel if self.tunnel else self._esp_transport
+        else:
+            self._ah = Authenticator(sa)
+            self._outer = ip.Outer(sa.source, sa.destination, ip.AH)
+            self.protect = self._ah_tunnel if self.tunnel else self._ah_transport
+
+    def fits(self, mtu: int, packet: bytes) -> int:
+        """The longest packet, with a header like this one's, that leaves in one piece of `mtu` octets."""
+        head = self._outer.size if self.tunnel or self._path else ip.insertion(packet)[0]
+        if self._esp is not None:
+            most = self._esp.most(mtu - head - (_UDP if self._path else 0))
+        else:
+            assert self._ah is not None
+            most = mtu - head - self._ah.size(self.version)
+        return most if self.tunnel else most + ip.insertion(packet)[0]
+
+    # One function for each protocol and mode; `packet` is as long as its header says --------------------
+
+    def _esp_tunnel(self, packet: bytes, number: int) -> Outgoing:
+        assert self._esp is not None
+        four = packet[0] >> 4 == 4
+        sealed = self._esp.seal(number, packet, ip.IPV4 if four else ip.IPV6)
+        if self._path is not None:
+            return _in_udp(sealed, self._path)
+        return Outgoing(self._header(packet, four, len(sealed)) + sealed)
+
+    def _ah_tunnel(self, packet: bytes, number: int) -> Outgoing:
+        assert self._ah is not None
+        four = packet[0] >> 4 == 4
+        header = self._header(packet, four, self._ah.size(self.version) + len(packet))
+        field = ip.last_field(header)
+        return Outgoing(self._ah.sign(number, header, field, ip.IPV4 if four else ip.IPV6, packet))
+
+    def _header(self, packet: bytes, four: bool, payload: int) -> bytes:
+        """The outer header: ECN is the inner packet's (RFC 6040 section 4.1), DSCP and DF are it or the SA's.
+        What must not be fragmented on the way in IPv6 must not be in IPv4 either."""
+        traffic = packet[1] if four else (packet[0] & 15) << 4 | packet[1] >> 4
+        if self._dscp is not None:
+            traffic = self._dscp << 2 | traffic & 3
+        if self.version == 6:
+            return self._outer.header(traffic, payload)
+        flags = self._flags
+        if flags is None:
+            flags = (packet[6] & 0x40) << 8 if four else ip.DONT_FRAGMENT
+        return self._outer.header(traffic, payload, self._ident(), flags)
+
+    def _esp_transport(self, packet: bytes, number: int) -> Outgoing:
+        assert self._esp is not None
+        at, field, protocol = ip.insertion(packet)
+        sealed = self._esp.seal(number, packet[at:], protocol)
+        if self._path is not None:
+            return _in_udp(sealed, self._path)
+        return Outgoing(ip.addressed(self._own(packet[:at]), field, ip.ESP, len(sealed)) + sealed)
+
+    def _ah_transport(self, packet: bytes, number: int) -> Outgoing:
+        assert self._ah is not None
+        at, field, protocol = ip.insertion(packet)
+        return Outgoing(self._ah.sign(number, self._own(packet[:at]), field, protocol, packet[at:]))
+
+    def _own(self, header: bytes) -> bytes:
+        """The packet's own header as it is to be on the wire; checksum and lengths come later. The kernel
+        replaces an identification of 0, which AH would notice."""
+        if header[0] >> 4 == 6 or (self._flags is None and header[4:6] != b"\0\0"):
+            return header
+        head = bytearray(header)
+        if head[4:6] == b"\0\0":
+            head[4:6] = self._ident().to_bytes(2, "big")
+        if self._flags is not None:
+            head[6] = head[6] & 0xBF | self._flags >> 8
+        return bytes(head)
+
+
+def _in_udp(sealed: bytes, path: Path) -> Outgoing:
+    if len(sealed) > _LARGEST_UDP:
+        raise ip.Dropped("too-big")
+    return Outgoing(sealed, path)
