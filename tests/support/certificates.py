@@ -63,7 +63,6 @@ def build(
     extensions: Iterable[tuple[x509.ExtensionType, bool]] = (),
     start: float = NOW - DAY,
     end: float = NOW + 30 * DAY,
-    digest: hashes.HashAlgorithm | None = None,
     pss: bool = False,
     serial: int | None = None,
 ) -> x509.Certificate:
@@ -78,10 +77,20 @@ def build(
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
-    if digest is None and not (key_type(issuer.key) or "").startswith("ed"):
-        digest = hashes.SHA256()
+    digest = None if (key_type(issuer.key) or "").startswith("ed") else hashes.SHA256()
     scheme = padding.PSS(padding.MGF1(hashes.SHA256()), 32) if pss else None
     return builder.sign(issuer.key, digest, rsa_padding=scheme)  # type: ignore[arg-type]
+
+
+def with_sha1(certificate: x509.Certificate, issuer: PrivateKey) -> x509.Certificate:
+    """The certificate signed by RSA with SHA-1, which the library no longer does."""
+    assert isinstance(issuer, rsa.RSAPrivateKey)
+    sha256, sha1 = bytes.fromhex("06092a864886f70d01010b"), bytes.fromhex("06092a864886f70d010105")
+    body = certificate.tbs_certificate_bytes
+    weak = body.replace(sha256, sha1)
+    data = certificate.public_bytes(Encoding.DER).replace(body, weak).replace(sha256, sha1)
+    signature = issuer.sign(weak, padding.PKCS1v15(), hashes.SHA1())
+    return x509.load_der_x509_certificate(data.replace(certificate.signature, signature))
 
 
 def moment(seconds: float) -> dt.datetime:
