@@ -13,20 +13,28 @@ from functools import cache
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric import dh, ec, x448, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
 from cryptography.hazmat.primitives.ciphers import Cipher as _Cipher
 from cryptography.hazmat.primitives.ciphers import algorithms as _algorithms
 from cryptography.hazmat.primitives.ciphers import modes as _modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256, SHA384, SHA512, HashAlgorithm
+from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 
 from sadb.algorithms import Curve, Encryption, Group, Integrity, Kind, Prf
 
-# The library means to drop finite-field groups one day; IKE cannot (RFC 8247 makes group 14 mandatory).
-warnings.filterwarnings(
-    "ignore", message="Diffie-Hellman over finite fields", category=CryptographyDeprecationWarning
-)
+with warnings.catch_warnings():
+    # The library means to drop finite-field groups one day, and says so whenever one of these names is read.
+    # IKE cannot drop them: RFC 8247 makes group 14 mandatory.
+    warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+    from cryptography.hazmat.primitives.asymmetric.dh import (
+        DHParameterNumbers,
+        DHParameters,
+        DHPrivateKey,
+        DHPublicNumbers,
+    )
 
 
 class Unverified(Exception):
@@ -111,20 +119,32 @@ class GmacCipher:
         return text
 
 
+_HASHES: dict[str, HashAlgorithm] = {
+    "sha1": SHA1(),
+    "sha256": SHA256(),
+    "sha384": SHA384(),
+    "sha512": SHA512(),
+}
+
+
 class MacCipher:
     """CBC or NULL encryption, then HMAC over associated data, IV, ciphertext and `after` (RFC 4303 section
     3.3.2): there the high half of an extended sequence number stands, which is not sent (section 2.2.1)."""
 
-    __slots__ = ("_algorithm", "_hash", "_icv", "_mac_key")
+    __slots__ = ("_algorithm", "_decryptor", "_icv", "_keyed")
 
     def __init__(self, row: Encryption, key: bytes, integrity: Integrity, mac_key: bytes) -> None:
-        self._algorithm = _algorithms.AES(key) if row.kind is Kind.CBC else None
-        self._mac_key = mac_key
-        self._hash = integrity.hash
+        self._algorithm = None
+        if row.kind is Kind.CBC:
+            self._algorithm = _algorithms.AES(key)
+            self._decryptor = _Cipher(self._algorithm, _modes.CBC(bytes(16))).decryptor()
+        self._keyed = HMAC(mac_key, _HASHES[integrity.hash])
         self._icv = integrity.icv
 
     def _mac(self, data: bytes) -> bytes:
-        return hmac.digest(self._mac_key, data, self._hash)[: self._icv]
+        mac = self._keyed.copy()  # half the time of beginning with the key each time
+        mac.update(data)
+        return mac.finalize()[: self._icv]
 
     def seal(self, iv: bytes, aad: bytes, data: bytes, after: bytes = b"") -> bytes:
         if self._algorithm:
@@ -140,10 +160,11 @@ class MacCipher:
             raise Unverified
         if not self._algorithm:
             return text
-        if len(text) % 16:
+        if len(text) % 16 or len(iv) != 16:
             raise Unverified
-        decryptor = _Cipher(self._algorithm, _modes.CBC(iv)).decryptor()
-        return decryptor.update(text) + decryptor.finalize()
+        # A block is decrypted with the ciphertext before it, so that one decryptor serves all packets: what
+        # it makes of the IV depends on the packet before and is thrown away.
+        return self._decryptor.update(iv + text)[16:]
 
 
 def cipher(row: Encryption, key: bytes, integrity: Integrity | None = None, mac_key: bytes = b"") -> Cipher:
@@ -156,6 +177,8 @@ def cipher(row: Encryption, key: bytes, integrity: Integrity | None = None, mac_
         return GmacCipher(row, key)
     if integrity is None:
         raise ValueError(f"{row.name} needs an integrity algorithm")
+    if len(mac_key) != integrity.key:
+        raise ValueError(f"{integrity.name} takes {integrity.key} octets of key, not {len(mac_key)}")
     return MacCipher(row, key, integrity, mac_key)
 
 
@@ -190,8 +213,12 @@ def modp_prime(group: int) -> int:
 
 
 @cache
-def _modp_parameters(group: int) -> dh.DHParameters:
-    return dh.DHParameterNumbers(modp_prime(group), 2).parameters()
+def _modp_parameters(group: int) -> DHParameters:
+    return DHParameterNumbers(modp_prime(group), 2).parameters()
+
+
+PrivateKey = x25519.X25519PrivateKey | x448.X448PrivateKey | ec.EllipticCurvePrivateKey | DHPrivateKey
+Agree = Callable[[bytes], bytes]
 
 
 class KeyExchange:
@@ -199,10 +226,10 @@ class KeyExchange:
 
     __slots__ = ("_agree", "group", "public")
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, key: PrivateKey | None = None) -> None:
+        """With a new key, or the one given: a known answer needs a known key."""
         self.group = group
-        make = {Curve.MODP: _modp, Curve.ECP: _ecp, Curve.MONTGOMERY: _montgomery}[group.curve]
-        self.public, self._agree = make(group)
+        self.public, self._agree = _halves(group, key or _generate(group))
 
     def __repr__(self) -> str:
         return f"<KeyExchange {self.group.name}>"
@@ -217,44 +244,47 @@ class KeyExchange:
             raise BadPublic(f"not a public value of {self.group.name}") from error
 
 
-Agree = Callable[[bytes], bytes]
+def _generate(group: Group) -> PrivateKey:
+    if group.curve is Curve.MODP:
+        return _modp_parameters(group.ikev2).generate_private_key()
+    if group.curve is Curve.ECP:
+        return ec.generate_private_key(_CURVES[group.ikev2])
+    return x25519.X25519PrivateKey.generate() if group.ikev2 == 31 else x448.X448PrivateKey.generate()
 
 
-def _montgomery(group: Group) -> tuple[bytes, Agree]:
-    # both exchanges raise ValueError on the all-zero result, as RFC 8031 section 4 asks
-    if group.ikev2 == 31:
-        key = x25519.X25519PrivateKey.generate()
+def _halves(group: Group, key: PrivateKey) -> tuple[bytes, Agree]:
+    """The public value of a key, and the agreement with another one."""
+    # both Montgomery exchanges raise ValueError on the all-zero result, as RFC 8031 section 4 asks
+    if isinstance(key, x25519.X25519PrivateKey):
         return key.public_key().public_bytes_raw(), lambda data: key.exchange(
             x25519.X25519PublicKey.from_public_bytes(data)
         )
-    other = x448.X448PrivateKey.generate()
-    return other.public_key().public_bytes_raw(), lambda data: other.exchange(
-        x448.X448PublicKey.from_public_bytes(data)
-    )
+    if isinstance(key, x448.X448PrivateKey):
+        return key.public_key().public_bytes_raw(), lambda data: key.exchange(
+            x448.X448PublicKey.from_public_bytes(data)
+        )
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return _ecp(key)
+    return _modp(group, key)
 
 
-def _ecp(group: Group) -> tuple[bytes, Agree]:
-    curve = _CURVES[group.ikev2]
-    key = ec.generate_private_key(curve)
-    public = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
+def _ecp(key: ec.EllipticCurvePrivateKey) -> tuple[bytes, Agree]:
+    """A point is x | y, without the octet in front; the secret is x alone (RFC 5903 section 7)."""
 
     def agree(data: bytes) -> bytes:
-        return key.exchange(ec.ECDH(), ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\4" + data))
+        return key.exchange(ec.ECDH(), ec.EllipticCurvePublicKey.from_encoded_point(key.curve, b"\4" + data))
 
-    return public, agree
+    return key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:], agree
 
 
-def _modp(group: Group) -> tuple[bytes, Agree]:
-    parameters = _modp_parameters(group.ikev2)
+def _modp(group: Group, key: DHPrivateKey) -> tuple[bytes, Agree]:
     prime = modp_prime(group.ikev2)
-    key = parameters.generate_private_key()
-    public = key.public_key().public_numbers().y.to_bytes(group.public, "big")
 
     def agree(data: bytes) -> bytes:
         y = int.from_bytes(data, "big")
         if not 1 < y < prime - 1:
             raise ValueError("degenerate public value")
-        peer = dh.DHPublicNumbers(y, dh.DHParameterNumbers(prime, 2)).public_key()
+        peer = DHPublicNumbers(y, DHParameterNumbers(prime, 2)).public_key()
         return key.exchange(peer).rjust(group.public, b"\0")
 
-    return public, agree
+    return key.public_key().public_numbers().y.to_bytes(group.public, "big"), agree

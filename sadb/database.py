@@ -287,7 +287,9 @@ class Database:
     def _find(self, expire: Expire) -> SaPair | None:
         if expire.inbound:
             return self._pairs.get(expire.spi)
-        candidates: Iterable[SaPair] = self._owners.get(expire.owner) or self._pairs.values()
+        candidates: Iterable[SaPair] = self._pairs.values()
+        if expire.owner:  # 0: the backend does not know
+            candidates = self._owners.get(expire.owner, ())
         return next((pair for pair in candidates if pair.outbound.spi == expire.spi), None)
 
 
@@ -296,9 +298,11 @@ def _early(lifetime: Lifetime, share: float) -> Lifetime:
     seconds, octets, packets = lifetime.soft_seconds, lifetime.soft_octets, lifetime.soft_packets
     if seconds is None and octets is None and packets is None:
         return lifetime
-    return replace(
-        lifetime,
+    return Lifetime(
         soft_seconds=None if seconds is None else seconds * share,
+        hard_seconds=lifetime.hard_seconds,
         soft_octets=None if octets is None else int(octets * share),
+        hard_octets=lifetime.hard_octets,
         soft_packets=None if packets is None else int(packets * share),
+        hard_packets=lifetime.hard_packets,
     )

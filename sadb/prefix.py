@@ -1,18 +1,23 @@
 """Items found by the address prefixes they stand under: a dictionary per prefix length.
 
 An address is looked up once per length in use, which for real policies is a handful of dictionary probes.
-Ranges are split into their prefixes. It knows nothing of ports, protocols or ranking: that is the caller's.
+Ranges are split into their prefixes; one of very many, which only a peer that wants to fill memory names,
+stands under the prefix around it. So an item may be found that does not cover the address: callers compare
+selectors anyway, with ports and protocols, of which nothing is known here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Generic, TypeVar
 
 from sadb.address import Address
 from sadb.selector import TrafficSelector
 
 T = TypeVar("T")
+
+MOST_PREFIXES = 8  # under which one selector stands
 
 
 def prefixes(selector: TrafficSelector) -> Iterator[tuple[int, int]]:
@@ -27,7 +32,7 @@ def prefixes(selector: TrafficSelector) -> Iterator[tuple[int, int]]:
 
 
 class PrefixIndex(Generic[T]):
-    """Which items stand under an address. Items are compared as their own `==` is defined."""
+    """Which items may cover an address. Items are compared as their own `==` is defined."""
 
     __slots__ = ("_four", "_six")
 
@@ -48,16 +53,17 @@ class PrefixIndex(Generic[T]):
             tables = self._four if version == 4 else self._six
             table = tables.get(length, {})
             bucket = table.get(bits, [])
-            if item not in bucket:
+            try:
+                bucket.remove(item)
+            except ValueError:
                 continue
-            bucket.remove(item)
             if not bucket:
                 del table[bits]
                 if not table:
                     del tables[length]
 
     def buckets(self, address: Address) -> Iterator[list[T]]:
-        """The lists of items whose prefixes hold the address; not to be changed."""
+        """The lists of items under prefixes that hold the address, oldest first; not to be changed."""
         number = int(address)
         width = address.max_prefixlen
         for length, table in (self._four if width == 32 else self._six).items():
@@ -71,4 +77,13 @@ class PrefixIndex(Generic[T]):
 
 def _keys(selectors: Iterable[TrafficSelector]) -> dict[tuple[int, int, int], None]:
     """Version, length and bits of every prefix, each once: selectors of one rule often share addresses."""
-    return {(one.version, length, bits): None for one in selectors for length, bits in prefixes(one)}
+    return {(one.version, length, bits): None for one in selectors for length, bits in _few(one)}
+
+
+def _few(selector: TrafficSelector) -> list[tuple[int, int]]:
+    found = list(islice(prefixes(selector), MOST_PREFIXES + 1))
+    if len(found) > MOST_PREFIXES:
+        low = int(selector.low)
+        open_bits = (low ^ int(selector.high)).bit_length()
+        return [(selector.low.max_prefixlen - open_bits, low >> open_bits)]
+    return found

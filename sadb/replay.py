@@ -34,11 +34,12 @@ class ReplayWindow:
         return (high - 1 if low >= (base - self.size + 1) & 0xFFFFFFFF and high else high) << 32 | low
 
     def check(self, number: int) -> bool:
-        """Whether the number is new and inside the window; counts what it refuses."""
-        if number > self.highest:
-            return number <= (0xFFFFFFFFFFFFFFFF if self.esn else 0xFFFFFFFF)
+        """Whether the number is new and inside the window; counts what it refuses. 0 is never sent, and what
+        lies beyond 32 bits (64 with ESN, where `full` can come to it) is a wrap."""
+        if self.highest < number <= (0xFFFFFFFFFFFFFFFF if self.esn else 0xFFFFFFFF):
+            return True
         back = self.highest - number
-        if number == 0 or back >= self.size:
+        if number == 0 or not 0 <= back < self.size:
             self.late += 1
             return False
         if self._seen >> back & 1:
@@ -53,5 +54,5 @@ class ReplayWindow:
             # a peer may skip 2^31 numbers; shifting by them would take that many bits
             self._seen = (self._seen << jump | 1) & ((1 << self.size) - 1) if jump < self.size else 1
             self.highest = number
-        else:
+        elif self.highest - number < self.size:  # the window may have moved on since the check
             self._seen |= 1 << (self.highest - number)

@@ -158,7 +158,7 @@ class Expire:
     inbound: bool
     hard: bool
     reason: str
-    owner: int = 0
+    owner: int = 0  # the pair's; 0 when it is not known
 
 
 @dataclass(frozen=True, slots=True)

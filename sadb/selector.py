@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, summarize_address_range
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
 from typing import NamedTuple
 
 from sadb.address import Address, Network
 
 ANY_PORT = (0, 0xFFFF)
+MOST_SELECTORS = 255  # in one payload: their number has one octet (RFC 7296 section 3.13)
 OPAQUE = (0xFFFF, 0)  # matches only packets whose ports are not visible (RFC 7296 section 3.13.1)
 
 ICMP, TCP, UDP, ICMPV6, SCTP = 1, 6, 17, 58, 132
@@ -99,9 +100,13 @@ class TrafficSelector:
 
     def covers(self, other: TrafficSelector) -> bool:
         """Whether everything `other` matches is matched here too."""
-        return self.intersect(other) == TrafficSelector(
-            other.low, other.high, other.protocol or self.protocol, other.ports
-        ) and (not self.protocol or other.protocol == self.protocol)
+        if self.protocol and self.protocol != other.protocol:
+            return False
+        if self.ports not in (ANY_PORT, other.ports):
+            inside = self.ports[0] <= other.ports[0] <= other.ports[1] <= self.ports[1]
+            if OPAQUE in (self.ports, other.ports) or not inside:
+                return False
+        return self.has_address(other.low) and self.has_address(other.high)
 
     def networks(self) -> Iterator[Network]:
         """The prefixes that make up the range, for routing tables and tries."""
@@ -127,13 +132,16 @@ class TrafficSelector:
 def narrow(
     offered: Iterable[TrafficSelector], allowed: Sequence[TrafficSelector]
 ) -> tuple[TrafficSelector, ...]:
-    """What of `offered` policy allows, in the order offered and without repeats (RFC 7296 section 2.9)."""
+    """What of `offered` policy allows, in the order offered and without repeats (RFC 7296 section 2.9). It
+    ends where a payload's count of selectors does, whatever a peer's long offer and a long policy come to."""
     found: list[TrafficSelector] = []
     for one in offered:
         for other in allowed:
             both = one.intersect(other)
             if both and not any(known.covers(both) for known in found):
                 found.append(both)
+                if len(found) == MOST_SELECTORS:
+                    return tuple(found)
     return tuple(found)
 
 
@@ -160,7 +168,8 @@ class Selector:
 
 # Reading packets -----------------------------------------------------------------------------------------
 
-# IPv6 extension headers that are walked to find the upper-layer protocol (RFC 8200); 51 is AH
+# IPv6 extension headers that are walked to find the upper-layer protocol (RFC 8200, RFC 6275). AH is not one
+# of them: here it carries an SA.
 _EXTENSIONS = frozenset((0, 43, 60, 135))
 
 
@@ -168,15 +177,17 @@ def fields_of(packet: bytes | memoryview) -> Fields | None:
     """The fields of an IPv4 or IPv6 packet, or None when it is not one. Never raises; ports of a fragment
     that is not the first are None."""
     size = len(packet)
+    source: Address
+    destination: Address
     if size >= 20 and packet[0] >> 4 == 4:
         start = (packet[0] & 15) * 4
         if start < 20 or size < start:
             return None
-        source, destination = ip_address(bytes(packet[12:16])), ip_address(bytes(packet[16:20]))
+        source, destination = IPv4Address(bytes(packet[12:16])), IPv4Address(bytes(packet[16:20]))
         first = not (packet[6] & 0x1F or packet[7])
         return _with_ports(packet, source, destination, packet[9], start if first else size)
     if size >= 40 and packet[0] >> 4 == 6:
-        source, destination = ip_address(bytes(packet[8:24])), ip_address(bytes(packet[24:40]))
+        source, destination = IPv6Address(bytes(packet[8:24])), IPv6Address(bytes(packet[24:40]))
         kind, start, first = packet[6], 40, True
         while (kind in _EXTENSIONS or kind == 44) and start + 8 <= size:
             if kind == 44:
