@@ -1,0 +1,185 @@
+"""Shell. The TUN device: packets that the host's routing leads to us, and packets we hand to the host.
+
+A layer 3 device without packet information (Linux `Documentation/networking/tuntap.rst`), read and written
+in batches without waiting. It lives as long as this object: when the process dies, the device and every route
+through it go. `MemoryTun` has the same interface for tests and for the data plane without root. What is led
+here is `offload.host`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+import re
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from sadb.backend import Unavailable
+
+LARGEST: Final = 65_535
+QUEUE: Final = 1024  # packets the kernel, or a device in memory, holds for us
+
+_DEVICE: Final = "/dev/net/tun"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)  # it goes into nftables text, too
+_TUNSETIFF: Final = 0x400454CA
+_IFF_TUN, _IFF_NO_PI, _IFF_UP = 0x0001, 0x1000, 0x1
+_IFREQ: Final = struct.Struct("16sH22x")
+
+_CAPABILITY: Final = "CAP_NET_ADMIN is missing: run as root or with the rights in systemd/ikd.service"
+_REMEDIES: Final = {
+    errno.ENOENT: f"{_DEVICE} is missing: modprobe tun, or give a container --device {_DEVICE}",
+    errno.ENODEV: "the kernel has no TUN driver: modprobe tun",
+    errno.EPERM: _CAPABILITY,
+    errno.EACCES: _CAPABILITY,
+    errno.EBUSY: "the device is in use: another ikd runs, or set dataplane.device to another name",
+    errno.EINVAL: "a device of another kind has this name: set dataplane.device to another one",
+}
+
+
+class Tun:
+    """A TUN device of its own, up and with nothing routed into it yet."""
+
+    def __init__(self, name: str = "ikd0", mtu: int = 1400) -> None:
+        if not _NAME.fullmatch(name):
+            raise Unavailable(f"{name!r} is no name for a device: up to 15 letters, digits, '_', '.' and '-'")
+        self.name, self.mtu = name, mtu
+        self._fd = -1
+        try:
+            self._fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.ioctl(self._fd, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TUN | _IFF_NO_PI))
+            _configure(socket.if_nametoindex(name), mtu)
+        except OSError as error:
+            self.close()
+            remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
+            raise Unavailable(f"no TUN device {name}: {remedy}") from None
+
+    def fileno(self) -> int:
+        """For the event loop: readable when packets wait."""
+        return self._fd
+
+    def read_batch(self, limit: int) -> list[bytes]:
+        """Up to `limit` packets that wait. Never waits or raises."""
+        packets: list[bytes] = []
+        for _ in range(limit):
+            try:
+                packets.append(os.read(self._fd, LARGEST))
+            except OSError:  # EAGAIN: no more; else the device was deleted under us
+                break
+        return packets
+
+    def write_batch(self, packets: Iterable[bytes]) -> int:
+        """Hand packets to the host; how many it took."""
+        taken = 0
+        for packet in packets:
+            with suppress(OSError):  # EINVAL: not an IP packet; EIO: the device is down
+                os.write(self._fd, packet)
+                taken += 1
+        return taken
+
+    def close(self) -> None:
+        """Remove the device; safe to repeat."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class MemoryTun:
+    """A device without a kernel: what a test injects is read, what is written can be awaited."""
+
+    def __init__(self, name: str = "memory", mtu: int = 1400) -> None:
+        self.name, self.mtu = name, mtu
+        self._inward: deque[bytes] = deque()
+        self._outward: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """Readable when injected packets wait."""
+        return self._fd
+
+    def inject(self, packet: bytes) -> bool:
+        """A packet as an application would send it; whether there was room."""
+        if len(self._inward) >= QUEUE:
+            return False
+        self._inward.append(packet)
+        os.eventfd_write(self._fd, 1)
+        return True
+
+    async def next(self) -> bytes:
+        """The next packet an application would receive."""
+        return await self._outward.get()
+
+    def read_batch(self, limit: int) -> list[bytes]:
+        """Up to `limit` injected packets."""
+        packets = [self._inward.popleft() for _ in range(min(limit, len(self._inward)))]
+        if not self._inward:
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._fd)
+        return packets
+
+    def write_batch(self, packets: Iterable[bytes]) -> int:
+        """Hand packets over; how many there was room for."""
+        taken = 0
+        for packet in packets:
+            with suppress(asyncio.QueueFull):
+                self._outward.put_nowait(packet)
+                taken += 1
+        return taken
+
+    def close(self) -> None:
+        """Give the descriptor back; safe to repeat."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+# Setting the device up --------------------------------------------------------------------------------------
+
+_NLMSGHDR: Final = struct.Struct("=IHHII")
+_IFINFOMSG: Final = struct.Struct("=BxHiII")
+_RTM_SETLINK, _NLM_F_REQUEST_ACK, _NLMSG_ERROR = 19, 5, 2
+_IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC = 4, 13, 26
+_IFLA_INET_CONF, _IPV4_DEVCONF_RP_FILTER, _LOOSE = 1, 8, 2
+_IFLA_INET6_ADDR_GEN_MODE, _NO_ADDRESS = 8, 1
+
+
+def _configure(index: int, mtu: int) -> None:
+    """Size, filters, then up.
+
+    These few attributes are encoded here because pyroute2 cannot write per-family settings of a device, and
+    /proc/sys is closed to a hardened service. The reverse path filter is loose: the sources of decrypted
+    packets are routed elsewhere (in transport mode even through the link the ESP came from). The greater of
+    this value and `net.ipv4.conf.all` counts, so that 2 means loose whatever that one says. Without an
+    address generation mode IPv6 neither invents addresses nor sends router solicitations into the device.
+    """
+    sizes = _attribute(_IFLA_MTU, struct.pack("=I", mtu)) + _attribute(_IFLA_TXQLEN, struct.pack("=I", QUEUE))
+    filters = _attribute(_IPV4_DEVCONF_RP_FILTER, struct.pack("=I", _LOOSE))
+    inet = _attribute(socket.AF_INET, _attribute(_IFLA_INET_CONF, filters))
+    inet6 = _attribute(socket.AF_INET6, _attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes((_NO_ADDRESS,))))
+    _set_link(index, sizes + _attribute(_IFLA_AF_SPEC, inet))
+    with suppress(OSError):  # a host without IPv6, or with it switched off
+        _set_link(index, _attribute(_IFLA_AF_SPEC, inet6))
+    _set_link(index, b"", _IFF_UP)
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return struct.pack("=HH", len(data) + 4, kind) + data + bytes(-len(data) % 4)
+
+
+def _set_link(index: int, attributes: bytes, flags: int = 0) -> None:
+    """One RTM_SETLINK; raises `OSError` when the kernel refuses it."""
+    body = _IFINFOMSG.pack(socket.AF_UNSPEC, 0, index, flags, flags) + attributes
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
+        netlink.send(
+            _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _RTM_SETLINK, _NLM_F_REQUEST_ACK, 1, 0) + body
+        )
+        answer = netlink.recv(LARGEST)
+    kind = _NLMSGHDR.unpack_from(answer)[1]
+    (code,) = struct.unpack_from("=i", answer, _NLMSGHDR.size)
+    if kind == _NLMSG_ERROR and code:
+        raise OSError(-code, os.strerror(-code))
