@@ -13,7 +13,7 @@ from pathlib import Path
 from ikd import network
 from ikd.auth.credentials import Material
 from ikd.auth.files import MaterialError, load_material
-from ikd.settings import IdentitySettings, Settings, SettingsError
+from ikd.settings import IdentitySettings, Settings, SettingsError, options
 from ikd.settings import load as load_settings
 from policy.engine import Policy
 from policy.load import PolicyError
@@ -36,11 +36,25 @@ class Configuration:
     settings: Settings
     policy: Policy
     material: Material
+    postponed: tuple[str, ...] = ()  # what a running daemon cannot change
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What works and should be mended all the same."""
-        return (*self.policy.warnings, *self.material.warnings)
+        return (*self.policy.warnings, *self.material.warnings, *self.postponed)
+
+    def following(self, running: Settings, policy: Policy) -> Configuration:
+        """As a daemon that runs with `running` can take it over: what it has opened stays as it is."""
+        wanted = self.settings
+        ports = replace(wanted.ike, port=running.ike.port, nat_port=running.ike.nat_port)
+        kept = replace(wanted, daemon=running.daemon, dataplane=running.dataplane, ike=ports)
+        postponed = [
+            f"{option.table}.{option.key}: takes effect at the next start"
+            for option in options()
+            if getattr(getattr(kept, option.section), option.name)
+            != getattr(getattr(wanted, option.section), option.name)
+        ]
+        return Configuration(kept, policy, self.material, tuple(postponed) or self.postponed)
 
     async def resolved(self) -> Configuration:
         """With the addresses of the names that the policy uses."""

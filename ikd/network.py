@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from policy.parse import Keywords
 from sadb.address import Address, Network
+
+T = TypeVar("T")
 
 RESOLVER: Final = Path("/etc/resolv.conf")
 PATIENCE: Final = 5.0  # seconds for all names of a policy together
@@ -19,16 +22,33 @@ PATIENCE: Final = 5.0  # seconds for all names of a policy together
 
 def interfaces() -> list[tuple[Address, Network]]:
     """The addresses of this host with their networks, link-local and loopback ones included."""
-    from pyroute2 import IPRoute  # takes a while to import, and not everybody needs it
 
-    found = []
-    with suppress(OSError), IPRoute() as route:
-        for message in route.get_addr():
-            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    def ask(routes: Any) -> list[tuple[Address, Network]]:
+        found: list[tuple[Address, Network]] = []
+        for message in routes.get_addr():
+            text = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
             if text:
                 interface = ip_interface(f"{text}/{message['prefixlen']}")
                 found.append((interface.ip, interface.network))
-    return found
+        return found
+
+    return _asked(ask)
+
+
+def _asked(ask: Callable[[Any], list[T]]) -> list[T]:
+    """What the kernel answers, nothing when it may not be asked. In a thread, because pyroute2 runs an event
+    loop of its own."""
+    from pyroute2 import IPRoute  # takes a while to import, and not everybody needs it
+
+    def run() -> list[T]:
+        with IPRoute() as routes:
+            return ask(routes)
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(run).result()
+        except OSError:
+            return []
 
 
 def addresses() -> frozenset[Address]:
@@ -67,16 +87,16 @@ def name_servers(path: Path) -> list[Address]:
 
 def gateways() -> list[Address]:
     """The gateways of the default routes."""
-    from pyroute2 import IPRoute
 
-    found: dict[Address, None] = {}
-    with suppress(OSError), IPRoute() as route:
+    def ask(routes: Any) -> list[Address]:
+        found: dict[Address, None] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
-            default: Any = route.get_default_routes(family)
-            for message in default:
-                if text := message.get_attr("RTA_GATEWAY"):
+            for message in routes.get_default_routes(family):
+                if text := message.get("RTA_GATEWAY"):
                     found[ip_address(text)] = None
-    return list(found)
+        return list(found)
+
+    return _asked(ask)
 
 
 async def resolve(names: Iterable[str]) -> Mapping[str, tuple[Address, ...]]:

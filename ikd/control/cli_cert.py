@@ -17,6 +17,7 @@ from ikd.control.protocol import ControlError
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _KINDS = click.Choice(list(pki.KEY_TYPES))
+_EXAMPLE = "a name is like vpn.example.org or CN=vpn,O=Example; see ikctl cert --help"
 
 
 @click.group()
@@ -38,7 +39,10 @@ def group() -> None:
 @with_json
 def ca(shared: Context, subject: str, out: Path, days: float, kind: str) -> None:
     """Make an authority, CN its name. Its key signs everything: keep it off the hosts."""
-    pair = pki.make_ca(subject, time.time(), days=days, kind=kind)
+    try:
+        pair = pki.make_ca(subject, time.time(), days=days, kind=kind)
+    except (ValueError, OverflowError) as error:
+        raise ControlError("configuration", f"cannot make an authority: {error}", _EXAMPLE) from None
     _save(shared, out, pair)
 
 
@@ -81,10 +85,14 @@ def issue(
         signer = pki.read_pair(authority.read_bytes(), authority.with_suffix(".key").read_bytes())
         names = san if "=" in subject else (subject, *san)
         pair = pki.issue(signer, subject, names, now=time.time(), days=days, kind=kind, eku=eku)
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
         raise ControlError(
-            "configuration", f"cannot issue: {error}", "make an authority with: ikctl cert ca NAME"
+            "configuration",
+            f"cannot issue: {error.filename}: {error.strerror}",
+            "make an authority with: ikctl cert ca NAME",
         ) from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ControlError("configuration", f"cannot issue: {error}", _EXAMPLE) from None
     _save(shared, out, pair)
 
 
@@ -118,14 +126,18 @@ def _text(value: Any) -> str:
 def _save(shared: Context, out: Path, pair: pki.Pair) -> None:
     """Write both files; an existing one is never overwritten, and the key is the owner's alone."""
     key = out.with_suffix(".key")
+    made: list[Path] = []
     for path, data, mode in (
         (key, pki.key_pem(pair.key), 0o600),
         (out, pki.certificate_pem(pair.certificate), 0o644),
     ):
         try:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                made.append(path)
                 file.write(data)
         except OSError as error:
+            for one in made:  # a key without its certificate is of no use
+                one.unlink(missing_ok=True)
             raise ControlError(
                 "configuration", f"{path}: {error.strerror}", "name another file with --out"
             ) from None

@@ -48,6 +48,7 @@ class Failures:
         self._rules: OrderedDict[str, OrderedDict[str, Failure]] = OrderedDict()  # rule -> peer, oldest first
         self._strangers: OrderedDict[str, Failure] = OrderedDict()
         self._identities: OrderedDict[int, str] = OrderedDict()  # by number of the IKE SA
+        self._addresses: OrderedDict[int, str] = OrderedDict()  # likewise
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             NegotiationFailed: self._failed,
             AuthenticationFailed: self._refused,
@@ -98,9 +99,7 @@ class Failures:
             table.popitem(last=False)
 
     def _identified(self, event: AuthenticationFailed | PeerAuthenticated) -> None:
-        self._identities[event.ike] = event.identity
-        if len(self._identities) > MOST_IDENTITIES:
-            self._identities.popitem(last=False)
+        _remember(self._identities, event.ike, event.identity)
 
     def _refused(self, event: AuthenticationFailed) -> None:
         self._identified(event)
@@ -110,22 +109,31 @@ class Failures:
 
     def _ike_established(self, event: IkeEstablished) -> None:
         """What failed before there was an IKE SA is over; its Child SA may still fail."""
+        peer = str(event.path.peer.address)
+        _remember(self._addresses, event.ike, peer)
         if event.replaces:
             return
-        peer = str(event.path.peer.address)
         for table in (self._strangers, *self._rules.values()):
             if (failure := table.get(peer)) and not failure.event.child:
                 self._mend(failure)
 
     def _child_established(self, event: ChildEstablished) -> None:
-        peers = self._rules.get(event.rule) or OrderedDict()
-        for peer, failure in peers.items():
-            if len(peers) == 1 or event.peer in (peer, failure.identity):
+        """What failed for the rule with this peer is over, and what failed before there was a peer."""
+        address = self._addresses.get(event.ike, "")
+        for peer, failure in self._rules.get(event.rule, {}).items():
+            if peer in ("", address, event.peer) or (failure.identity and failure.identity == event.peer):
                 self._mend(failure)
 
     def _mend(self, failure: Failure) -> None:
         if failure.mended is None:
             failure.mended = self._clock()
+
+
+def _remember(table: OrderedDict[int, str], number: int, text: str) -> None:
+    """Something about one of the latest IKE SAs."""
+    table[number] = text
+    if len(table) > MOST_IDENTITIES:
+        table.popitem(last=False)
 
 
 def _what(event: NegotiationFailed) -> tuple[str, str, str, bool]:

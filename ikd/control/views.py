@@ -7,12 +7,13 @@ here changes anything, and no key material comes near.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ikd import __version__
 from ikd.control.failures import Failure
-from ikd.control.protocol import Json, plain
-from ikd.events import NegotiationFailed
+from ikd.control.protocol import Json, hyphened, plain, stamp
+from ikd.events import Event, NegotiationFailed
 from policy.engine import Changes
 from sadb.address import Address
 from sadb.sa import SaPair, Usage
@@ -29,6 +30,14 @@ UsageOf = Mapping[int, tuple[Usage, Usage]]  # by inbound SPI
 def spi(number: int) -> str:
     """An SPI as people and other tools write it."""
     return f"{number:08x}"
+
+
+def event_line(event: Event, posix: float) -> Json:
+    """An event as a line of the control socket, with the time it happened at."""
+    kind = type(event)
+    line = {"event": hyphened(kind.__name__), "time": stamp(posix), "group": kind.group}
+    values = {one.name: plain(getattr(event, one.name)) for one in fields(event)}
+    return line | values | {"text": event.text}
 
 
 # Security associations -----------------------------------------------------------------------------------

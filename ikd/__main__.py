@@ -1,0 +1,51 @@
+"""Shell. `ikd`, the daemon: reads its files, serves until it is told to stop, and says clearly why it
+cannot."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import sys
+from pathlib import Path
+
+from ikd import __version__
+from ikd.daemon import CannotStart, Daemon
+from ikd.loading import ConfigurationError, load
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; the exit status: 0 after an orderly stop, 1 when it cannot start."""
+    parser = argparse.ArgumentParser(prog="ikd", description="The IPsec key-management daemon.")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("/etc/ikd"),
+        metavar="DIR",
+        help="directory with ikd.toml and policy.toml (default: /etc/ikd)",
+    )
+    parser.add_argument("--version", action="version", version=f"ikd {__version__}")
+    given = parser.parse_args(arguments)
+    try:
+        asyncio.run(_serve(given.config))
+    except ConfigurationError as error:
+        for complaint in error.complaints:
+            print(f"ikd: {complaint}", file=sys.stderr)
+        return 1
+    except CannotStart as error:
+        print(f"ikd: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before the daemon listens to signals itself
+        return 130
+    return 0
+
+
+async def _serve(directory: Path) -> None:
+    configuration = await load(directory).resolved()
+    daemon = Daemon(configuration)
+    gc.freeze()  # what is here stays: collections need not look at it again
+    await daemon.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""Shell. The daemon: everything put together, from files and sockets to the core, and taken apart again.
+
+It owns the order of starting and stopping, signals, reload, and what systemd hears. What happens in between
+is in `ikd.driver`; what requests may ask of it is in `ikd.control.host`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, suppress
+from typing import Any, Final, TextIO
+
+from ikd import __version__, events, loading, systemd
+from ikd.auth.credentials import Credentials
+from ikd.control import requests
+from ikd.control.failures import Failures
+from ikd.control.host import DaemonHost
+from ikd.control.protocol import Caller, Json
+from ikd.control.server import Occupied, Server, SocketFile
+from ikd.driver import Driver
+from ikd.endpoint import Endpoint
+from ikd.keylog import KeyLog
+from ikd.loading import Configuration, ConfigurationError
+from ikd.logs import Log
+from ikd.metrics import Metrics
+from ikd.plane import Plane, make_plane
+from ikd.publisher import Publisher
+from ikd.readings import readings
+from ikd.transport import Transport
+from policy.engine import Changes, diff
+from sadb.backend import Unavailable
+from sadb.database import Database
+from sadb.sa import SaPair
+
+FAREWELL: Final = 2.0  # seconds for the peers to answer when the daemon stops
+RESOLVE_EVERY: Final = 60.0
+
+
+class CannotStart(Exception):
+    """The daemon cannot start; the text is for the administrator."""
+
+
+class Daemon:
+    """One daemon on one configuration directory, made on a running loop. `run` returns when it was
+    stopped."""
+
+    def __init__(self, configuration: Configuration, stream: TextIO | None = None) -> None:
+        settings = self.settings = configuration.settings
+        self.configuration = configuration
+        self.loop = asyncio.get_running_loop()
+        self.began = self.loop.time()
+        self.publisher = Publisher(self.broken)
+        self.log = Log(settings.log.level, settings.log.format, stream or sys.stderr, self.loop.call_later)
+        self.failures = Failures(self.loop.time)
+        self.metrics = Metrics(lambda: readings(self))
+        for source in (self.log.writer, self.metrics.listener, self.failures.listener):
+            self.publisher.add_source(source)
+        self.keylog = KeyLog(lambda text: self.warn("exported keys", text))
+        self.transport = Transport(
+            settings.daemon.listen,
+            (settings.ike.port, settings.ike.nat_port),
+            self,
+            interfaces=settings.daemon.interfaces,
+            batch=settings.dataplane.batch,
+        )
+        self.plane: Plane = make_plane(settings.dataplane, self.transport, self._guarded)
+        self.database = Database(self.plane.backend, os.urandom, settings.dataplane.pairs)
+        credentials = Credentials(configuration.material, time.time)
+        self.endpoint = Endpoint(settings.ike, configuration.policy, credentials, os.urandom)
+        self.driver: Driver = Driver(
+            self.endpoint,
+            self.database,
+            self.plane,
+            self.transport,
+            self.keylog,
+            self.publisher.publish,
+            self.broken,
+        )
+        # what arrives goes straight to the driver (`transport.Receiver`)
+        self.ike, self.esp, self.trouble = self.driver.ike, self.driver.esp, self.driver.trouble
+        self.host = DaemonHost(self)
+        self._stopping = asyncio.Event()
+        self._reason = ""
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._telling = False
+
+    def _guarded(self, where: str, call: Callable[[], object]) -> None:
+        self.driver.guarded(where, call)
+
+    # Life ------------------------------------------------------------------------------------------------
+
+    async def run(self, *, signals: bool = True, ready: Callable[[], None] | None = None) -> None:
+        """Serve until stopped; raises `CannotStart`. Nothing of ours is left afterwards."""
+        async with AsyncExitStack() as stack:
+            try:
+                await self._start(stack)
+            except (OSError, Unavailable, Occupied) as error:
+                raise CannotStart(told(error)) from error
+            if signals:
+                self._listen_to_signals(stack)
+            self._started()
+            if ready is not None:
+                ready()
+            await self._stopping.wait()
+            systemd.notify("STOPPING=1", f"STATUS=stopping: {self._reason}")
+            self.publisher.publish(events.Stopping(reason=self._reason))
+            await self._say_goodbye()
+
+    def stop(self, reason: str) -> None:
+        """Begin an orderly stop."""
+        self._reason = self._reason or reason
+        self._stopping.set()
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        """In this order, so that a second daemon is refused before it touches anything."""
+        daemon = self.settings.daemon
+        place = self.settings.directory / daemon.control
+        file = SocketFile(place, daemon.control_mode, daemon.control_group)
+        sock = file.bind()
+        for undo in (file.release, sock.close, self.keylog.close, self.driver.close, self._cancel):
+            stack.callback(undo)
+        self.transport.open(self.loop)
+        stack.callback(self.transport.close)
+        stack.callback(self.plane.close)
+        self.plane.open(self.loop)
+        self.plane.route(self.endpoint.policy.flows())
+        server = Server(file, self._dispatch, lambda error: self.broken("a request", error))
+        await stack.enter_async_context(server.serve(sock))
+
+    def _started(self) -> None:
+        for warning in self.configuration.warnings:
+            self.warn("configuration", warning)
+        for notice in self.plane.notices:
+            self.warn("data plane", notice)
+        rules = len(self.endpoint.policy.in_force)
+        self.publisher.publish(events.Started(version=__version__, plane=self.plane.name, rules=rules))
+        systemd.notify("READY=1", f"STATUS={rules} rules, {self.plane.name}")
+        self._keep(self._resolve_again())
+        if (interval := systemd.watchdog()) is not None:
+            self._keep(self._ping(interval))
+
+    async def _say_goodbye(self) -> None:
+        """Delete everything at the peers, and give them a moment to answer."""
+        gone = asyncio.Event()
+
+        def settled() -> None:
+            if self.endpoint.idle:
+                gone.set()
+
+        self.driver.negotiating = False
+        self.driver.settled = settled
+        self.driver.act("the farewell", lambda: self.endpoint.shutdown(self.loop.time()))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(gone.wait(), FAREWELL)
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def _listen_to_signals(self, stack: AsyncExitStack) -> None:
+        handlers: dict[signal.Signals, Callable[[], object]] = {
+            signal.SIGTERM: lambda: self.stop("SIGTERM"),
+            signal.SIGINT: lambda: self.stop("SIGINT"),
+            signal.SIGHUP: lambda: self._keep(self._reload_quietly()),
+        }
+        for number, handler in handlers.items():
+            self.loop.add_signal_handler(number, handler)
+            stack.callback(self.loop.remove_signal_handler, number)
+
+    async def _ping(self, interval: float) -> None:
+        """Tell systemd that the loop turns."""
+        while True:
+            systemd.notify("WATCHDOG=1")
+            await asyncio.sleep(interval)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside everything else; what it raises is told."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self.broken("a task", error)
+
+    # Reload ----------------------------------------------------------------------------------------------
+
+    async def reload(self, *, dry_run: bool) -> tuple[Changes, Configuration, tuple[SaPair, ...]]:
+        """Read everything anew and, unless `dry_run`, put it into force whole; raises `ConfigurationError`,
+        and then nothing has changed. Also gives the pairs that this ends."""
+        async with self._reloading:
+            try:
+                loaded = await asyncio.to_thread(loading.load, self.settings.directory)
+                policy = await loading.resolved(loaded.policy, self.endpoint.policy)
+                new = loaded.following(self.settings, policy)
+                changes = diff(self.endpoint.policy, policy)
+                ended = frozenset(changes.changed + changes.removed)
+                touched = tuple(pair for pair in self.database.pairs() if pair.rule in ended)
+                if not dry_run:
+                    self._apply(new, changes)
+            except ConfigurationError as error:
+                if not dry_run:
+                    self.publisher.publish(events.ReloadRefused(complaints=error.complaints))
+                raise
+            return changes, new, touched
+
+    def _apply(self, new: Configuration, changes: Changes) -> None:
+        """Put a configuration into force; the data plane first, because only it can refuse."""
+        try:
+            self.plane.route(new.policy.flows())
+        except (OSError, Unavailable) as error:
+            raise ConfigurationError((f"the data plane refuses the policy: {told(error)}",)) from error
+        if new.settings.log.level != self.settings.log.level:  # else `ikctl log` stays in force
+            self.log.levels = new.settings.log.level
+            self.publisher.rewire()
+        self.configuration, self.settings = new, new.settings
+        self.failures.forget_rules(frozenset(changes.changed + changes.removed))
+        credentials = Credentials(new.material, time.time)
+        self.driver.act(
+            "the reload",
+            lambda: self.endpoint.reload(
+                new.policy, credentials, new.settings.ike, changes, self.loop.time()
+            ),
+        )
+        self.publisher.publish(
+            events.Reloaded(
+                rules=len(new.policy.in_force),
+                added=changes.added,
+                changed=changes.changed,
+                removed=changes.removed,
+            )
+        )
+        for warning in new.warnings:
+            self.warn("configuration", warning)
+
+    async def _reload_quietly(self) -> None:
+        """SIGHUP: who sent it cannot be answered; the log has it."""
+        systemd.reloading()
+        with suppress(ConfigurationError):
+            await self.reload(dry_run=False)
+        systemd.notify("READY=1")
+
+    async def _resolve_again(self) -> None:
+        """Look the policy's names up now and then, and follow those that have moved."""
+        while True:
+            await asyncio.sleep(RESOLVE_EVERY)
+            async with self._reloading:
+                before = self.endpoint.policy
+                found = await loading.resolved(before, before)
+                if changes := diff(before, found):
+                    try:
+                        self._apply(self.configuration.following(self.settings, found), changes)
+                    except ConfigurationError as error:
+                        self.warn("names", str(error))
+
+    # Telling ---------------------------------------------------------------------------------------------
+
+    async def _dispatch(self, do: str, given: dict[str, Json], caller: Caller) -> Json:
+        return await requests.dispatch(self.host, do, given, caller)
+
+    def warn(self, about: str, warning: str) -> None:
+        """Something an administrator should know."""
+        self.publisher.publish(events.Warned(about=about, warning=warning))
+
+    def broken(self, where: str, error: BaseException) -> None:
+        """A bug of ours: tell it and go on. One in telling it goes to standard error alone."""
+        text = "".join(traceback.format_exception(error))
+        if self._telling:
+            print(text, file=sys.stderr)
+            return
+        self._telling = True
+        try:
+            what = f"{type(error).__name__}: {error}"
+            self.publisher.publish(events.Broken(where=where, error=what, traceback=text))
+        finally:
+            self._telling = False
+
+
+def told(error: BaseException) -> str:
+    """An error that keeps the daemon from starting, with what to do about the usual ones."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, PermissionError):
+        return f"{text}; run it as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE"
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"{text}; is another IKE daemon running on this host?"
+    return text

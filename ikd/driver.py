@@ -1,0 +1,243 @@
+"""Shell. Drives the protocol core: what comes in leads to a call of it, and what it wants done is done.
+
+Outputs are carried out in their order until nothing is left; questions are answered at once. What the data
+plane notices in the middle of a call waits until that call is over. There is one timer for all deadlines. An
+exception in any of this is a bug of ours: it is told, and everything else goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from ikd import events
+from ikd.auth import Authenticate
+from ikd.endpoint import Endpoint
+from ikd.events import EVENTS, Event
+from ikd.exchange import Question
+from ikd.keylog import KeyLog
+from ikd.outputs import AllocateSpi, Ask, Inherit, Install, Keys, Move, Output, Release, Remove, Transmit
+from ikd.paths import NoPath, path_for
+from ikd.plane import Plane
+from ikd.transport import Transport
+from policy.rules import Rule
+from sadb.address import Path
+from sadb.backend import Notice, Unavailable
+from sadb.database import Database
+from sadb.sa import Acquire, Expire, UnknownSpi
+
+MOST_NOTICES: Final = 4096
+SHORTEST_SLEEP: Final = 0.001  # a deadline that does not go away must not take the whole processor
+
+Handler = Callable[[Any], Iterable[Output] | None]
+
+
+class Driver:
+    """Core, database and data plane as one. `settled` runs whenever a piece of work is over."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        database: Database,
+        plane: Plane,
+        transport: Transport,
+        keylog: KeyLog,
+        publish: Callable[[Event], None],
+        broken: Callable[[str, Exception], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self.database = database
+        self.plane = plane
+        self.transport = transport
+        self.keylog = keylog
+        self.publish = publish
+        self.broken = broken
+        self.negotiating = True
+        self.settled: Callable[[], None] = lambda: None
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
+        self._notices: deque[Notice] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._waking: float | None = None
+        self._handlers = self._table()
+        self._questions: dict[type[Question[Any]], Callable[[Any], object]] = {
+            AllocateSpi: lambda question: database.allocate_spi(self._clock()),
+            Install: self._install,
+            Authenticate: lambda question: question.side.step(question.token),
+        }
+        plane.backend.notify = self.notice
+
+    def close(self) -> None:
+        """No more deadlines."""
+        self.negotiating = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # What the core wants done ----------------------------------------------------------------------------
+
+    def _table(self) -> dict[type[Any], Handler]:
+        """Who carries out which output."""
+        table: dict[type[Any], Handler] = dict.fromkeys(EVENTS.values(), self.publish)
+        return table | {
+            Transmit: self._transmit,
+            Ask: self._answer,
+            Release: lambda output: self.database.release(output.spi),
+            Remove: lambda output: self.database.remove(output.pair),
+            Inherit: lambda output: self.database.inherit(output.former, output.owner),
+            Move: self._move,
+            Keys: self._export,
+        }
+
+    def perform(self, outputs: Iterable[Output]) -> None:
+        """Carry out outputs in their order, and those that follow from them after them."""
+        queue = deque(outputs)
+        handlers = self._handlers
+        while queue:
+            output = queue.popleft()
+            try:
+                more = handlers[type(output)](output)
+            except Unavailable as error:
+                self.publish(events.Warned(about="data plane", warning=str(error)))
+            except Exception as error:
+                self.broken(type(output).__name__, error)
+            else:
+                if more:
+                    queue.extend(more)
+
+    def _transmit(self, output: Transmit) -> None:
+        self.transport.send(output.data, output.path)
+
+    def _answer(self, output: Ask) -> Iterable[Output]:
+        """Answer a question at once; what goes wrong is an answer, too."""
+        value: object
+        try:
+            value = self._questions[type(output.question)](output.question)
+        except Exception as error:
+            value = error
+        return self.endpoint.answer(output.ticket, value, self._clock())
+
+    def _install(self, question: Install) -> None:
+        self.database.install(question.pair, self._clock(), question.replaces)
+        if self.keylog.on:
+            self.keylog.child(question.pair)
+
+    def _move(self, output: Move) -> None:
+        """A pair keeps its encapsulation; its addresses and ports are those of the IKE SA now."""
+        local, peer = output.path.local, output.path.peer
+        ports = (local.port, peer.port) if output.pair.outbound.encapsulation else None
+        self.plane.backend.moved(output.pair, local.address, peer.address, ports)
+
+    def _export(self, output: Keys) -> None:
+        if self.keylog.on:
+            self.keylog.ike(output)
+
+    # What comes in ---------------------------------------------------------------------------------------
+
+    def act(self, where: str, call: Callable[[], Iterable[Output]]) -> None:
+        """One call of the core with all that follows from it."""
+        self.guarded(where, lambda: self.perform(call()))
+
+    def guarded(self, where: str, call: Callable[[], object]) -> None:
+        """One piece of work with all that follows from it."""
+        try:
+            call()
+            self._settle()
+        except Exception as error:
+            self.broken(where, error)
+
+    def ike(self, data: bytes, path: Path) -> None:
+        """A datagram came (`transport.Receiver`)."""
+        try:
+            self.perform(self.endpoint.receive(data, path, self._clock()))
+            self._settle()
+        except Exception as error:
+            self.broken("receiving", error)
+
+    def esp(self, datagrams: Sequence[tuple[bytes, Path]]) -> None:
+        """ESP in UDP came (`transport.Receiver`)."""
+        self.guarded("ESP in UDP", lambda: self.plane.arrived(datagrams))
+
+    def trouble(self, what: str, path: Path | None) -> None:
+        """A datagram could not be sent or received (`transport.Receiver`)."""
+        self.publish(events.TransportTrouble(what=what, path=path))
+
+    def notice(self, notice: Notice) -> None:
+        """The data plane noticed something; it may be in the middle of a batch, so later."""
+        if len(self._notices) >= MOST_NOTICES:
+            return  # it notices again
+        self._notices.append(notice)
+        if len(self._notices) == 1:
+            self._loop.call_soon(self.guarded, "a notice", lambda: None)
+
+    def initiate(self, rule: Rule, acquire: Acquire | None = None, *, childless: bool = False) -> None:
+        """Begin to negotiate for a rule; raises `NoPath`."""
+        path = path_for(rule, acquire, self.transport.port, self.transport.source_for)
+        now = self._clock()
+        self.perform(self.endpoint.initiate(rule, path, now, acquire, childless=childless))
+
+    def _settle(self) -> None:
+        """After every piece of work: what was noticed, packets that were set free, the next deadline."""
+        while self._notices:
+            notice = self._notices.popleft()
+            match notice:
+                case Acquire():
+                    self._acquired(notice)
+                case Expire():
+                    self._expired(self.database.noticed(notice))
+                case UnknownSpi():
+                    spi = f"{notice.spi:08x}"
+                    self.publish(events.SpiUnknown(spi=spi, source=str(notice.source)))
+                    self.perform(self.endpoint.unknown_spi(notice, self._clock()))
+        self.plane.flush()
+        self._set_timer()
+        self.settled()
+
+    def _acquired(self, acquire: Acquire) -> None:
+        """The data plane holds a packet: negotiate."""
+        rule = self.endpoint.policy.rule(acquire.rule)
+        if rule is None or not rule.enabled or not self.negotiating:
+            return
+        source, destination = str(acquire.source), str(acquire.destination)
+        self.publish(events.PacketAcquired(rule=rule.name, source=source, destination=destination))
+        try:
+            self.initiate(rule, acquire)
+        except NoPath as error:
+            self.publish(error.event(rule))
+
+    def _expired(self, expire: Expire | None) -> None:
+        """An SA met a limit, and the database agrees that this is news."""
+        if expire is not None:
+            self.perform(self.endpoint.expired(expire, self._clock()))
+
+    # Time ------------------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        """One timer for everybody's deadline. One that fires too early costs less than moving it with every
+        message, so it only ever moves forward."""
+        deadlines = (self.endpoint.deadline(), self.database.deadline(), self.plane.deadline())
+        soonest = min((one for one in deadlines if one is not None), default=None)
+        if soonest is None or (self._waking is not None and self._waking <= soonest):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._waking = max(soonest, self._clock() + SHORTEST_SLEEP)
+        self._timer = self._loop.call_at(self._waking, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = self._waking = None
+        now = self._clock()
+        for work in (self._deadlines, self._lifetimes, self.plane.tick):
+            try:
+                work(now)
+            except Exception as error:
+                self.broken("a deadline", error)
+        self.guarded("a deadline", lambda: None)
+
+    def _deadlines(self, now: float) -> None:
+        self.perform(self.endpoint.tick(now))
+
+    def _lifetimes(self, now: float) -> None:
+        for expire in self.database.tick(now):
+            self.perform(self.endpoint.expired(expire, now))

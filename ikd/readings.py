@@ -1,0 +1,49 @@
+"""What metrics read when they are asked: the state of associations, the database and the data plane."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ikd import __version__
+from ikd.control.protocol import plain
+from ikd.metrics import Reading
+
+if TYPE_CHECKING:
+    from ikd.daemon import Daemon
+
+
+def readings(daemon: Daemon) -> Iterator[Reading]:
+    """Every gauge, and counters that are kept where they are counted."""
+    now = daemon.loop.time()
+    yield Reading("info", "The version that runs.", 1, (("version", __version__),))
+    yield Reading("up_seconds", "Since the start.", now - daemon.began)
+    yield Reading("rules", "Rules in force.", len(daemon.endpoint.policy.in_force))
+    yield Reading("half_open", "Negotiations whose peer is not proven yet.", daemon.endpoint.half_open)
+    states = Counter(plain(one.state) for one in daemon.endpoint.associations.values())
+    for state in sorted(states | Counter({"established": 0})):
+        yield Reading("ike_sas", "IKE SAs, by state.", states[state], (("state", state),))
+    counts = daemon.database.counts()
+    for state in ("larval", "mature", "dying"):
+        yield Reading("sadb_pairs", "SA pairs, by state.", getattr(counts, state), (("state", state),))
+    yield Reading("sadb_limit", "Most SA pairs there may be.", counts.limit)
+    yield Reading("sadb_refused", "SPIs not given out.", counts.refused, counter=True)
+    for direction, octets, packets in _traffic(daemon):
+        label = (("direction", direction),)
+        yield Reading("sa_octets", "Octets through the Child SAs there are now.", octets, label)
+        yield Reading("sa_packets", "Packets through the Child SAs there are now.", packets, label)
+    for reason, number in sorted(daemon.plane.dropped().items()):
+        label = (("reason", reason),)
+        yield Reading("packets_dropped", "Packets that came to nothing.", number, label, counter=True)
+    yield Reading("packets_held", "Packets that wait for a Child SA.", daemon.plane.engine.held)
+
+
+def _traffic(daemon: Daemon) -> Iterator[tuple[str, int, int]]:
+    used = [daemon.plane.backend.usage(pair) for pair in daemon.database.pairs()]
+    for number, direction in enumerate(("in", "out")):
+        yield (
+            direction,
+            sum(each[number].octets for each in used),
+            sum(each[number].packets for each in used),
+        )
