@@ -122,7 +122,10 @@ def alternative_name(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(text))
     except ValueError:
-        return x509.RFC822Name(text) if "@" in text else x509.DNSName(text.encode("idna").decode())
+        pass
+    if not text or " " in text or not text.isprintable():
+        raise ValueError(f'"{text}" is no DNS name, address or user@host')
+    return x509.RFC822Name(text) if "@" in text else x509.DNSName(text.encode("idna").decode())
 
 
 def make_crl(

@@ -7,6 +7,7 @@ The text form is unambiguous: what a peer sends as one type never prints as anot
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -14,6 +15,9 @@ from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
+
+# The library remarks on long attributes of names it reads; strangers must not write to our standard error.
+warnings.filterwarnings("ignore", message="Attribute's length must be")
 
 
 class IdKind(IntEnum):

@@ -100,7 +100,7 @@ def test_pinned_certificate() -> None:
     found = trust(LEAF)
     assert found.verify(der(LEAF), NOW).certificates == (LEAF.certificate,)
     assert "not trusted" in refusal(found, der(host(SUB, "other.example", number=1), SUB))
-    child = build(LEAF, extensions=[dns("child.example")])
+    child = build(LEAF, public=key(number=3), extensions=[dns("child.example")])
     assert "is not a CA" in refusal(found, der(child))
 
 

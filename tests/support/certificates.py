@@ -28,9 +28,14 @@ CERTIFICATE = AuthMethod("certificate")
 PSK = AuthMethod("psk")
 
 
-@cache
 def key(kind: str = "ecdsa-p256", number: int = 0) -> PrivateKey:
-    """The same key for the same arguments; RSA keys take long to make."""
+    """The same key for the same arguments."""
+    return _key(kind, number)
+
+
+@cache
+def _key(kind: str, number: int) -> PrivateKey:
+    """Made once: RSA keys take long."""
     if kind == "rsa-1024":
         return rsa.generate_private_key(65537, 1024)
     if kind == "p192-like":

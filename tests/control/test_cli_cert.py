@@ -1,0 +1,195 @@
+"""ikd.control.cli_cert and ikd.pki: certificates made by `ikctl cert`, from the files it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from cryptography import x509
+from support.certificates import DAY, NOW, der, key
+
+from ikd import pki
+from ikd.auth import Declined
+from ikd.auth.chain import Trust
+from ikd.auth.files import load_material
+from ikd.auth.identity import Identity
+from ikd.control import cli_cert
+from ikd.control.cli import Context
+from ikd.control.protocol import ControlError
+from ikd.settings import IdentitySettings
+
+
+def run(*arguments: str, as_json: bool = False) -> Result:
+    """`ikctl cert ARGUMENTS`; what it raises is for the caller of `ikctl` to print."""
+    found = CliRunner().invoke(cli_cert.group, list(arguments), obj=Context(None, None, as_json))
+    if isinstance(found.exception, ControlError):
+        raise found.exception
+    return found
+
+
+def answer(*arguments: str) -> Any:
+    """The same, as JSON."""
+    found = run(*arguments, "--json")
+    assert found.exit_code == 0, found.output
+    return json.loads(found.output)
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files go where the command is run."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", ["ecdsa-p256", "ecdsa-p521", "ed25519", "ed448", "rsa-2048"])
+def test_files_from_the_commands_are_credentials(inside: Path, kind: str) -> None:
+    """The README's commands would make files that the daemon refuses."""
+    answer("ca", "Example CA", "--kind", kind)
+    answer("issue", "db.example", "--san", "10.0.0.9", "--san", "db@corp.example", "--kind", kind)
+    settings = IdentitySettings(certificate="host.pem", key="host.key", trust=("ca.pem",))
+    material = load_material(inside, settings, time.time())
+    assert material.warnings == ()
+    assert material.hosts[0].facts.names == ("db.example", "10.0.0.9", "db@corp.example", "CN=db.example")
+    assert material.hosts[0].facts.usages == frozenset(["1.3.6.1.5.5.7.3.17"])
+    chain = Trust(material.anchors).verify(material.hosts[0].sent, time.time())
+    assert chain.facts.prove(Identity.parse("db.example"))
+
+
+def test_keys_are_the_owner_s_alone(inside: Path) -> None:
+    """Everybody on the host could read the authority's key."""
+    run("ca", "Example CA")
+    run("issue", "db.example")
+    assert [(inside / name).stat().st_mode & 0o777 for name in ("ca.key", "host.key")] == [0o600, 0o600]
+
+
+def test_no_file_is_overwritten(inside: Path) -> None:
+    """A second `ikctl cert ca` would make all certificates worthless."""
+    run("ca", "Example CA")
+    before = {path.name: path.read_bytes() for path in inside.iterdir()}
+    with pytest.raises(ControlError, match="File exists") as caught:
+        run("ca", "Another CA")
+    assert caught.value.remedy
+    (inside / "ca.key").rename(inside / "elsewhere.key")
+    with pytest.raises(ControlError, match="File exists"):
+        run("ca", "Another CA")
+    left = {path.name: path.read_bytes() for path in inside.iterdir()}
+    assert left["ca.pem"] == before["ca.pem"]
+    assert "ca.key" not in left  # a key that belongs to no certificate
+
+
+def test_answer_tells_what_was_made(inside: Path) -> None:
+    """A script could not find the files, or a person not see how long they are good."""
+    made = answer("ca", "Example CA", "--days", "10", "--out", "my.pem")
+    assert (made["certificate"], made["key"]) == ("my.pem", "my.key")
+    assert made["about"]["subject"] == "CN=Example CA"
+    assert made["about"]["days_left"] in (9, 10)
+    assert (
+        "issued.pem and issued.key: CN=db.example, until 20"
+        in run("issue", "db.example", "--ca", "my.pem", "--out", "issued.pem").output
+    )
+
+
+def test_subject_may_be_a_distinguished_name(inside: Path) -> None:
+    """A name with attributes would become one long CN."""
+    run("ca", "Example CA")
+    made = answer("issue", "CN=db,O=Example", "--san", "db.example")
+    assert made["about"]["subject"] == "CN=db,O=Example"
+    assert made["about"]["names"] == ["db.example", "CN=db,O=Example"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("issue", "db.example", "--ca", "none.pem"), "No such file"),
+        (("issue", "db.example", "--ca", "host.pem", "--out", "x.pem"), "is not a CA certificate"),
+        (("issue", "db.example", "--ca", "mixed.pem", "--out", "x.pem"), "do not belong together"),
+        (("issue", "db.example", "--eku", "nonsense", "--out", "x.pem"), "cannot issue"),
+        (("issue", "CN=", "--out", "x.pem"), "cannot issue"),
+        (("issue", "My Host", "--out", "x.pem"), '"My Host" is no DNS name'),
+        (("issue", "ä" * 80 + ".example", "--out", "x.pem"), "cannot issue"),
+        (("ca", "CN=", "--out", "x.pem"), "cannot make"),
+        (("ca", "x" * 65, "--out", "x.pem"), "cannot make"),
+        (("ca", "CA", "--days", "1e12", "--out", "x.pem"), "cannot make"),
+        (("issue", "db.example", "--days", "1e12", "--out", "x.pem"), "cannot issue"),
+        (("show", "ca.key"), "a PEM file with certificates is expected"),
+        (("show", "none.pem"), "No such file"),
+        (("ca", "CA", "--out", "nowhere/ca.pem"), "No such file"),
+    ],
+)
+def test_mistakes_have_a_reason_and_a_remedy(inside: Path, arguments: tuple[str, ...], reason: str) -> None:
+    """A traceback would be shown to somebody who mistyped a name."""
+    run("ca", "Example CA")
+    run("issue", "db.example")
+    (inside / "mixed.pem").write_bytes((inside / "ca.pem").read_bytes())
+    (inside / "mixed.key").write_bytes((inside / "host.key").read_bytes())
+    with pytest.raises(ControlError) as caught:
+        run(*arguments)
+    assert reason in f"{caught.value} {caught.value.remedy}"
+    assert caught.value.remedy
+    assert not (inside / "x.pem").exists()
+    assert not (inside / "x.key").exists()
+
+
+def test_show_prints_every_certificate(inside: Path) -> None:
+    """A chain file would show its first certificate only."""
+    run("ca", "Example CA")
+    run("issue", "db.example")
+    both = (inside / "host.pem").read_bytes() + (inside / "ca.pem").read_bytes()
+    (inside / "chain.pem").write_bytes(both)
+    shown = answer("show", "chain.pem")
+    assert [(one["subject"], one["ca"], one["key"]) for one in shown] == [
+        ("CN=db.example", False, "ecdsa-p256"),
+        ("CN=Example CA", True, "ecdsa-p256"),
+    ]
+    text = run("show", "chain.pem").output
+    assert "names       db.example, CN=db.example" in text
+    assert "ca          no" in text
+
+
+# ikd.pki -------------------------------------------------------------------------------------------------
+
+
+def test_expired_certificate_on_purpose() -> None:
+    """Tests and demonstrations need one; its times must still be in order."""
+    ca = pki.make_ca("CA", NOW, key=key())
+    old = pki.issue(ca, "old", now=NOW, days=-1, key=key())
+    assert old.certificate.not_valid_before_utc < old.certificate.not_valid_after_utc
+    with pytest.raises(Declined, match="expired"):
+        Trust([ca.certificate]).verify(der(old), NOW)
+
+
+def test_expired_authority_issues_nothing() -> None:
+    """Certificates that nobody accepts would be handed out."""
+    ca = pki.make_ca("CA", NOW, days=1, key=key())
+    with pytest.raises(ValueError, match="the CA expired"):
+        pki.issue(ca, "host", now=NOW + 2 * DAY, key=key())
+
+
+def test_serial_numbers_differ() -> None:
+    """A revocation list would hit two certificates."""
+    ca = pki.make_ca("CA", NOW, key=key())
+    made = {pki.issue(ca, "host", now=NOW, key=key()).certificate.serial_number for _ in range(20)}
+    assert len(made) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("10.0.0.9", x509.IPAddress(ip_address("10.0.0.9"))),
+        ("a@corp.example", x509.RFC822Name("a@corp.example")),
+        ("bücher.example", x509.DNSName("xn--bcher-kva.example")),
+    ],
+)
+def test_alternative_names(text: str, name: x509.GeneralName) -> None:
+    """An address as a DNS name is matched by nobody."""
+    assert pki.alternative_name(text) == name
+
+
+def test_no_key_in_any_text() -> None:
+    """Private keys would stand in tracebacks."""
+    assert "key" not in repr(pki.make_ca("CA", NOW, key=key()))
