@@ -242,8 +242,9 @@ class NegotiationStarted(Event):
 
     @property
     def text(self) -> str:
-        return f"{'negotiating with' if self.initiator else 'a negotiation begun by'} {self.path.peer.address}" + (
-            f" for {self.rule}" if self.rule else ""
+        return (
+            f"{'negotiating with' if self.initiator else 'a negotiation begun by'} {self.path.peer.address}"
+            + (f" for {self.rule}" if self.rule else "")
         )
 
 
@@ -383,7 +384,9 @@ class NegotiationFailed(Event):
     @property
     def text(self) -> str:
         stage = ", ".join(one for one in (self.stage, self.notify) if one)
-        return f"{self.rule or self.peer}: {self.reason} ({stage})" + (f"; {self.remedy}" if self.remedy else "")
+        return f"{self.rule or self.peer}: {self.reason} ({stage})" + (
+            f"; {self.remedy}" if self.remedy else ""
+        )
 
 
 # Child SAs -----------------------------------------------------------------------------------------------

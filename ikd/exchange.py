@@ -1,8 +1,8 @@
 """Exchanges as generators: what they yield, and the driver that resumes them.
 
-An exchange is a `Steps`: it yields `Send` (resumed with the peer's next message) or a `Question` (resumed
-with its answer) and returns what it made. It has no clock, no sockets and no keys of others; `Conversation`
-holds where it stands.
+An exchange is a `Steps`: it yields `Send` (resumed with the peer's next message), `Wait` (with another message
+instead of the last one), `Pause` (after a while) or a `Question` (with its answer) and returns what it made. It
+has no clock, no sockets and no keys of others; `Conversation` holds where it stands.
 """
 
 from __future__ import annotations
@@ -28,7 +28,29 @@ class Send:
     message: Any
 
 
-Steps = Generator[Send | Question[Any], Any, R]
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The message proved nothing and may be forged: resumed with another one, or `error` is thrown in when the
+    request would have to be repeated and none has come."""
+
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Resumed after some seconds."""
+
+    seconds: float
+
+
+Step = Send | Wait | Pause | Question[Any]
+Steps = Generator[Step, Any, R]
+
+
+def send(message: Any) -> Steps[Any]:
+    """Send a message; the peer's answer."""
+    answer = yield Send(message)
+    return answer
 
 
 def ask(question: Question[T]) -> Steps[T]:
@@ -45,27 +67,27 @@ class Conversation(Generic[R]):
     def __init__(self, name: str, steps: Steps[R]) -> None:
         self.name = name
         self.steps = steps
-        self.waiting: Send | Question[Any] | None = None
+        self.waiting: Step | None = None
         self.result: R | None = None
         self.done = False
 
-    def resume(self, value: Any = None) -> Send | Question[Any] | None:
+    def resume(self, value: Any = None) -> Step | None:
         """Run to the next yield and return it; None when the exchange has ended."""
         try:
             self.waiting = self.steps.send(value)
         except StopIteration as stop:
-            return self._end(stop.value)
+            self._end(stop.value)
         except BaseException:
             self.done = True
             raise
         return self.waiting
 
-    def fail(self, error: Exception) -> Send | Question[Any] | None:
+    def fail(self, error: Exception) -> Step | None:
         """Throw into the exchange; it may recover and go on."""
         try:
             self.waiting = self.steps.throw(error)
         except StopIteration as stop:
-            return self._end(stop.value)
+            self._end(stop.value)
         except BaseException:
             self.done = True
             raise

@@ -17,7 +17,7 @@ P = TypeVar("P", bound=Payload)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `octets` is what was on the wire, kept for IKE_SA_INIT, whose octets are signed later."""
+    """One message. `octets` is the datagram it came in, the first one when there were fragments."""
 
     exchange: int
     payloads: tuple[Body, ...] = ()
@@ -98,3 +98,7 @@ class UnknownCritical(Exception):
 
 class Silent(Exception):
     """The peer does not answer."""
+
+    def __init__(self, reason: str, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.remedy = remedy

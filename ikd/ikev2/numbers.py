@@ -76,7 +76,7 @@ PAYLOAD_NAMES = {
 }  # fmt: skip
 
 # Transforms we do not have, so that `ikctl why` can name what a peer offers (IANA registries, excerpt)
-FOREIGN = {
+FOREIGN: dict[tuple[int, int], str] = {
     (TransformType.ENCR, 2): "des",
     (TransformType.ENCR, 3): "3des",
     (TransformType.ENCR, 13): "aesctr",

@@ -168,17 +168,17 @@ def choose_quick(
             kinds = [TransformType.ENCR, TransformType.INTEG]
             if TransformType.ESN in choices:  # absent means no ESN (section 3.3.3: it must be there)
                 kinds.append(TransformType.ESN)
-            group = None if first else _pfs(suite.group, choices.get(TransformType.DH), groups)
-            if group is False or not _fits(wanted, choices, kinds):
+            agreed = [None] if first else _pfs(suite.group, choices.get(TransformType.DH), groups)
+            if not agreed or not _fits(wanted, choices, kinds):
                 continue
             esn = suite.esn and (1, 0) in choices.get(TransformType.ESN, ())
-            return replace(suite, esn=esn, group=group or None), proposal
+            return replace(suite, esn=esn, group=agreed[0]), proposal
     return None
 
 
 def _pfs(
     wanted: Group | None, theirs: tuple[Choice, ...] | None, groups: Sequence[Group]
-) -> Group | None | bool:
+) -> Group | bool | None:
     """The group of the new key exchange, None for none, False when there is no agreement."""
     offered = [number for number, _ in theirs or ((0, 0),)]
     if wanted is not None:
@@ -246,7 +246,7 @@ _NAMES: dict[tuple[int, Choice], str] = {
 def _name(kind: int, choice: Choice) -> str:
     known = _NAMES.get((kind, choice))
     if known is None:
-        foreign = FOREIGN.get((kind, choice[0]))  # type: ignore[call-overload]
+        foreign = FOREIGN.get((kind, choice[0]))
         known = f"{foreign or f'number {choice[0]}'}" + (f" {choice[1]} bits" if choice[1] else "")
     return known
 

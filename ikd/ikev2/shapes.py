@@ -35,7 +35,7 @@ _ANY = _kinds(Notify, VendorId)
 _CHILD = _kinds(SecurityAssociation, TrafficSelectorsI, TrafficSelectorsR, Configuration)
 
 # (exchange, response?) -> shape
-SHAPES = {
+SHAPES: dict[tuple[int, bool], Shape] = {
     (Exchange.IKE_SA_INIT, False): Shape(_kinds(SecurityAssociation, KeyExchange, Nonce), many=_ANY),
     (Exchange.IKE_SA_INIT, True): Shape(
         _kinds(SecurityAssociation, KeyExchange, Nonce), many=_ANY | _kinds(CertificateRequest)
@@ -66,7 +66,7 @@ def check(exchange: int, response: bool, payloads: Sequence[Body]) -> tuple[Body
     for one in payloads:
         if isinstance(one, Unknown) and one.critical:
             raise UnknownCritical(one.kind)
-    shape = SHAPES.get((exchange, response), _NOTHING)  # type: ignore[call-overload]
+    shape = SHAPES.get((exchange, response), _NOTHING)
     whole = not response or not any(map(_stands_alone, payloads))
     return shape.check(payloads, whole=whole)
 
