@@ -22,7 +22,7 @@ def positions(text: str) -> Mapping[Path, int]:
     counts: dict[Path, int] = {}
     at: Path = ()
     quoted = False
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if not quoted and line.lstrip().startswith("["):
             header = _header(line, counts)
             if header is not None:

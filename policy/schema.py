@@ -252,14 +252,14 @@ CRYPTO = Table(
     (
         Key(
             "main",
-            (list,),
+            _STRINGS,
             "ordered list of `group cipher hash`",
             "those of the built-in default set",
             "Main-mode (IKE SA) proposals.",
         ),
         Key(
             "quick",
-            (list,),
+            _STRINGS,
             "ordered list of `cipher [hash] [group]`",
             "those of the built-in default set",
             "Quick-mode (Child SA) proposals; `ah HASH` for AH.",

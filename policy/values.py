@@ -66,7 +66,7 @@ def spans(text: str) -> tuple[Span, ...]:
         raise ValueError(f'"{text}": leave the part from % on away; a rule covers every interface')
     if "/" in text:
         return (_prefix(text),)
-    if "-" in text and not text[0].isalpha():
+    if "-" in text and (text[0].isdigit() or ":" in text):
         return (_range(text),)
     try:
         one = ip_address(text)

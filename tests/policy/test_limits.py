@@ -1,0 +1,65 @@
+"""What is not enforced yet is said for each rule that asks for it, and for no other."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from support.policies import complaint, policy
+
+from policy.checks import COMBINATIONS
+from policy.limits import LIMITS
+from sadb.sa import Level
+
+OUT_REQUEST, IN_REQUEST, OUT_NONE = (limit.text for limit in LIMITS)
+EXPECTED = {
+    (Level.REQUIRE, Level.REQUIRE): set(),
+    (Level.REQUIRE, Level.REQUEST): {OUT_REQUEST},
+    (Level.REQUEST, Level.REQUEST): {OUT_REQUEST, IN_REQUEST},
+    (Level.REQUEST, Level.NONE): {IN_REQUEST, OUT_NONE},
+    (Level.NONE, Level.NONE): set(),
+}
+
+
+@pytest.mark.parametrize(("inbound", "outbound"), COMBINATIONS)
+def test_levels_that_are_not_enforced_are_told(inbound: Level, outbound: Level) -> None:
+    """Who believes in a fall-back that is not there loses connections without knowing why."""
+    warnings = policy(f'inbound = "{inbound.value}"\noutbound = "{outbound.value}"').warnings
+    start = "not enforced yet as written: "
+    assert {w.partition(start)[2] for w in warnings} == EXPECTED[inbound, outbound]
+    for warning, limit in product(warnings, LIMITS):
+        if warning.endswith(limit.text):
+            assert f'rule[1] "r1".{limit.key}: ' in warning
+            assert warning.startswith(f"policy.toml:{4 if limit.key == 'inbound' else 5}: ")
+
+
+def test_shorthand_is_named_when_it_was_written() -> None:
+    """The place of a warning is a key that stands in the file."""
+    assert all('"r1".security: ' in warning for warning in policy('security = "request"').warnings)
+
+
+def test_rule_that_is_not_in_force_is_not_warned_about() -> None:
+    """Nothing of it is enforced anyway."""
+    assert not policy('security = "request"\nenabled = false').warnings
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ('interface = "eth0"', "interface: not available yet: rules apply on every interface"),
+        ('allow = { users = ["CORP\\\\clerk"] }', "allow: not available yet: users are known by a second"),
+        ('deny = { users = ["CORP\\\\clerk"] }', "deny: not available yet: users are known by a second"),
+    ],
+)
+def test_what_would_be_weaker_than_written_is_refused(keys: str, said: str) -> None:
+    """A rule for one interface that applied to all, or for users whom nobody can tell, is another rule."""
+    assert said in complaint(keys)
+    (warning,) = policy(f"{keys}\nenabled = false").warnings
+    assert said in warning
+
+
+def test_tunnel_to_oneself_is_for_trying_out() -> None:
+    """`make demo` without root does that; nobody else should."""
+    keys = 'local = "10.1.0.1"\nremote = "10.2.0.1"\ntunnel = { local = "127.0.0.1", remote = "127.0.0.2" }'
+    (warning,) = policy(keys).warnings
+    assert "both ends are on this machine" in warning

@@ -1,0 +1,83 @@
+"""Which keying modules and methods a rule can use, and what is said about those it cannot."""
+
+from __future__ import annotations
+
+import pytest
+from support.policies import complaint, one, policy
+
+from policy.modules import MODULES, default_keying, settle
+from policy.rules import AuthMethod, AuthSet
+
+
+def methods(first: str, second: str = "") -> AuthSet:
+    """A set of methods by name."""
+    return AuthSet("own", tuple(map(AuthMethod, first.split())), tuple(map(AuthMethod, second.split())))
+
+
+def test_default_is_ikev2_and_authip_only_if_needed() -> None:
+    """policy.md section 6.2; IKEv1 only by explicit choice."""
+    assert default_keying(methods("certificate psk")) == ("ikev2",)
+    assert default_keying(methods("kerberos certificate")) == ("authip", "ikev2")
+    assert default_keying(methods("certificate", "user-kerberos")) == ("authip", "ikev2")
+
+
+def test_order_of_modules_is_kept() -> None:
+    """It is the order in which they are tried once they exist."""
+    assert one('keying = ["ikev1", "ikev2"]').keying == ("ikev1", "ikev2")
+
+
+def test_modules_that_are_not_available_are_left_out_aloud() -> None:
+    """The rule works with what is left, and loading says with what."""
+    (warning,) = policy('keying = ["ikev2", "ikev1"]').warnings
+    assert warning == 'policy.toml:4: rule[1] "r1".keying: ikev1: not available yet; only ikev2 is used'
+
+
+@pytest.mark.parametrize(
+    ("keys", "sets", "said"),
+    [
+        ('keying = "ikev1"', "", "ikev1: not available yet (or set enabled = false until then)"),
+        ('keying = "authip"', "", "authip: not available yet"),
+        (
+            'auth = "machine-and-user"',
+            "",
+            'no second authentication, which set "machine-and-user" asks for; only authip',
+        ),
+        (
+            'auth = "own"',
+            '[auth.own]\nfirst = ["kerberos"]',
+            'it cannot do any method of set "own" (kerberos)',
+        ),
+        (
+            'auth = "own"\nkeying = "ikev2"',
+            '[auth.own]\nfirst = [{ method = "certificate", health = true }]',
+            "not available yet: authentication by health certificate",
+        ),
+    ],
+)
+def test_rule_that_nothing_can_serve_is_refused_unless_kept_for_later(
+    keys: str, sets: str, said: str
+) -> None:
+    """It would block its traffic for ever; with `enabled = false` the file may hold it."""
+    assert said in complaint(keys, f"{sets}\n")
+    kept = policy(f"{keys}\nenabled = false", sets=f"{sets}\n")
+    assert not kept.rules[0].enabled
+    assert any(
+        said.replace(" (or set enabled = false until then)", "") in warning for warning in kept.warnings
+    )
+
+
+def test_methods_that_are_not_available_are_left_out_aloud() -> None:
+    """Certificates go on while Kerberos is not there; no part of the daemon sees what it cannot do."""
+    loaded = policy('auth = "own"', sets='[auth.own]\nfirst = ["kerberos", "certificate"]\n')
+    rule = loaded.rules[0]
+    assert rule.auth is not None
+    assert [method.method for method in rule.auth.first] == ["certificate"]
+    (warning,) = loaded.warnings
+    assert 'authentication by kerberos (set "own"); only certificate is used' in warning
+
+
+def test_available_modules_refuse_nothing() -> None:
+    """What this build has is usable without a word."""
+    settled = settle(methods("certificate psk"), ("ikev2",))
+    assert settled == type(settled)(("ikev2",), methods("certificate psk"))
+    assert [module.name for module in MODULES.values() if module.available] == ["ikev2"]
