@@ -21,7 +21,7 @@ class PairIndex:
         self._rules: dict[str, PrefixIndex[SaPair]] = {}
 
     def add(self, pair: SaPair) -> None:
-        """Enter a pair; among pairs of one `created` time the one entered later counts as newer."""
+        """Enter a pair; of two with one `created` time and the same prefix the one entered later is newer."""
         self._rules.setdefault(pair.rule, PrefixIndex()).add(pair.selector.remote, pair)
 
     def discard(self, pair: SaPair) -> None:
