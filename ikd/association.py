@@ -1,9 +1,9 @@
-"""One IKE SA as a thing that lives: its exchanges under way, repetitions, timers and end (RFC 7296 sections 2.1 to
-2.4, 2.8, 2.21 and 2.25).
+"""One IKE SA as a thing that lives: its exchanges under way, repetitions, timers and end (RFC 7296 sections
+2.1 to 2.4, 2.8, 2.21 and 2.25).
 
 The exchanges themselves are generators in `ikd.ikev2`; an `Association` resumes them with what comes, repeats
-what is not answered and turns what they raise into notifies and events. Everything that can happen to its state
-is in `TRANSITIONS`.
+what is not answered and turns what they raise into notifies and events. Everything that can happen to its
+state is in `TRANSITIONS`.
 """
 
 from __future__ import annotations

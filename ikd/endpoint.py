@@ -1,8 +1,8 @@
 """All IKE SAs of this host: which one a datagram is for, who may begin a new one, and when something is due.
 
-RFC 7296 sections 2.4 to 2.6 and 2.21. `receive`, `answer`, `tick` and the commands return what is to be done; one
-`deadline` tells when `tick` wants to be called. This is the one place where hostile octets are caught: they are
-counted as events and dropped.
+RFC 7296 sections 2.4 to 2.6 and 2.21. `receive`, `answer`, `tick` and the commands return what is to be done;
+one `deadline` tells when `tick` wants to be called. This is the one place where hostile octets are caught:
+they are counted as events and dropped.
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ class Endpoint:
     def initiate(
         self, rule: Rule, path: Path, now: float, acquire: Acquire | None = None, *, childless: bool = False
     ) -> list[Output]:
-        """Negotiate for a rule, on an IKE SA with that peer when there is one. Packets (`acquire`) do not start
-        what is under way or has just failed."""
+        """Negotiate for a rule, on an IKE SA with that peer when there is one. Packets (`acquire`) do not
+        start what is under way or has just failed."""
         with self._outputs() as out:
             key = (rule.name, path.peer.address)
             if acquire is not None and self._held_down.get(key, now) > now:

@@ -190,7 +190,8 @@ class MessageSent(Event):
     @property
     def text(self) -> str:
         again = f", sent for the {self.tries}. time" if self.tries > 1 else ""
-        return f"send {_message(self.exchange, self.message_id, self.response, self.payloads)} to {self.path.peer}{again}"
+        message = _message(self.exchange, self.message_id, self.response, self.payloads)
+        return f"send {message} to {self.path.peer}{again}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +211,8 @@ class MessageReceived(Event):
     @property
     def text(self) -> str:
         again = ", a repetition" if self.repeated else ""
-        return f"recv {_message(self.exchange, self.message_id, self.response, self.payloads)} from {self.path.peer}{again}"
+        message = _message(self.exchange, self.message_id, self.response, self.payloads)
+        return f"recv {message} from {self.path.peer}{again}"
 
 
 def _message(exchange: str, message_id: int, response: bool, payloads: tuple[str, ...]) -> str:
@@ -325,8 +327,8 @@ class PeerAuthenticated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticationFailed(Event):
-    """The peer did not prove what it claims, or may not have what it proved for. For this host's administrator
-    only; the peer hears AUTHENTICATION_FAILED."""
+    """The peer did not prove what it claims, or may not have what it proved for. For this host's
+    administrator only; the peer hears AUTHENTICATION_FAILED."""
 
     group: ClassVar[str] = "auth"
     level: ClassVar[str] = "warning"
@@ -365,8 +367,9 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NegotiationFailed(Event):
-    """A negotiation came to nothing; what `ikctl why` tells. `stage` is the exchange; `notify` the notify that
-    was sent or received, if any; `rule` is empty when none was found yet; `child` when the IKE SA stays."""
+    """A negotiation came to nothing; what `ikctl why` tells. `stage` is the exchange; `notify` the notify
+    that was sent or received, if any; `rule` is empty when none was found yet; `child` when the IKE SA
+    stays."""
 
     group: ClassVar[str] = "ike"
     level: ClassVar[str] = "warning"

@@ -1,8 +1,8 @@
 """Exchanges as generators: what they yield, and the driver that resumes them.
 
-An exchange is a `Steps`: it yields `Send` (resumed with the peer's next message), `Wait` (with another message
-instead of the last one), `Pause` (after a while) or a `Question` (with its answer) and returns what it made. It
-has no clock, no sockets and no keys of others; `Conversation` holds where it stands.
+An exchange is a `Steps`: it yields `Send` (resumed with the peer's next message), `Wait` (with another
+message instead of the last one), `Pause` (after a while) or a `Question` (with its answer) and returns what
+it made. It has no clock, no sockets and no keys of others; `Conversation` holds where it stands.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The message proved nothing and may be forged: resumed with another one, or `error` is thrown in when the
-    request would have to be repeated and none has come."""
+    """The message proved nothing and may be forged: resumed with another one, or `error` is thrown in when
+    the request would have to be repeated and none has come."""
 
     error: Exception
 

@@ -1,7 +1,8 @@
 """How octets become a trusted message: protection, fragments, message IDs and what counts as a repetition.
 
-RFC 7296 sections 2.1 to 2.3, 2.21 and 3.14, RFC 5282 for combined modes, RFC 7383 for fragments. One `Channel`
-per IKE SA; it has keys from the moment `arm` is called and nothing of an unauthenticated message stays in it.
+RFC 7296 sections 2.1 to 2.3, 2.21 and 3.14, RFC 5282 for combined modes, RFC 7383 for fragments. One
+`Channel` per IKE SA; it has keys from the moment `arm` is called and nothing of an unauthenticated message
+stays in it.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ class Channel:
         return Header(self.spi_i, self.spi_r, 0, VERSION, exchange, int(flags), message_id, 0)
 
     def seal(self, message: Message, path: Path) -> list[bytes]:
-        """The datagrams of a protected message: one, or fragments when it is larger than a packet on this path
-        may be and the peer takes them."""
+        """The datagrams of a protected message: one, or fragments when it is larger than a packet on this
+        path may be and the peer takes them."""
         kind, inner = encode_chain(message.payloads)
         if self.fragments:
             room = self.fragments - HEADER_SIZE - 4 - (48 if path.peer.address.version == 6 else 28)
@@ -188,8 +189,8 @@ class Channel:
     def open(self, header: Header, data: bytes) -> Message | None:
         """The message in a protected datagram, or None while fragments are missing.
 
-        Raises `sadb.crypto.Unverified` before anything else is believed, `Malformed` for octets that are wrong
-        although they are authentic.
+        Raises `sadb.crypto.Unverified` before anything else is believed, `Malformed` for octets that are
+        wrong although they are authentic.
         """
         assert self._ciphers is not None
         reader = Reader(data)

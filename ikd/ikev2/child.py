@@ -100,7 +100,8 @@ def make_pair(
     *,
     initiator: bool,
 ) -> SaPair:
-    """The pair that a negotiation yields; `spis` are ours and the peer's, `initiator` who began the exchange."""
+    """The pair that a negotiation yields; `spis` are ours and the peer's, `initiator` who began the
+    exchange."""
     assert session.keys is not None
     assert session.suite is not None
     from_i, from_r = keymat(
@@ -241,6 +242,8 @@ def create(session: Session, rule: Rule, acquire: Acquire | None = None) -> Step
         wanted = selectors.wanted(rule, acquire)
         pair = yield from _request(session, rule, wanted, None)
         session.add(pair)
+    except Overtaken as error:
+        raise Refused(N.TEMPORARY_FAILURE, str(error), "try again", by_peer=True) from error
     finally:
         session.children.creating.remove(rule.name)
 
@@ -254,6 +257,8 @@ def rekey(session: Session, old: SaPair, rule: Rule) -> Steps[None]:
     record = children.rekeys[spi] = ChildRekey(ours=True)
     try:
         pair, exchanged = yield from _replacement(session, old, rule)
+    except Overtaken:
+        return
     except Refused as refused:
         if refused.by_peer and refused.notify == N.CHILD_SA_NOT_FOUND and spi in children.pairs:
             session.drop(old, "the peer has no such Child SA")
@@ -310,9 +315,7 @@ def _request(
                 continue
             if reply.notify(N.TEMPORARY_FAILURE) and busy < BUSY_TRIES:
                 busy += 1
-                yield Pause(BUSY_SECONDS * busy)
-                if old and old.inbound.spi not in session.children.pairs:
-                    raise Refused(N.CHILD_SA_NOT_FOUND, "the peer has replaced it meanwhile", by_peer=True)
+                yield from _give_way(session, old, busy)
                 continue
             break
         if reply.error():
@@ -327,6 +330,33 @@ def _request(
     if box is not None:
         box.append(exchanged)
     return pair
+
+
+class Overtaken(Exception):
+    """The peer was quicker: what we were about to do is done, or will be done on the successor."""
+
+
+def _give_way(session: Session, old: SaPair | None, times: int) -> Steps[None]:
+    """Let the peer finish what stood against our request (section 2.25); raises `Overtaken` when ours has
+    become needless."""
+    children = session.children
+    record = children.rekeys.get(old.inbound.spi) if old else None
+    if record:
+        record.ours = False  # nothing of ours is on its way meanwhile
+    yield Pause(backoff(session, times))
+    if session.ike_rekey:
+        if old and old.inbound.spi in children.pairs:
+            children.due[old.inbound.spi] = old
+        raise Overtaken("the IKE SA is being replaced")
+    if record and old:
+        if record.theirs or old.inbound.spi not in children.pairs:
+            raise Overtaken("the peer has replaced the Child SA")
+        record.ours = True
+
+
+def backoff(session: Session, times: int) -> float:
+    """Seconds to give way for, longer each time and not the same at both ends."""
+    return BUSY_SECONDS * times * (0.5 + int.from_bytes(session.env.random(1), "big") / 256)
 
 
 def install(session: Session, pair: SaPair, old: SaPair | None = None) -> Steps[None]:

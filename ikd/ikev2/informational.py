@@ -44,8 +44,8 @@ def delete_children(
     linger: bool = False,
     extra: tuple[int, tuple[int, ...]] | None = None,
 ) -> Steps[None]:
-    """HDR, SK {D}  -->  for Child SAs; `extra` are inbound SPIs (with their protocol) that never became pairs.
-    What is on its way on a replaced pair is still received for a moment."""
+    """HDR, SK {D}  -->  for Child SAs; `extra` are inbound SPIs (with their protocol) that never became
+    pairs. What is on its way on a replaced pair is still received for a moment."""
     children = session.children
     going = [one for one in pairs if one.inbound.spi not in children.deleting]
     spis = [(int(PROTOCOLS[one.inbound.suite.protocol]), one.inbound.spi) for one in going]
@@ -96,7 +96,8 @@ def respond(session: Session, request: Message) -> Steps[Message]:
 
 
 def _deleted(session: Session, payload: Delete) -> list[tuple[int, int]]:
-    """Drop the pairs a peer deletes; our inbound SPIs of those it does not know to be deleted (section 1.4.1)."""
+    """Drop the pairs a peer deletes; our inbound SPIs of those it does not know to be deleted (section
+    1.4.1)."""
     children = session.children
     answers = []
     for spi in payload.spis:

@@ -1,4 +1,5 @@
-"""The initial exchanges, IKE_SA_INIT and IKE_AUTH, in both roles: RFC 7296 sections 1.2, 2.6, 2.14 to 2.16, 2.21.
+"""The initial exchanges, IKE_SA_INIT and IKE_AUTH, in both roles: RFC 7296 sections 1.2, 2.6, 2.14 to 2.16,
+2.21.
 
 What an unprotected message says before there are keys is a hint: the initiator goes on waiting for a better
 answer until it would have to repeat itself. The responder computes the shared secret only when a protected
@@ -321,8 +322,8 @@ def _declined_proof(notify: Notify | None) -> Refused:
         return Refused(
             notify.type,
             "the peer refused our authentication",
-            "compare key or certificate and identity with what the peer expects of us; a wrong pre-shared key "
-            "looks like this; the peer's log says which",
+            "compare key or certificate and identity with what the peer expects of us; a wrong pre-shared "
+            "key looks like this; the peer's log says which",
             by_peer=True,
         )
     return Refused(notify.type, f"the peer refused: {notify_name(notify.type)}", by_peer=True)
@@ -462,8 +463,8 @@ def _first_answer(session: Session, request: Message) -> Message:
 
 
 def _rule_for(session: Session) -> Rule:
-    """The rule whose authentication the peer is put to: the first that expects whom the peer claims to be, else
-    the first at all, whose refusal will say whom it expects."""
+    """The rule whose authentication the peer is put to: the first that expects whom the peer claims to be,
+    else the first at all, whose refusal will say whom it expects."""
     rules = session.rules()
     if not rules:
         raise Refused(N.AUTHENTICATION_FAILED, "the rule of this negotiation is gone")

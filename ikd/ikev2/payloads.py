@@ -1,4 +1,5 @@
-"""The payloads of IKEv2, RFC 7296 section 3 and RFC 7383 section 2.5: a class each, a row each in `PAYLOADS`."""
+"""The payloads of IKEv2, RFC 7296 section 3 and RFC 7383 section 2.5: a class each, a row each in
+`PAYLOADS`."""
 
 from __future__ import annotations
 

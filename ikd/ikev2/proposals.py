@@ -90,8 +90,8 @@ def offer_quick(suites: Sequence[QuickSuite], spi: bytes) -> SecurityAssociation
 
 
 def _choices(proposal: Proposal) -> Choices | None:
-    """What a proposal offers, or None when it has a type we do not understand (section 3.3.6); transforms with
-    unknown attributes are left out."""
+    """What a proposal offers, or None when it has a type we do not understand (section 3.3.6); transforms
+    with unknown attributes are left out."""
     found: dict[int, list[Choice]] = {}
     for one in proposal.transforms:
         bits = 0
@@ -178,14 +178,14 @@ def choose_quick(
 
 def _pfs(
     wanted: Group | None, theirs: tuple[Choice, ...] | None, groups: Sequence[Group]
-) -> Group | bool | None:
-    """The group of the new key exchange, None for none, False when there is no agreement."""
+) -> list[Group | None]:
+    """What both sides can do, best first: the group of the new key exchange, or None for none of it."""
     offered = [number for number, _ in theirs or ((0, 0),)]
     if wanted is not None:
-        return wanted if wanted.ikev2 in offered else False
+        return [wanted] if wanted.ikev2 in offered else []
     if 0 in offered:
-        return None
-    return next((group for group in groups if group.ikev2 in offered), False)
+        return [None]
+    return [group for group in groups if group.ikev2 in offered]
 
 
 def accept_main(suite: MainSuite, proposal: Proposal, spi: bytes = b"") -> SecurityAssociation:

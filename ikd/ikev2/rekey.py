@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ikd.exchange import Pause, Steps, send
+from ikd.ikev2.child import BUSY_TRIES, Overtaken, backoff
 from ikd.ikev2.informational import delete_ike
 from ikd.ikev2.keys import rekeyed_seed
 from ikd.ikev2.message import Message, Refused
@@ -17,9 +18,6 @@ from ikd.wire.isakmp import ZERO_SPI
 from sadb.algorithms import MainSuite
 from sadb.crypto import BadPublic
 from sadb.crypto import KeyExchange as DiffieHellman
-
-BUSY_TRIES = 5
-BUSY_SECONDS = 1.0
 
 
 def asks_for_ike(request: Message) -> bool:
@@ -63,7 +61,9 @@ def rekey(session: Session) -> Steps[None]:
         return
     record = session.ike_rekey = IkeRekey(ours=True)
     try:
-        made = yield from _request(session)
+        made = yield from _request(session, record)
+    except Overtaken:
+        return
     except BaseException:
         if record.theirs:
             session.hooks.inherit(record.theirs[1])
@@ -80,7 +80,7 @@ def rekey(session: Session) -> Steps[None]:
     yield from delete_ike(session, "replaced")
 
 
-def _request(session: Session) -> Steps[Session]:
+def _request(session: Session, record: IkeRekey) -> Steps[Session]:
     """HDR, SK {SA, Ni, KEi}  -->  <--  HDR, SK {SA, Nr, KEr}; returns the successor."""
     suites = session.rule.crypto.main if session.rule and session.rule.crypto else ()
     assert session.suite is not None
@@ -110,9 +110,11 @@ def _request(session: Session) -> Steps[Session]:
             group = wished
             continue
         if reply.notify(N.TEMPORARY_FAILURE) and tries < BUSY_TRIES:
-            yield Pause(BUSY_SECONDS * tries)
-            if session.ike_rekey and session.ike_rekey.theirs:
-                raise Refused(N.TEMPORARY_FAILURE, "the peer has replaced the IKE SA meanwhile", by_peer=True)
+            record.ours = False  # the peer may replace it meanwhile
+            yield Pause(backoff(session, tries))
+            if record.theirs:
+                raise Overtaken("the peer has replaced the IKE SA")
+            record.ours = True
             continue
         break
     return _take_answer(session, reply, suites, exchange, spi, nonce)
@@ -182,10 +184,10 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     nonces = request.one(Nonce).data, nonce
     made = _succeed(session, suite, (_spi(proposal), spi), nonces, shared, initiator=False)
     if record is None:
-        session.ike_rekey = IkeRekey(theirs=(min(nonces), made))
+        record = session.ike_rekey = IkeRekey()
+    record.theirs = min(nonces), made
+    if not record.ours:  # else nonces decide when ours is answered
         session.hooks.inherit(made)
-    else:  # ours is on its way: nonces will decide when it is answered
-        record.theirs = min(nonces), made
     # HDR, SK {SA, Nr, KEr}  -->
     return Message(
         Exchange.CREATE_CHILD_SA,

@@ -41,15 +41,16 @@ def narrowed(
 
 
 def narrowed_to_rule(rule: Rule, selector: Selector) -> Selector:
-    """A pair's selectors within its rule, which may have changed since; the rule's own when nothing is left."""
+    """A pair's selectors within its rule, which may have changed since; the rule's own when nothing is
+    left."""
     local = narrowed(selector.local, rule.selector.local)
     remote = narrowed(selector.remote, rule.selector.remote)
     return Selector(local, remote) if local and remote else rule.selector
 
 
 def wanted(rule: Rule, acquire: Acquire | None) -> Selector:
-    """What we ask for: the rule's selectors and in front of them those of the packet that started it, by which
-    the responder sees which part matters when it has to narrow (section 2.9)."""
+    """What we ask for: the rule's selectors and in front of them those of the packet that started it, by
+    which the responder sees which part matters when it has to narrow (section 2.9)."""
     if acquire is None:
         return rule.selector
     ends = (

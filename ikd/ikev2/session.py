@@ -1,8 +1,8 @@
 """What the exchanges of one IKE SA share: its channel, keys, proven peer and Child SAs (RFC 7296 sections 2.4
 to 2.8).
 
-A `Session` is facts and small operations on them; `ikd.association` drives its exchanges, `ikd.endpoint` holds
-all of them. Outputs and events leave through `emit`.
+A `Session` is facts and small operations on them; `ikd.association` drives its exchanges, `ikd.endpoint`
+holds all of them. Outputs and events leave through `emit`.
 """
 
 from __future__ import annotations

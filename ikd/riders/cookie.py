@@ -1,5 +1,5 @@
-"""Cookies against floods of first messages, RFC 7296 section 2.6: nothing is kept for a peer that has not shown
-that it receives at its address."""
+"""Cookies against floods of first messages, RFC 7296 section 2.6: nothing is kept for a peer that has not
+shown that it receives at its address."""
 
 from __future__ import annotations
 

@@ -121,7 +121,9 @@ class Host:
 
     def _lingers(self, pair: SaPair) -> bool:
         return any(
-            pair is one for a in self.endpoint.associations.values() for _, one in a.session.children.lingering
+            pair is one
+            for a in self.endpoint.associations.values()
+            for _, one in a.session.children.lingering
         )
 
 
@@ -257,7 +259,9 @@ class Link:
                 case Transmit():
                     self._send(one, output)
                 case Ask():
-                    pending[:0] = one.endpoint.answer(output.ticket, self._answer(one, output.question), self.now)
+                    pending[:0] = one.endpoint.answer(
+                        output.ticket, self._answer(one, output.question), self.now
+                    )
                 case Release():
                     one.database.release(output.spi)
                 case Remove():
