@@ -26,7 +26,7 @@ LIMITS = (
         "outbound",
         Level.REQUEST,
         'outbound "request" does not fall back to clear text: packets, answers among them, wait for keys and '
-        'are dropped when negotiation fails, as with "require"',
+        "are dropped when negotiation fails. Only after a crash of the daemon do they pass in the clear",
     ),
     Limit(
         "inbound",
@@ -34,7 +34,12 @@ LIMITS = (
         'inbound "request" accepts packets in the clear, also of a flow that was protected before, and '
         "starts no negotiation because of them",
     ),
-    Limit("outbound", Level.NONE, 'outbound "none" does not keep this end from starting a negotiation'),
+    Limit(
+        "outbound",
+        Level.NONE,
+        'outbound "none" starts no negotiation, but what this end sends, answers among it, is dropped '
+        "until the other end has started one",
+    ),
 )
 
 _INTERFACE = "not available yet: rules apply on every interface; leave it out"

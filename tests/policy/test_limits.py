@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from itertools import product
 
 import pytest
 from support.policies import complaint, policy
 
+from offload.filter import Marks, ruleset
+from offload.software import SoftwareEngine
 from policy.checks import COMBINATIONS
 from policy.limits import LIMITS
-from sadb.sa import Level
+from sadb.sa import Acquire, Level
 
 OUT_REQUEST, IN_REQUEST, OUT_NONE = (limit.text for limit in LIMITS)
 EXPECTED = {
@@ -31,6 +34,44 @@ def test_levels_that_are_not_enforced_are_told(inbound: Level, outbound: Level) 
         if warning.endswith(limit.text):
             assert f'rule[1] "r1".{limit.key}: ' in warning
             assert warning.startswith(f"policy.toml:{4 if limit.key == 'inbound' else 5}: ")
+
+
+# What the two halves of the data plane do with each level, so that the warnings stay true.
+
+
+def asked(keys: str, source: str, destination: str) -> tuple[bool, dict[str, int]]:
+    """Whether a packet without an SA starts a negotiation, and why it went nowhere."""
+    engine = SoftwareEngine(bytes)
+    notices: list[object] = []
+    engine.notify = notices.append
+    engine.route(policy(keys).flows())
+    ends = ip_address(source).packed + ip_address(destination).packed
+    header = bytes((0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0)) + ends
+    batch = engine.outbound([header + bytes.fromhex("9c40 0035 0008 0000")], 0.0)
+    assert not batch
+    return any(isinstance(one, Acquire) for one in notices), {k: v for k, v in engine.counters.items() if v}
+
+
+def chain(keys: str, name: str) -> str:
+    """A chain of the packet filter."""
+    flows = policy(keys).flows()
+    text = ruleset(flows, "ikd0", 1400, Marks.of("ikd0", 0x1CD))
+    return text.partition(f"chain {name} {{")[2].partition("\n}")[0]
+
+
+@pytest.mark.parametrize(
+    ("inbound", "outbound"), [pair for pair in COMBINATIONS if pair[0] is not Level.NONE]
+)
+def test_warnings_are_true(inbound: Level, outbound: Level) -> None:
+    """The texts say what the engine and the filter do; when isolation comes, they change together."""
+    keys = f'remote = "10.0.0.9"\ninbound = "{inbound.value}"\noutbound = "{outbound.value}"'
+    acquires, counters = asked(keys, "10.0.0.5", "10.0.0.9")
+    assert acquires is (outbound is not Level.NONE)  # held, or dropped as it is
+    assert counters == ({"permitted": 1} if outbound is Level.NONE else {"no-sa": 1})
+    # led into the device, which answers for it; without a device only what is required stays in
+    assert "10.0.0.9 goto " + ("must" if outbound is Level.REQUIRE else "wish") in chain(keys, "steering")
+    assert ("10.0.0.9 goto unprotected_out" in chain(keys, "leaving")) is (outbound is Level.REQUIRE)
+    assert ("10.0.0.9 goto unprotected_in" in chain(keys, "arriving")) is (inbound is Level.REQUIRE)
 
 
 def test_shorthand_is_named_when_it_was_written() -> None:
