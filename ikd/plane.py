@@ -45,6 +45,7 @@ class Plane:
     """What both have in common: the engine, its device, and ESP in UDP."""
 
     name = ""
+    short = ""
 
     def __init__(self, settings: DataplaneSettings, transport: Transport, guarded: Guarded) -> None:
         self.settings = settings
@@ -146,7 +147,8 @@ class Plane:
 class HostPlane(Plane):
     """TUN device, raw sockets, routes and packet filter of this host."""
 
-    name = "software engine"
+    name = "software engine (python)"
+    short = "software"
 
     def __init__(self, settings: DataplaneSettings, transport: Transport, guarded: Guarded) -> None:
         super().__init__(settings, transport, guarded)
@@ -213,6 +215,7 @@ class MemoryPlane(Plane):
     """Devices in memory; `tun` is the one."""
 
     name = "software engine, packets in memory"
+    short = "memory"
 
     def __init__(self, settings: DataplaneSettings, transport: Transport, guarded: Guarded) -> None:
         super().__init__(settings, transport, guarded)

@@ -67,7 +67,8 @@ class Client:
             ) from None
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; the connection lasts as long as either of the two is open."""
+        self._file.close()
         self._sock.close()
 
     def __enter__(self) -> Self:

@@ -42,7 +42,7 @@ class DaemonHost:
         daemon, now = self.daemon, self._now()
         usage = self._usage()
         peers = [
-            views.peer(one, daemon.database.by_owner(one.number), usage, daemon.plane.name, now)
+            views.peer(one, daemon.database.by_owner(one.number), usage, daemon.plane.short, now)
             for one in daemon.endpoint.associations.values()
         ]
         there = {(one["peer_address"], rule) for one in peers for rule in one["rules"] or [""]}

@@ -24,6 +24,7 @@ from ikd.control.protocol import LARGEST_LINE, PROTOCOL, Caller, ControlError, J
 MOST_CONNECTIONS: Final = 64
 MOST_UNDER_WAY: Final = 16
 MOST_WAITING: Final = 1000
+FAREWELL: Final = 0.5  # seconds for connections to end when the server does
 _CREDENTIALS: Final = struct.Struct("=iII")  # SO_PEERCRED: process, user, group
 
 Dispatch = Callable[[str, dict[str, Json], Caller], Awaitable[Json]]
@@ -125,6 +126,12 @@ class Connection:
         """Run when the connection ends."""
         self._closing.append(action)
 
+    def hang_up(self) -> None:
+        """End it from this side: what is under way is cancelled, what is answered goes out."""
+        for task in self._under_way:
+            task.cancel()
+        self.reader.feed_eof()
+
     async def run(self) -> None:
         """Serve until the client hangs up."""
         self._answer({"ikd": __version__, "protocol": PROTOCOL})
@@ -195,7 +202,7 @@ class Server:
         self.file = file
         self._dispatch = dispatch
         self._broken = broken
-        self._connections = 0
+        self._connections: set[Connection] = set()
 
     @asynccontextmanager
     async def serve(self, sock: socket.socket) -> AsyncIterator[None]:
@@ -206,16 +213,27 @@ class Server:
         finally:
             server.close()
             self.file.release()
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Let everybody who is connected go."""
+        for one in tuple(self._connections):
+            one.hang_up()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL):
+                while self._connections:
+                    await asyncio.sleep(0.01)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._connections >= MOST_CONNECTIONS:
+        if len(self._connections) >= MOST_CONNECTIONS:
             writer.close()
             return
-        self._connections += 1
+        connection = Connection(reader, writer, self._guarded)
+        self._connections.add(connection)
         try:
-            await Connection(reader, writer, self._guarded).run()
+            await connection.run()
         finally:
-            self._connections -= 1
+            self._connections.discard(connection)
 
     async def _guarded(self, do: str, parameters: dict[str, Any], caller: Caller) -> Json:
         """A request that breaks is our bug: the client hears so and the daemon goes on."""

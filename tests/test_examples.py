@@ -1,0 +1,39 @@
+"""Every file in conf/ loads: an example with a mistake is worse than none."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from ikd import settings
+from policy.parse import parse
+from policy.schema import KEYWORDS
+from sadb.selector import Fields
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+FILES = sorted(CONF.rglob("*.toml"))
+POLICIES = [one for one in FILES if one.name != settings.FILE]
+RESOLVED = {word: [ip_network("192.0.2.0/24")] for word in KEYWORDS}
+
+
+def test_there_are_examples() -> None:
+    """If the folder moved, the tests below would pass without testing anything."""
+    assert CONF / "policy.toml" in POLICIES
+    assert len([one for one in POLICIES if one.parent.name == "examples"]) >= 5
+
+
+@pytest.mark.parametrize("path", [one for one in FILES if one.name == settings.FILE], ids=str)
+def test_settings_load(path: Path) -> None:
+    """The first thing an administrator copies must be accepted as it is."""
+    assert settings.load(path.parent).directory == path.parent
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: str(path.relative_to(CONF)))
+def test_policy_loads(path: Path) -> None:
+    """Every example parses, and its rules can be asked about a packet."""
+    policy = parse(path.read_text(encoding="utf-8"), path.name, RESOLVED)
+    address = ip_network("192.0.2.0/24")[1]
+    policy.classify(Fields(address, address, 6, 40000, 443))
+    assert policy.flows()
