@@ -1,10 +1,10 @@
 """From a peer's certificate to a trust anchor: path validation (RFC 5280 section 6) and its memory.
 
 The judge is `cryptography.x509.verification` under our extension policies. It says little when it refuses,
-it knows neither Ed25519, Ed448 nor most RSASSA-PSS, and it tries every path; so a small path walk of our own
-with a budget finds the reason of a refusal, and the one path to judge when a peer sends certificates of equal
-names. Only for chains with those algorithms does the walk's acceptance count, and it is stricter for them:
-name constraints and every critical extension it cannot judge are refused.
+it knows neither Ed25519, Ed448 nor most RSASSA-PSS, and it loses its way among many certificates of one name;
+so a small path walk of our own, with a budget, finds the reason of a refusal, and the one path to judge where
+names are equal. Only for chains with those algorithms does the walk's acceptance count, and it is stricter
+for them: name constraints and every critical extension it cannot judge are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from ikd.auth import Declined
-from ikd.auth.facts import Facts, is_authority, public_key_octets, shown, title
+from ikd.auth.facts import Facts, is_authority, shown, title
 from ikd.auth.identity import name_text
 from ikd.auth.revocation import CrlCheck, Revocation
 from ikd.auth.signature import key_type
@@ -33,7 +33,7 @@ MAX_DEPTH = 5  # intermediates between leaf and anchor
 MINIMUM_RSA_BITS = 2048  # the library's floor; a rule may ask for more
 MAXIMUM_RSA_BITS = 8192  # a verification costs with the square of it
 MAXIMUM_RSA_EXPONENT = 2**32  # and with the length of this
-_BUDGET = 16  # signatures one walk may verify
+_BUDGET = 24  # signatures one walk may verify
 _REMEMBERED = 512  # chains
 
 _STRONG_HASHES = frozenset(("sha256", "sha384", "sha512"))
@@ -151,7 +151,7 @@ class Trust:
         )
         path: list[x509.Certificate] = []
         if len({other.subject for other in others}) < len(others):
-            # Equal names are a maze for the library, which has no budget: it gets the one path we found.
+            # Equal names are a maze for the library: it gets the one path we found.
             path = _Walk(self._anchors, others, when).path(leaf)
             others = path[1:]
         try:
@@ -264,28 +264,40 @@ class _Walk:
         usage = _usage(leaf)
         if usage is not None and not (usage.digital_signature or usage.content_commitment):
             raise Declined(f"keyUsage of certificate {title(leaf)} allows no signatures")
-        if leaf in self.anchors:
-            return [leaf]
-        return self._climb([leaf])
+        return [leaf] if leaf in self.anchors else self._climb(leaf)
 
-    def _climb(self, path: list[x509.Certificate]) -> list[x509.Certificate]:
-        """Extend a path by one issuer after the other; the most telling refusal wins. A name and key that
-        stand in the path already lead nowhere new."""
-        child = path[-1]
-        refusal: Declined | None = None
-        for issuer in (*self.anchors.named(child.issuer), *self.others):
-            if issuer.subject != child.issuer or any(_is_same_authority(issuer, c) for c in path):
-                continue
-            try:
-                self._check_issuer(issuer, path)
+    def _climb(self, leaf: x509.Certificate) -> list[x509.Certificate]:
+        """From issuer to issuer, the shortest way, each certificate once; the first refusal wins."""
+        refusals: list[Declined] = []
+        reached = {leaf}
+        pending = [[leaf]]
+        for path in pending:  # grows while we walk
+            found = False
+            for issuer in self._issuers(path[-1]):
+                if found and _is_other_key(path[-1], issuer):
+                    break
+                if issuer in reached:
+                    found = True
+                    continue
+                try:
+                    self._check_issuer(issuer, path)
+                except Declined as declined:
+                    refusals.append(declined)
+                    continue
                 if issuer in self.anchors:
                     return [*path, issuer]
-                return self._climb([*path, issuer])
-            except Declined as declined:
-                refusal = refusal or declined
-        if refusal:
-            raise refusal
-        raise Declined(
+                found = True
+                reached.add(issuer)
+                pending.append([*path, issuer])
+        raise refusals[0] if refusals else self._untrusted(pending[-1][-1])
+
+    def _issuers(self, child: x509.Certificate) -> list[x509.Certificate]:
+        """Certificates of its issuer's name: the right key identifier first, then anchors before others."""
+        found = [*self.anchors.named(child.issuer), *(o for o in self.others if o.subject == child.issuer)]
+        return sorted(found, key=lambda issuer: _is_other_key(child, issuer))
+
+    def _untrusted(self, child: x509.Certificate) -> Declined:
+        return Declined(
             f"issuer {shown(name_text(child.issuer))} of certificate {title(child)} is not trusted; "
             f"trusted are: {self.anchors}",
             "add the issuing CA to identity.trust, or let the peer send the intermediate certificates",
@@ -366,8 +378,13 @@ def _check_extensions(path: Sequence[x509.Certificate]) -> None:
                 )
 
 
-def _is_same_authority(one: x509.Certificate, other: x509.Certificate) -> bool:
-    return one.subject == other.subject and public_key_octets(one) == public_key_octets(other)
+def _is_other_key(child: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the key identifiers say that another certificate of this name is the issuer (a hint only)."""
+    try:
+        wanted = child.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        return wanted != issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return False
 
 
 def _usage(certificate: x509.Certificate) -> x509.KeyUsage | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from cryptography import x509
@@ -23,13 +24,14 @@ from support.certificates import (
     dns,
     host,
     key,
+    moment,
     mutations,
     with_sha1,
 )
 
 from ikd import pki
 from ikd.auth import Declined
-from ikd.auth.chain import MAX_CERTIFICATES, MAX_DEPTH, MAX_OCTETS, Trust, parse
+from ikd.auth.chain import MAX_CERTIFICATES, MAX_DEPTH, MAX_OCTETS, Trust, _Anchors, _Walk, parse
 from ikd.auth.revocation import CrlCheck
 from ikd.pki import Pair
 
@@ -222,8 +224,8 @@ def test_anchor_with_weak_signature_of_its_own() -> None:
     assert isinstance(root.certificate.signature_hash_algorithm, hashes.SHA1)
     leaf = host(root)
     assert trust(root).verify(der(leaf), NOW).certificates == (leaf.certificate, root.certificate)
-    ed = host(root, kind="ed25519")
-    assert trust(root).verify(der(ed), NOW)
+    middle = below(root, "Middle", "ed25519")  # judged by our own walk
+    assert trust(root).verify(der(host(middle), middle), NOW).certificates[-1] == root.certificate
 
 
 @pytest.mark.parametrize("kind", ["ecdsa-p256", "ed25519"])
@@ -292,7 +294,22 @@ def test_maze_of_paths_costs_little(kind: str) -> None:
     assert time.process_time() - start < 0.25
     # and it does not hide a path that is there
     door = below(ROOT, "Maze", kind, 0)
-    assert trust(ROOT).verify(der(leaf, *ring[:6], door), NOW).certificates[-1] == ROOT.certificate
+    assert trust(ROOT).verify(der(leaf, *ring[:14], door), NOW).certificates[-1] == ROOT.certificate
+
+
+def test_signature_checks_are_counted() -> None:
+    """Certificates without key identifiers would each be tried as the issuer of each."""
+    pairs = [Pair(authority("Same", number=n).certificate, key(number=n)) for n in range(15)]
+    plain = [
+        build(after, "Same", public=pair.key, extensions=[constraints(ca=True)])
+        for pair, after in pairwise([*pairs, pairs[0]])
+    ]
+    leaf = build(pairs[0], public=key(number=50), extensions=[dns("peer.example")])
+    walk = _Walk(_Anchors([ROOT.certificate]), list(reversed(plain)), moment(NOW))
+    with pytest.raises(Declined):
+        walk.path(leaf)
+    assert walk.budget < 0
+    assert refusal(trust(ROOT), der(leaf, *plain))
 
 
 @pytest.mark.filterwarnings("ignore")

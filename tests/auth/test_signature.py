@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 from support.certificates import KINDS, key
@@ -153,6 +154,23 @@ def test_old_ecdsa_is_r_and_s_of_fixed_length() -> None:
         ("ecdsa-p521-sha512", "ecdsa-p521", 132),
     ):
         assert {len(sign(key(kind), BY_NAME[name], bytes((n,)))) for n in range(40)} == {length}
+
+
+def test_old_ecdsa_binds_curve_and_length() -> None:
+    """RFC 4754 has one curve for each method; another, or numbers cut short, would be our invention."""
+    one = key("ecdsa-p384")
+    assert isinstance(one, ec.EllipticCurvePrivateKey)
+    r, s = decode_dss_signature(one.sign(OCTETS, ec.ECDSA(hashes.SHA256())))
+    data = r.to_bytes(48, "big") + s.to_bytes(48, "big")
+    with pytest.raises(Declined):
+        verify(one.public_key(), 9, data, OCTETS)
+    scheme = BY_NAME["ecdsa-p384-sha384"]
+    good = sign(one, scheme, OCTETS)
+    while good[48]:  # until s begins with a zero
+        good = sign(one, scheme, OCTETS)
+    assert verify(one.public_key(), 10, good, OCTETS) == scheme
+    with pytest.raises(Declined):
+        verify(one.public_key(), 10, good[:48] + good[49:], OCTETS)
 
 
 @pytest.mark.parametrize(
