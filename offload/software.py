@@ -98,6 +98,7 @@ class SoftwareEngine:
         # made when first used: of 100 000 pairs few are busy
         self._senders: dict[SaPair, Sender] = {}
         self._receivers: dict[int, Receiver] = {}
+        self._busy: dict[Address, set[int]] = {}  # SPIs of senders by destination
         self._routes: dict[bytes, tuple[Sender, int]] = {}  # flow key -> sender, longest packet that fits
         self._held = Held(self._counters, queue_packets, queue_flows)
         self._due: set[str] | None = set()  # rules whose held packets are free; None: all
@@ -153,12 +154,11 @@ class SoftwareEngine:
         self, pair: SaPair, local: Address, peer: Address, encapsulation: tuple[int, int] | None
     ) -> None:
         """Send to the peer's new address from now on; `encapsulation` is that of the outbound direction."""
+        self._forget(pair)
         pair.outbound.source, pair.outbound.destination = local, peer
         pair.inbound.source, pair.inbound.destination = peer, local
         pair.outbound.encapsulation = encapsulation
         pair.inbound.encapsulation = (encapsulation[1], encapsulation[0]) if encapsulation else None
-        self._senders.pop(pair, None)
-        self._routes.clear()
 
     def usage(self, pair: SaPair) -> tuple[Usage, Usage]:
         """What went in and out so far."""
@@ -232,6 +232,7 @@ class SoftwareEngine:
         sender = self._senders.get(pair)
         if sender is None:
             sender = self._senders[pair] = Sender(pair, self._random, self._ident)
+            self._busy.setdefault(pair.outbound.destination, set()).add(pair.outbound.spi)
         fits = sender.fits(self._mtu(pair.outbound.destination), packet)
         key = ip.flow_key(packet)
         if key is not None:
@@ -328,14 +329,12 @@ class SoftwareEngine:
     # Paths and time --------------------------------------------------------------------------------------
 
     def path_mtu(self, destination: Address, mtu: int, now: float, spi: int | None = None) -> None:
-        """The network told that packets to an outer address may have at most `mtu` octets. Anybody can say so:
-        only smaller values are believed, none below what IP guarantees, and only for addresses packets are sent
-        to; where the message quotes one, on an SA with that SPI."""
+        """The network told that packets to an outer address may have at most `mtu` octets. Anybody can say
+        so: only smaller values are believed, none below what IP guarantees, and only for addresses packets
+        are sent to; `spi` is that of the packet quoted, which must then be one of theirs."""
         mtu = max(mtu, ip.SMALLEST_MTU[destination.version])
-        if mtu >= self._mtu(destination):
-            return
-        busy = (pair.outbound for pair in self._senders)
-        if any(sa.destination == destination and spi in (None, sa.spi) for sa in busy):
+        spis = self._busy.get(destination, ())
+        if mtu < self._mtu(destination) and (spi in spis if spi is not None else spis):
             self._mtus[destination] = mtu, now + MTU_SECONDS
             self._routes.clear()
 
@@ -370,8 +369,18 @@ class SoftwareEngine:
     def _retire(self, pair: SaPair) -> None:
         """Send on this pair no more."""
         self._pairs.discard(pair)
-        self._senders.pop(pair, None)
+        self._forget(pair)
+
+    def _forget(self, pair: SaPair) -> None:
+        """Make the pair's sender anew when it is next used."""
         self._routes.clear()
+        if self._senders.pop(pair, None) is None:
+            return
+        destination = pair.outbound.destination
+        spis = self._busy[destination]
+        spis.discard(pair.outbound.spi)
+        if not spis:
+            del self._busy[destination]
 
     def _crossed(self, meter: Meter, pair: SaPair, *, inbound: bool) -> None:
         spi = pair.inbound.spi if inbound else pair.outbound.spi

@@ -136,6 +136,34 @@ def test_source_route_counts_with_the_address_it_ends_at() -> None:
     assert immutable(sent) == immutable(came)
 
 
+def test_ipv6_options_count_unless_their_type_says_they_change() -> None:
+    """RFC 4302 section 3.3.3.1.2.2: the data of a changing option is zero, its type and length are not."""
+    base = between(6)[:40]
+    fixed, changing = bytes((0x05, 2, 1, 2)), bytes((0x3E, 2, 1, 2))
+    header = ip.addressed(base, 6, 0, 16) + bytes((51, 1, 0)) + fixed + changing + bytes((1, 3, 0, 0, 0))
+    found = immutable(header)
+    assert found[40:] == header[40:43] + fixed + bytes((0x3E, 2, 0, 0)) + header[51:]
+    broken = header[:40] + bytes((51, 0, 5, 9)) + bytes(4)
+    with pytest.raises(Dropped):
+        immutable(broken)
+
+
+def test_routing_headers_must_be_used_up() -> None:
+    """The receiver would see other addresses than the sender authenticated (RFC 5095)."""
+    base = ip.addressed(between(6)[:40], 6, ip.ROUTING, 8)
+    assert immutable(base + bytes((51, 0, 4, 0, 0, 0, 0, 0)))
+    with pytest.raises(Dropped):
+        immutable(base + bytes((51, 0, 4, 1, 0, 0, 0, 0)))
+
+
+@pytest.mark.parametrize("options", ["01 94 04 00 00 07 03 00", "00 ff ff ff"])
+def test_ipv4_padding_and_end_of_options(options: str) -> None:
+    """No-operation is one octet; nothing counts as an option behind the end of the list."""
+    data = bytes.fromhex(options)
+    header = bytes((0x45 + len(data) // 4,)) + between(4)[1:20] + data
+    assert immutable(header)[20:] == data.replace(bytes.fromhex("070300"), bytes(3))
+
+
 @given(st.binary(min_size=4, max_size=80), st.binary(max_size=44), st.sampled_from([4, 6]))
 def test_any_octets_are_dropped(data: bytes, options: bytes, version: int) -> None:
     """Options and lengths of strangers must not lead beyond the header."""

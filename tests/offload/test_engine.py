@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +143,28 @@ def test_several_flows_in_one_batch_keep_their_order() -> None:
     assert b.engine.inbound(arrived(a.engine.outbound(sent, 1.0).wire), 1.0).local == sent
 
 
+@pytest.mark.parametrize("suite", [GCM, AH_SHA256], ids=name)
+def test_transport_mode_never_leaves_an_identification_of_zero(suite: QuickSuite) -> None:
+    """The kernel would fill it in behind our back, and AH would not verify."""
+    a, b = hosts(suite, Mode.TRANSPORT)
+    a.pair.outbound.dont_fragment = True
+    (one,) = a.engine.outbound([between(4, ident=0)], 1.0).wire
+    assert one.data[4:6] != b"\0\0"
+    assert one.data[6:8] == b"\x40\0"
+    (found,) = b.engine.inbound(arrived([one]), 1.0).local
+    assert found[20:] == between(4)[20:]
+
+
+def test_no_table_grows_with_the_flows_of_users() -> None:
+    """A port scan through the tunnel must not leave an entry for each port."""
+    a, b = hosts()
+    for start in range(1, 30000, 1000):
+        sent = [between(4, b"", ports=(port, 53)) for port in range(start, start + 1000)]
+        assert len(b.engine.inbound(arrived(a.engine.outbound(sent, 1.0).wire), 1.0).local) == 1000
+    assert len(a.engine._routes) <= 8192
+    assert len(b.engine._receivers[2002]._admitted) <= 1024
+
+
 # Classification and waiting ----------------------------------------------------------------------------
 
 
@@ -240,14 +263,11 @@ def test_deadline_always_lies_ahead_after_a_tick() -> None:
     a, _ = hosts(install=False)
     for when in (0.0, 5.0, 9.0, 10.0, 14.0):
         a.engine.outbound([between(4)], when)
-    now = 0.0
-    for _ in range(20):
-        when = a.engine.deadline()
-        if when is None:
-            break
-        assert when > now or now == 0.0
-        now = when
-        a.engine.tick(now)
+    times = [0.0]
+    while (due := a.engine.deadline()) is not None and len(times) < 20:
+        times.append(due)
+        a.engine.tick(due)
+    assert all(later > earlier for earlier, later in pairwise(times))
     assert a.engine.held == 0
 
 

@@ -126,3 +126,23 @@ def test_transport_checksum_is_that_of_the_addresses_now(payload: bytes) -> None
         ip.with_transport_checksum(bytes(moved), 20, 17)[20:]
         == datagram("203.0.113.4", "192.0.2.9", payload)[20:]
     )
+
+
+def test_a_udp_checksum_of_zero_stays_and_none_becomes_zero() -> None:
+    """In IPv4 zero says that there is none; a computed zero is sent as all ones (RFC 768)."""
+    none = bytearray(datagram("10.0.0.1", "192.0.2.9"))
+    none[26:28] = b"\0\0"
+    assert ip.with_transport_checksum(bytes(none), 20, 17) == bytes(none)
+    for n in range(0x10000):
+        body = datagram("10.0.0.1", "192.0.2.9", n.to_bytes(2, "big"))
+        if body[26:28] == b"\xff\xff":
+            return
+        assert body[26:28] != b"\0\0"
+    pytest.fail("one payload of two octets has the sum of zero")
+
+
+def test_what_carries_no_such_checksum_is_left_alone() -> None:
+    """ICMP covers no addresses in IPv4, and a cut-off header has no checksum to mend."""
+    packet = datagram("10.0.0.1", "192.0.2.9")
+    assert ip.with_transport_checksum(packet, 20, 1) == packet
+    assert ip.with_transport_checksum(packet[:24], 20, 17) == packet[:24]

@@ -108,11 +108,11 @@ def hosts(
     if mode is Mode.TRANSPORT:
         ends = HOSTS[outer]
         width = 32 if outer == 4 else 128
-        nets = ((f"{ends[0]}/{width}",), (f"{ends[1]}/{width}",))
+        near, far = covering(f"{ends[0]}/{width}"), covering(f"{ends[1]}/{width}")
     else:
         ends = GATEWAYS[outer]
-        nets = (NETS[4][0], NETS[6][0]), (NETS[4][1], NETS[6][1])
-    here = Selector(local or covering(*nets[0]), remote or covering(*nets[1]))
+        near, far = covering(NETS[4][0], NETS[6][0]), covering(NETS[4][1], NETS[6][1])
+    here = Selector(local or near, remote or far)
     there = Selector(here.remote, here.local)
     made = []
     for number, (selector, (mine, theirs), (spi_in, spi_out)) in enumerate(
