@@ -14,16 +14,19 @@ from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from ikd.association import Association, State, Talk, open_first
+from ikd.association import Association
 from ikd.auth import Identity
 from ikd.auth.credentials import Credentials
+from ikd.conversations import Talk
 from ikd.events import CookieDemanded, DatagramDropped, NegotiationStarted
 from ikd.exchange import Question
 from ikd.ikev2.channel import VERSION, Channel, clear
+from ikd.ikev2.first import open_first
 from ikd.ikev2.message import Message, UnknownCritical, status
 from ikd.ikev2.numbers import Exchange, N
 from ikd.ikev2.payloads import KeyExchange, Nonce, Notify
 from ikd.ikev2.session import Environment, Session
+from ikd.life import State
 from ikd.outputs import Ask, Output, Transmit
 from ikd.riders.cookie import Cookies
 from ikd.settings import IkeSettings

@@ -27,6 +27,8 @@ ALLOWED = {
 LAYERS = (
     frozenset({"settings", "events", "exchange", "wire", "auth", "outputs"}),
     frozenset({"ikev2", "riders"}),
+    frozenset({"conversations"}),
+    frozenset({"life"}),
     frozenset({"association"}),
     frozenset({"endpoint"}),
     frozenset(

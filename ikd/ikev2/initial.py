@@ -16,6 +16,7 @@ from ikd.auth.signature import ANNOUNCED
 from ikd.events import PeerAuthenticated
 from ikd.exchange import Send, Step, Steps, Wait, ask, send
 from ikd.ikev2 import child, selectors
+from ikd.ikev2.failure import told
 from ikd.ikev2.informational import refuse_peer
 from ikd.ikev2.keys import seed
 from ikd.ikev2.message import Message, Refused, Silent, status
@@ -310,7 +311,7 @@ def _prove(session: Session, rule: Rule, acquire: Acquire | None, spi: int) -> S
         yield from child.install(session, pair)
     except (Refused, Malformed, Unavailable) as error:
         session.emit(Release(spi))
-        session.failed(error, "IKE_AUTH", rule.name, child=True)
+        session.emit(told(session, error, "IKE_AUTH", rule.name, child=True))
         return
     session.add(pair)
 
@@ -494,9 +495,9 @@ def _first_child(session: Session, request: Message) -> Steps[list[Payload]]:
         exchanged = child.Exchanged(session.nonce_i, session.nonce_r)
         _, payloads = yield from child.build(session, asked, exchanged)
     except Refused as refused:
-        session.failed(refused, "IKE_AUTH", session.rule_name, child=True)
+        session.emit(told(session, refused, "IKE_AUTH", session.rule_name, child=True))
         return [status(N(refused.notify), refused.data)]
     except Unavailable as error:
-        session.failed(error, "IKE_AUTH", session.rule_name, child=True)
+        session.emit(told(session, error, "IKE_AUTH", session.rule_name, child=True))
         return [status(N.NO_ADDITIONAL_SAS)]
     return payloads

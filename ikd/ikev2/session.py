@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ikd.auth import Authenticated, Identity, Transcript
 from ikd.auth.credentials import Credentials
-from ikd.events import ChildClosed, ChildEstablished, Event, NegotiationFailed
+from ikd.events import ChildClosed, ChildEstablished
 from ikd.ikev2.channel import Channel
 from ikd.ikev2.keys import IkeKeys, expand
-from ikd.ikev2.message import Refused
-from ikd.ikev2.numbers import notify_name
 from ikd.outputs import Keys, Output, Remove
 from ikd.settings import IkeSettings
 from policy.engine import Policy
@@ -269,10 +266,6 @@ class Session:
             setattr(made, name, getattr(self, name))
         return made
 
-    def failed(self, error: Exception, stage: str, rule: str, *, child: bool = False) -> None:
-        """Tell why a negotiation came to nothing."""
-        self.emit(failure(self, error, stage, rule, child=child))
-
 
 _PROVEN = (
     "rule",
@@ -290,23 +283,3 @@ _PROVEN = (
 def methods(rule: Rule | None) -> tuple[AuthMethod, ...]:
     """The first authentication of a rule."""
     return rule.auth.first if rule and rule.auth else ()
-
-
-def failure(session: Session, error: Exception, stage: str, rule: str, *, child: bool) -> Event:
-    """An error of an exchange as the event that `ikctl why` shows."""
-    refused = error if isinstance(error, Refused) else None
-    values: dict[str, Any] = {
-        "notify": notify_name(refused.notify) if refused and refused.notify else "",
-        "remedy": getattr(error, "remedy", ""),
-        "comparison": refused.comparison if refused else None,
-    }
-    return NegotiationFailed(
-        ike=session.number,
-        rule=rule,
-        peer=str(session.path.peer.address),
-        initiator=session.initiator,
-        stage=stage,
-        reason=str(error) or type(error).__name__,
-        child=child,
-        **values,
-    )
