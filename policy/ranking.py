@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 
 from policy.rules import Rule
+from sadb.prefix import PrefixIndex
 from sadb.sa import Action, Level, Mode
 from sadb.selector import ANY_PORT, TCP, UDP, Selector, TrafficSelector
 
@@ -140,6 +141,29 @@ def by_address(rule: Rule) -> tuple[Measure, ...]:
     return _widest(rule.selector.remote), _widest(rule.selector.local)
 
 
+def _local(rule: Rule) -> tuple[TrafficSelector, ...]:
+    return rule.selector.local
+
+
+def _remote(rule: Rule) -> tuple[TrafficSelector, ...]:
+    return rule.selector.remote
+
+
+def _index(rules: Iterable[Rule], side: Callable[[Rule], tuple[TrafficSelector, ...]]) -> PrefixIndex[Rule]:
+    """Rules by the addresses of one side, so that thousands need not be compared with each other."""
+    index: PrefixIndex[Rule] = PrefixIndex()
+    for rule in rules:
+        index.add(side(rule), rule)
+    return index
+
+
+def _around(index: PrefixIndex[Rule], selectors: Iterable[TrafficSelector]) -> Iterator[Rule]:
+    """Rules that hold the first address of one of the ranges."""
+    for selector in selectors:
+        for bucket in index.buckets(selector.low):
+            yield from bucket
+
+
 def _inside(inner: Selector, outer: Selector) -> bool:
     return all(any(o.covers(i) for o in outer.local) for i in inner.local) and all(
         any(o.covers(i) for o in outer.remote) for i in inner.remote
@@ -152,11 +176,15 @@ def service_blocks(rules: Iterable[Rule]) -> dict[str, str]:
     rules = [rule for rule in rules if rule.enabled and rule.selector.local and rule.selector.remote]
     blocks = [rule for rule in rules if rule.action is Action.BLOCK and names_service(rule)]
     first = {block.name: block.name for block in blocks}
-    for rule in rules:
-        if names_protocol(rule) and rule.name not in first:
-            around = next((b for b in blocks if _inside(rule.selector, b.selector)), None)
-            if around:
-                first[rule.name] = around.name
+    index = _index(blocks, _remote)
+    for rule in filter(names_protocol, rules):
+        if rule.name not in first:
+            near = _around(index, rule.selector.remote)
+            around = min(
+                (block.name for block in near if _inside(rule.selector, block.selector)), default=None
+            )
+            if around is not None:
+                first[rule.name] = around
     return first
 
 
@@ -187,14 +215,10 @@ def difference(winner: Rule, other: Rule, first: Mapping[str, str]) -> tuple[str
         if criterion.measure(winner) != criterion.measure(other):
             here, there = criterion.describe(winner), criterion.describe(other)
             if here == there:  # two prefixes, or two ranges: which ones?
-                remote = criterion.name == "remote address"
-                here, there = (extent(_side(rule, remote)) for rule in (winner, other))
+                side = _remote if criterion.name == "remote address" else _local
+                here, there = extent(side(winner)), extent(side(other))
             return criterion.name, f"its {criterion.name} is {there}, this one {here}"
     return "name", "they differ only in name, and names are taken in order"
-
-
-def _side(rule: Rule, remote: bool) -> tuple[TrafficSelector, ...]:
-    return rule.selector.remote if remote else rule.selector.local
 
 
 # Warnings ---------------------------------------------------------------------------------------------------
@@ -221,28 +245,38 @@ def _ties(ranked: Sequence[Rule]) -> Iterator[str]:
         groups.setdefault(specificity(rule), {}).setdefault(kind, []).append(rule)
     for group in groups.values():
         for better, worse in combinations(sorted(group), 2):
-            for winner, other in product(group[better], group[worse]):
-                if overlap(winner, other):
-                    name, why = difference(winner, other, {})
-                    yield (
-                        f'{_where(other)}: rule "{other.name}" and rule "{winner.name}" are equally specific '
-                        f'and overlap, but differ in {name}; "{winner.name}" wins: {why}. '
-                        "Narrow one of them if that is not meant"
-                    )
+            for winner, other in _meeting(group[better], group[worse]):
+                name, why = difference(winner, other, {})
+                yield (
+                    f'{_where(other)}: rule "{other.name}" and rule "{winner.name}" are equally specific '
+                    f'and overlap, but differ in {name}; "{winner.name}" wins: {why}. '
+                    "Narrow one of them if that is not meant"
+                )
 
 
 def _undercut(ranked: Sequence[Rule]) -> Iterator[str]:
     """Exceptions to a block that let pass in the clear what a more specific rule would protect."""
     first = service_blocks(ranked)
-    for rule in (rule for rule in ranked if rule.name in first and exempts(rule)):
-        for other in ranked:
-            beaten = other.secures and other.name not in first and specificity(other) < specificity(rule)
-            if beaten and overlap(rule, other):
-                yield (
-                    f'{_where(rule)}: rule "{rule.name}" is an exception to block rule "{first[rule.name]}" '
-                    f'and comes before rule "{other.name}": its packets pass in the clear also where '
-                    f'"{other.name}" would protect them. Let it secure them if that is not meant'
-                )
+    exceptions = [rule for rule in ranked if rule.name in first and exempts(rule)]
+    protecting = [rule for rule in ranked if rule.name not in first and rule.secures]
+    for rule, other in _meeting(exceptions, protecting):
+        if specificity(other) < specificity(rule):
+            yield (
+                f'{_where(rule)}: rule "{rule.name}" is an exception to block rule "{first[rule.name]}" '
+                f'and comes before rule "{other.name}": its packets pass in the clear also where '
+                f'"{other.name}" would protect them. Let it secure them if that is not meant'
+            )
+
+
+def _meeting(ones: Sequence[Rule], others: Sequence[Rule]) -> Iterator[tuple[Rule, Rule]]:
+    """Pairs of rules with packets in common: of two ranges that meet, one holds the other's first address."""
+    if not ones or not others:
+        return
+    side = _remote if _widest(ones[0].selector.remote)[0] < 3 else _local
+    here, there = _index(ones, side), _index(others, side)
+    pairs = {(one.name, other.name): (one, other) for one in ones for other in _around(there, side(one))}
+    pairs |= {(one.name, other.name): (one, other) for other in others for one in _around(here, side(other))}
+    yield from (pair for pair in pairs.values() if overlap(*pair))
 
 
 def _where(rule: Rule) -> str:

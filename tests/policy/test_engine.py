@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.policies import packet, policy
+from support.policies import packet, packets, policies, policy
 
 from policy.engine import EXEMPTIONS, Changes, Policy, diff
 from policy.rules import Rule, Tunnel
 from sadb.flows import FlowTable
 from sadb.sa import Action, Level, Mode
-from sadb.selector import ICMP, ICMPV6, TCP, UDP, Fields, Selector, TrafficSelector
+from sadb.selector import ICMP, ICMPV6, TCP, UDP, Fields, TrafficSelector
 
 HERE, THERE = ip_address("10.0.0.5"), ip_address("10.0.0.9")
 
@@ -88,65 +88,6 @@ def test_nothing_else_is_exempt(fields: Fields, outbound: bool) -> None:
     assert name(policy('name = "everything"').classify(fields, outbound=outbound)) == "everything"
 
 
-ADDRESSES = st.sampled_from([*map(IPv4Address, range(0x0A000000, 0x0A000010))]) | st.sampled_from(
-    [*map(IPv6Address, range(0x20010DB8 << 96, (0x20010DB8 << 96) + 16))]
-)
-PORTS = st.integers(0, 5)
-
-
-@st.composite
-def selectors(draw: st.DrawFn) -> Selector:
-    """Overlapping ranges within sixteen addresses of each family, with few protocols and ports."""
-    protocol = draw(st.sampled_from([0, TCP, UDP]))
-
-    def side() -> tuple[TrafficSelector, ...]:
-        found = []
-        for _ in range(draw(st.integers(1, 2))):
-            low, high = sorted((draw(ADDRESSES), draw(ADDRESSES)), key=lambda a: (a.version, int(a)))
-            if low.version != high.version:
-                high = low
-            if draw(st.booleans()):
-                bits = low.max_prefixlen
-                low, high = type(low)(0), type(low)((1 << bits) - 1)
-            ports = (0, 65535)
-            if protocol and draw(st.booleans()):
-                first, last = sorted((draw(PORTS), draw(PORTS)))
-                ports = (first, last)
-            found.append(TrafficSelector(low, high, protocol, ports))
-        return tuple(found)
-
-    return Selector(side(), side())
-
-
-@st.composite
-def policies(draw: st.DrawFn) -> Policy:
-    """Random rules with unique names."""
-    found = []
-    for number in range(draw(st.integers(0, 12))):
-        levels = draw(st.sampled_from([(Level.REQUIRE, Level.REQUIRE), (Level.REQUEST, Level.REQUEST)]))
-        found.append(
-            Rule(
-                f"r{number}",
-                draw(selectors()),
-                action=draw(st.sampled_from(Action)),
-                mode=draw(st.sampled_from(Mode)),
-                inbound=levels[0],
-                outbound=levels[1],
-                enabled=draw(st.booleans()) or draw(st.booleans()),
-            )
-        )
-    return Policy(found)
-
-
-@st.composite
-def packets(draw: st.DrawFn) -> Fields:
-    """Packets within the same addresses, sometimes without visible ports."""
-    source = draw(ADDRESSES)
-    destination = draw(ADDRESSES.filter(lambda a: a.version == source.version))
-    port = st.none() | PORTS
-    return Fields(source, destination, draw(st.sampled_from([TCP, UDP, 47])), draw(port), draw(port))
-
-
 def covers(selectors_: tuple[TrafficSelector, ...], address: object, protocol: int, port: int | None) -> bool:
     """Whether one side fits, written out once more."""
     for s in selectors_:
@@ -159,7 +100,7 @@ def covers(selectors_: tuple[TrafficSelector, ...], address: object, protocol: i
     return False
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(policies(), st.lists(packets(), min_size=1, max_size=8), st.booleans())
 def test_trie_and_list_agree(one: Policy, some: list[Fields], outbound: bool) -> None:
     """The data plane looks packets up in a trie; another answer than the list's sends them elsewhere."""

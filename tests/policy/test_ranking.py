@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+import re
+from itertools import combinations, pairwise, permutations
+from random import Random
 
 import pytest
-from support.policies import packet, policy, table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.policies import packet, policies, policy, table
 
 from policy.engine import Policy
 from policy.load import parse
-from policy.ranking import difference
+from policy.ranking import TIES, difference, doubts, overlap, rank, service_blocks, specificity
 
 TUNNEL = 'tunnel = { local = "192.0.2.1", remote = "198.51.100.7" }'
 
@@ -160,3 +164,35 @@ def test_exception_that_opens_more_than_was_closed_is_reported() -> None:
     assert '"legacy" is an exception to block rule "no telnet" and comes before rule "db"' in warning
     assert warning.startswith("policy.toml:8")
     assert not parse(text.replace('"permit"', '"secure"')).warnings
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies())
+def test_no_tie_is_overlooked(one: Policy) -> None:
+    """Pairs are found by their addresses; comparing all of them finds the same."""
+    expected = {
+        frozenset((a.name, b.name))
+        for a, b in combinations(one.in_force, 2)
+        if specificity(a) == specificity(b)
+        and any(criterion.measure(a) != criterion.measure(b) for criterion in TIES)
+        and overlap(a, b)
+    }
+    said = [
+        re.findall(r'rule "(r\d+)"', warning)[:2] for warning in doubts(one.rules) if "equally" in warning
+    ]
+    assert {frozenset(names) for names in said} == expected
+    assert len(said) == len(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(policies(), st.randoms())
+def test_order_is_total(one: Policy, random: Random) -> None:
+    """Any order of the same rules is ranked the same, and each rule has a reason to come before the next."""
+    shuffled = list(one.rules)
+    random.shuffle(shuffled)
+    assert rank(shuffled) == one.rules
+    first = service_blocks(one.rules)
+    for winner, other in pairwise(one.in_force):
+        name, why = difference(winner, other, first)
+        assert name
+        assert why

@@ -218,7 +218,7 @@ def toml(value: object) -> str:
     return str(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(FILES)
 def test_any_toml_loads_or_is_complained_about(file: dict[str, object]) -> None:
     """A traceback would hide every other mistake in the file, and end a daemon that reloads."""
