@@ -43,6 +43,7 @@ class Owner(Protocol):
     def emit(self, output: Output) -> None: ...
     def ask(self, association: Association, talk: Talk, question: Question[Any]) -> None: ...
     def new_spi(self) -> bytes: ...
+    def first_contact(self, association: Association) -> bool: ...
     def established(self, association: Association) -> None: ...
     def adopt(self, session: Session) -> Association: ...
     def association_of(self, session: Session) -> Association: ...
@@ -83,6 +84,7 @@ class Association:
         self._over: tuple[str, bool] | None = None
         hooks = session.hooks
         hooks.emit, hooks.new_spi = owner.emit, owner.new_spi
+        hooks.first_contact = lambda: owner.first_contact(self)
         hooks.authenticated, hooks.close = self._authenticated, self._end
         hooks.adopt, hooks.inherit, hooks.discard = self._adopt, self._inherit, self._discard
 
@@ -316,6 +318,9 @@ class Association:
             except Malformed:
                 self._over = ("the peer's public value is not in its group", False)
                 raise
+        if self.state is State.CONNECTING and self.talks.listener is None:  # it has not proven itself yet
+            self._drop("unexpected", f"{exchange_name(header.exchange)} before IKE_AUTH is done", path)
+            return
         standing = channel.standing(header, data)
         if standing is Standing.REPEATED:
             self.talks.repeat(header, path)
@@ -417,7 +422,7 @@ class Association:
         notify = notify_of(error)
         if request.exchange == Exchange.IKE_SA_INIT and isinstance(error, Malformed):
             return  # whoever sends garbage to begin with learns nothing
-        self.talks.reply(request, Message(request.exchange, (notify,), True))
+        self.talks.reply(request, Message(request.exchange, (notify,), True), refused=True)
 
     def _tell_failure(self, talk: Talk, error: Exception) -> None:
         """Events for log and `ikctl why`; what is part of every negotiation is none."""
@@ -455,7 +460,8 @@ class Association:
         """The keys are proven: their time runs."""
         session = self.session
         seconds = session.rule.crypto.lifetime.main_seconds if session.rule and session.rule.crypto else None
-        self.life.begin(session.now, seconds, session.env.random)
+        credential = session.env.credentials.remaining(session.peer) if session.peer else None
+        self.life.begin(session.now, seconds, credential, session.env.random)
 
     def _adopt(self, session: Session) -> None:
         self._owner.adopt(session)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ikd.events import MessageReceived, MessageSent
@@ -18,7 +18,7 @@ from ikd.ikev2.message import Message, Silent
 from ikd.ikev2.numbers import Exchange, exchange_name
 from ikd.ikev2.session import Session
 from ikd.outputs import Transmit
-from ikd.wire.isakmp import Header
+from ikd.wire.isakmp import ZERO_SPI, Header
 from sadb.address import Path
 
 
@@ -182,11 +182,14 @@ class Conversations:
             )
         )
 
-    def reply(self, request: Message, reply: Message) -> None:
+    def reply(self, request: Message, reply: Message, *, refused: bool = False) -> None:
+        """Answer a request, and keep the answer for repetitions."""
         session, channel = self.session, self.session.channel
         reply = Message(request.exchange, reply.payloads, True, request.message_id)
         if request.exchange == Exchange.IKE_SA_INIT:
             header = channel.header(request.exchange, 0, response=True)
+            if refused:  # then there is no IKE SA, and no SPI of ours (section 2.6)
+                header = replace(header, spi_r=ZERO_SPI)
             session.init_response = clear(header, reply.payloads)
             datagrams = [session.init_response]
             channel.answered(0, [])

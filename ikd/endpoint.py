@@ -252,7 +252,6 @@ class Endpoint:
                     return out
             channel = self._channel(True, self.new_spi(), ZERO_SPI)
             association = self._hold(Session(self._next(), self._env, channel, path, now), now)
-            association.session.first_contact = not any(one.state is not State.CONNECTING for one in peers)
             self._out.append(
                 NegotiationStarted(ike=association.number, rule=rule.name, initiator=True, path=path)
             )
@@ -388,6 +387,11 @@ class Endpoint:
         while (spi := self._env.random(8)) in self._by_spi or spi == ZERO_SPI:
             pass
         return spi
+
+    def first_contact(self, association: Association) -> bool:
+        """Whether it is the only IKE SA with its peer that is up or about to be."""
+        peers = self._by_address.get(association.path.peer.address, {}).values()
+        return not any(one.state is not State.CONNECTING for one in peers)
 
     def established(self, association: Association) -> None:
         """The peer is proven: it is half open no more, and may replace what it had before (section 2.4)."""

@@ -73,13 +73,18 @@ class Life:
         """Whether the peer is proven and the end has not begun."""
         return self.state in (State.ESTABLISHED, State.REKEYING)
 
-    def begin(self, now: float, seconds: float | None, random: Callable[[int], bytes]) -> None:
-        """The keys are proven: their time runs. The two ends do not replace them at the same moment."""
+    def begin(
+        self, now: float, seconds: float | None, credential: float | None, random: Callable[[int], bytes]
+    ) -> None:
+        """The keys are proven: their time runs, `seconds` as policy says, and not beyond the peer's
+        `credential`. The two ends do not replace them at the same moment."""
         self.state = State.ESTABLISHED
         self.heard = now
         if seconds is not None:
             share = 1 - JITTER * int.from_bytes(random(2), "big") / 0x10000
             self.rekey_at, self.hard_at = now + seconds * SOFT * share, now + seconds
+        if credential is not None:
+            self.hard_at = min(now + credential, self.hard_at or now + credential)
 
     def replaced(self, now: float) -> None:
         """A successor has taken over; the peer deletes this IKE SA, or we do when it does not."""

@@ -13,7 +13,7 @@ from itertools import chain
 
 from cryptography import x509
 
-from ikd.auth import Authenticator, Declined, Identity, Step, Token, Transcript, psk, signature
+from ikd.auth import Authenticated, Authenticator, Declined, Identity, Step, Token, Transcript, psk, signature
 from ikd.auth.certificate import CertificateProver, CertificateVerifier, HostCertificate, unfit
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, key_hash
@@ -65,6 +65,10 @@ class Credentials:
     def material(self) -> Material:
         """What they are made of."""
         return self._material
+
+    def remaining(self, peer: Authenticated) -> float | None:
+        """Seconds until the peer's credential ends, None when it does not."""
+        return None if peer.expires is None else max(0.0, peer.expires - self._clock())
 
     def certreq(self) -> tuple[bytes, ...]:
         """SHA-1 of the public key of every trusted authority, for CERTREQ (RFC 7296 section 3.7)."""

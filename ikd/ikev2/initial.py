@@ -279,7 +279,7 @@ def _prove(session: Session, rule: Rule, acquire: Acquire | None, spi: int) -> S
     token = (yield from ask(Authenticate(prover))).token
     assert token is not None
     payloads: list[Body] = [id_i, *_certificates(token)]
-    if session.first_contact:
+    if session.hooks.first_contact():
         payloads.append(status(N.INITIAL_CONTACT))
     payloads += [*_requests(session), Authentication(method=token.method, data=token.data)]
     suites = child.without_pfs(child.quick_suites(rule))

@@ -73,10 +73,11 @@ class Children:
 class Hooks:
     """What a session asks of those who hold it; set by association and endpoint."""
 
-    __slots__ = ("adopt", "authenticated", "close", "discard", "emit", "inherit", "new_spi")
+    __slots__ = ("adopt", "authenticated", "close", "discard", "emit", "first_contact", "inherit", "new_spi")
 
     emit: Callable[[Output], None]
     new_spi: Callable[[], bytes]
+    first_contact: Callable[[], bool]  # whether we have no other IKE SA with this peer now
     authenticated: Callable[[], None]  # the peer is proven
     adopt: Callable[[Session], None]  # a successor of this IKE SA exists
     inherit: Callable[[Session], None]  # ... and takes over the Child SAs
@@ -94,7 +95,6 @@ class Session:
         "children",
         "claimed",
         "env",
-        "first_contact",
         "hooks",
         "ike_rekey",
         "init_request",
@@ -138,7 +138,6 @@ class Session:
         self.nat_local = self.nat_peer = False
         self.peer_window = 1
         self.childless = False  # the peer takes an IKE SA without a Child SA
-        self.first_contact = False  # we have no other IKE SA with this peer
         self.initial_contact = False  # the peer says that it has no other with us
         self.children = Children.none()
         self.ike_rekey: IkeRekey | None = None
