@@ -1,0 +1,244 @@
+"""Shell. Namespaces and processes of `ikctl bench ike`: made when entered, gone when left, whatever happens.
+
+Processes are ended by their own id. They have sessions of their own, so that an interrupt at the keyboard
+reaches only `ikctl`, which then takes everything apart in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from ikd import pki
+from ikd.bench import parties
+from ikd.bench.load import Measured, Order
+from ikd.bench.parties import IKD, RESPONDERS, STRONGSWAN, Responder
+from ikd.control.client import Client
+from ikd.control.protocol import ControlError
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PATIENCE: Final = 20.0
+
+
+class Trouble(Exception):
+    """Something that the measurement needs does not work; the text has what was seen."""
+
+
+# Places --------------------------------------------------------------------------------------------------
+
+
+def ip(*arguments: str) -> None:
+    """One `ip` command; raises `Trouble` with its message."""
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Trouble(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+@contextlib.contextmanager
+def namespaces() -> Iterator[Mapping[str, str]]:
+    """A namespace for the initiator, `load`, and one for each responder, by its name, linked to it."""
+    names = {who: f"ikd-bench-{os.getpid()}-{who}" for who in ("load", *(one.name for one in RESPONDERS))}
+    try:
+        for name in names.values():
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        for one in RESPONDERS:
+            _link(names["load"], names[one.name], one)
+        yield names
+    finally:
+        for name in names.values():
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+def _link(load: str, server: str, one: Responder) -> None:
+    ip("link", "add", one.device, "netns", load, "type", "veth", "peer", "name", "e0", "netns", server)
+    for name, device, address in ((load, one.device, one.load_address), (server, "e0", one.address)):
+        ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
+        ip("-n", name, "link", "set", device, "up")
+    ip("-n", server, "link", "add", "in0", "type", "veth", "peer", "name", "in1")
+    ip("-n", server, "addr", "add", parties.SERVER_INSIDE, "dev", "in0")
+    for device in ("in0", "in1"):
+        ip("-n", server, "link", "set", device, "up")
+
+
+# Processes -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def process(
+    namespace: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A program in a namespace, its output in `log`, with pipes to its standard input and output when it is
+    the initiator."""
+    talks = "ikd.bench.load" in command
+    with log.open("wb") as output:
+        made = subprocess.Popen(
+            ["ip", "netns", "exec", namespace, *command],
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | dict(environment or {}),
+            stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if talks else output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield made
+    finally:
+        made.terminate()
+        try:
+            made.wait(10)
+        except subprocess.TimeoutExpired:
+            made.kill()
+            made.wait()
+        for pipe in (made.stdin, made.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+def _await(made: subprocess.Popen[str], ready: Path, what: str, *logs: Path) -> None:
+    """Until a socket is there."""
+    deadline = time.monotonic() + PATIENCE
+    while not ready.exists():
+        if made.poll() is not None or time.monotonic() > deadline:
+            raise Trouble(f"{what} does not start:\n{_tails(logs)}")
+        time.sleep(0.02)
+
+
+def _tails(logs: Sequence[Path]) -> str:
+    return "\n".join(log.read_text(errors="replace")[-2000:] for log in logs if log.exists())
+
+
+@contextlib.contextmanager
+def ikd(namespace: str, home: Path, profile: Path | None) -> Iterator[int]:
+    """Our responder; its process id. With `profile` it runs under cProfile, which writes that file at the
+    end."""
+    profiled = ("-m", "cProfile", "-o", str(profile)) if profile else ()
+    command = [sys.executable, *profiled, "-m", "ikd", "--config", str(home)]
+    control, log = home / "control.sock", home / "log"
+    with process(namespace, command, log) as made:
+        _await(made, control, "ikd", log)
+        try:
+            with Client(control, PATIENCE) as client:
+                client.call("version")
+        except ControlError as error:
+            raise Trouble(f"ikd does not answer: {error}\n{_tails([log])}") from None
+        yield made.pid
+
+
+@contextlib.contextmanager
+def strongswan(namespace: str, home: Path) -> Iterator[int]:
+    """charon in the foreground with its own files; its process id."""
+    environment = {"STRONGSWAN_CONF": str(home / "strongswan.conf"), "SWANCTL_DIR": str(home / "swanctl")}
+    log, vici = home / "log", home / "charon.vici"
+    with process(namespace, [parties.CHARON], log, environment) as made:
+        _await(made, vici, "strongSwan", log, home / "charon.log")
+        done = subprocess.run(
+            ["swanctl", "--load-all", "--uri", f"unix://{vici}"],
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Trouble(f"swanctl --load-all: {done.stdout}{done.stderr}")
+        yield made.pid
+
+
+def strongswan_missing() -> bool:
+    """Whether strongSwan, or a part of it that is needed, is not installed."""
+    return not all(Path(one).exists() for one in parties.CHARON_FILES)
+
+
+class Initiator:
+    """The process of `ikd.bench.load`."""
+
+    def __init__(self, made: subprocess.Popen[str], log: Path) -> None:
+        self._made = made
+        self._log = log
+
+    def run(self, order: Order) -> Measured:
+        """One batch; raises `Trouble`."""
+        assert self._made.stdin is not None
+        assert self._made.stdout is not None
+        try:
+            self._made.stdin.write(json.dumps(asdict(order)) + "\n")
+            self._made.stdin.flush()
+            line = self._made.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise Trouble(f"the initiator ended:\n{_tails([self._log])}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Trouble(f"the initiator: {answer['error']}\n{_tails([self._log])}")
+        return Measured(**answer)
+
+
+@contextlib.contextmanager
+def initiator(namespace: str, log: Path) -> Iterator[Initiator]:
+    """The one initiator of all measurements."""
+    with process(namespace, [sys.executable, "-m", "ikd.bench.load"], log) as made:
+        yield Initiator(made, log)
+
+
+# Files ---------------------------------------------------------------------------------------------------
+
+
+def prepare(directory: Path, auth: str, now: float) -> dict[str, Path]:
+    """The directories of initiator and responders for a kind of authentication."""
+    homes = {who: directory / f"{auth}-{who}" for who in ("load", IKD.name, STRONGSWAN.name)}
+    secret = os.urandom(24).hex()
+    for who, identity, peer in (
+        ("load", parties.LOAD_ID, parties.SERVER_ID),
+        (IKD.name, parties.SERVER_ID, parties.LOAD_ID),
+    ):
+        home = homes[who]
+        (home / "pki").mkdir(parents=True)
+        (home / "ikd.toml").write_text(parties.settings(identity, auth, str(home / "control.sock")))
+        policy = parties.load_policy(auth) if who == "load" else parties.server_policy(auth)
+        (home / "policy.toml").write_text(policy)
+        if not parties.AUTHS[auth]:
+            _private(home / "secrets.toml", parties.secrets(peer, secret).encode())
+    home = homes[STRONGSWAN.name]
+    for name in ("conf.d", "x509", "x509ca", "private"):
+        (home / "swanctl" / name).mkdir(parents=True)
+    (home / "strongswan.conf").write_text(parties.charon_settings(str(home)))
+    _private(home / "swanctl" / "swanctl.conf", parties.charon_connection(auth, secret).encode())
+    if parties.AUTHS[auth]:
+        _certify(homes, parties.AUTHS[auth], now)
+    return homes
+
+
+def _certify(homes: Mapping[str, Path], kind: str, now: float) -> None:
+    """An authority, a certificate for the initiator, and one that both responders use."""
+    authority = pki.make_ca("CN=Bench CA", now, days=1, kind=kind)
+    trusted = pki.certificate_pem(authority.certificate)
+    hosts: dict[str, Any] = {
+        name: pki.issue(authority, f"CN={name}", [name], now=now, days=1, kind=kind)
+        for name in (parties.LOAD_ID, parties.SERVER_ID)
+    }
+    for who, host in (("load", hosts[parties.LOAD_ID]), (IKD.name, hosts[parties.SERVER_ID])):
+        home = homes[who] / "pki"
+        (home / "ca.pem").write_bytes(trusted)
+        (home / "host.pem").write_bytes(pki.certificate_pem(host.certificate))
+        _private(home / "host.key", pki.key_pem(host.key))
+    home, host = homes[STRONGSWAN.name] / "swanctl", hosts[parties.SERVER_ID]
+    (home / "x509ca" / "ca.pem").write_bytes(trusted)
+    (home / "x509" / "host.pem").write_bytes(pki.certificate_pem(host.certificate))
+    _private(home / "private" / "host.pem", pki.key_pem(host.key))
+
+
+def _private(path: Path, content: bytes) -> None:
+    """A file that nobody else may read, not even for a moment."""
+    path.touch(mode=0o600)
+    path.write_bytes(content)
