@@ -363,7 +363,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     id_i = request.one(IdentificationI)
     session.claimed = Identity(id_i.type, id_i.data)
     session.authorities = _authorities(request)
-    rule = _rule_for(session)
+    rule = session.rule = _rule_for(session)
     transcript = session.transcript(id_i.encode(), of_initiator=True)
     credentials = session.env.credentials
     identity = credentials.local_identity(rule, session.path.local.address)
@@ -478,7 +478,6 @@ def _admitted(session: Session, rule: Rule, names: Sequence[str]) -> Rule:
     verdict = admits(rule, names)
     if verdict:
         return rule
-    session.rule = rule
     for other in session.rules():
         if session.serves(other) and admits(other, names):
             return other
