@@ -31,7 +31,7 @@ from sadb.sa import Acquire, Expire, UnknownSpi
 MOST_NOTICES: Final = 4096
 SHORTEST_SLEEP: Final = 0.001  # a deadline that does not go away must not take the whole processor
 
-Handler = Callable[[Any], Iterable[Output] | None]
+Handler = Callable[[Any], list[Output] | None]
 
 
 class Driver:
@@ -91,7 +91,7 @@ class Driver:
         }
 
     def perform(self, outputs: Iterable[Output]) -> None:
-        """Carry out outputs in their order, and those that follow from them after them."""
+        """Carry out outputs in their order; those that follow from an answer come right behind it."""
         queue = deque(outputs)
         handlers = self._handlers
         while queue:
@@ -104,12 +104,12 @@ class Driver:
                 self.broken(type(output).__name__, error)
             else:
                 if more:
-                    queue.extend(more)
+                    queue.extendleft(reversed(more))
 
     def _transmit(self, output: Transmit) -> None:
         self.transport.send(output.data, output.path)
 
-    def _answer(self, output: Ask) -> Iterable[Output]:
+    def _answer(self, output: Ask) -> list[Output]:
         """Answer a question at once; what goes wrong is an answer, too."""
         value: object
         try:

@@ -40,8 +40,6 @@ async def up(daemon: Daemon, name: str, caller: Caller, timeout: float, childles
     if not 0 < timeout <= LONGEST:
         raise ControlError("usage", f"timeout is more than 0 and at most {LONGEST:g} seconds")
     rule = _to_start(daemon, name)
-    if there := _there(daemon, rule, childless):
-        return there
     attempt = _Attempt(daemon, rule, caller, childless)
     try:
         return await asyncio.wait_for(attempt.run(), timeout)
@@ -114,6 +112,8 @@ class _Attempt:
     async def run(self) -> Json:
         """Start, or join what has been started, and wait."""
         daemon, rule = self.daemon, self.rule
+        if there := _there(daemon, rule, self.childless):
+            return there
         associations = daemon.endpoint.associations.values()
         self.numbers |= {one.number for one in associations if one.rule == rule.name}
         self._starting = True  # whatever is told while this call lasts comes of it
@@ -298,7 +298,14 @@ async def _follow(
 
 
 def _find(daemon: Daemon, name: str) -> Targets:
-    return find(name, daemon.endpoint.policy, daemon.endpoint.associations, daemon.database.pairs())
+    """What a name stands for; pairs that only linger after their replacement are nobody's any more."""
+    associations = daemon.endpoint.associations
+    alive = [
+        pair
+        for pair in daemon.database.pairs()
+        if (owner := associations.get(pair.owner)) and pair.inbound.spi in owner.children
+    ]
+    return find(name, daemon.endpoint.policy, associations, alive)
 
 
 def _counted(main: int, quick: int) -> str:

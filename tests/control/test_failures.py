@@ -1,5 +1,5 @@
-"""What `ikctl why` remembers: which failures, how they are found, when they are over, and that strangers cannot
-make it forget or grow."""
+"""What `ikctl why` remembers: which failures, how they are found, when they are over, and that strangers
+cannot make it forget or grow."""
 
 from __future__ import annotations
 

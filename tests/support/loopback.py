@@ -1,4 +1,5 @@
-"""Two daemons in this process, on two loopback addresses, with packet devices in memory: no root, no kernel."""
+"""Two daemons in this process, on two loopback addresses, with packet devices in memory: no root, no
+kernel."""
 
 from __future__ import annotations
 
