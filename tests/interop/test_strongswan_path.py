@@ -55,7 +55,8 @@ def test_large_certificates_go_in_fragments(hosts: Lab, place: Path, initiator: 
     with peers.ikd, peers.charon, Capture(hosts.right, "e0", place / "wire.pcap") as wire:
         peers.up(initiator)
         peers.check_traffic()
-    sizes = wire.tshark("-Y", "isakmp", "-T", "fields", "-e", "ip.len").split()
+    # IKE_SA_INIT (34) cannot be cut: there are no keys yet
+    sizes = wire.tshark("-Y", "isakmp && isakmp.exchangetype != 34", "-T", "fields", "-e", "ip.len").split()
     assert max(map(int, sizes)) <= 600
     assert len(sizes) > 10
     assert not wire.tshark("-Y", "ip.flags.mf == 1 || ip.frag_offset > 0").strip(), "IP fragments were sent"
