@@ -285,6 +285,6 @@ def _modp(group: Group, key: DHPrivateKey) -> tuple[bytes, Agree]:
         if not 1 < y < prime - 1:
             raise ValueError("degenerate public value")
         peer = DHPublicNumbers(y, DHParameterNumbers(prime, 2)).public_key()
-        return key.exchange(peer).rjust(group.public, b"\0")
+        return key.exchange(peer)
 
     return key.public_key().public_numbers().y.to_bytes(group.public, "big"), agree

@@ -445,7 +445,7 @@ class Lives(RuleBasedStateMachine):
         assert deadline is not None or not limits
 
 
-Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Lives.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestLives = Lives.TestCase
 
 

@@ -224,6 +224,7 @@ PORTS = struct.pack("!HH", 1234, 80)
             Fields(A6, B6, TCP, 1234, 80),
         ),
         (v6(44, bytes((UDP, 0, 0, 1)) + bytes(4) + PORTS), Fields(A6, B6, UDP, 1234, 80)),  # first of several
+        (v6(44, bytes((UDP, 0, 0, 7)) + bytes(4) + PORTS), Fields(A6, B6, UDP, 1234, 80)),  # reserved bits
         (v6(44, bytes((UDP, 0, 0, 8)) + bytes(4) + PORTS), Fields(A6, B6, UDP)),
         (v6(0, bytes((TCP, 255)) + bytes(6) + PORTS), Fields(A6, B6, TCP)),  # a header longer than the packet
         (v6(0, bytes((TCP,))), Fields(A6, B6, 0)),

@@ -95,6 +95,13 @@ class Tail(Structure):
 
 
 @wire
+class Anything(Structure):
+    """Any octets."""
+
+    data: bytes = rest()
+
+
+@wire
 class Some(Structure):
     """Structures up to the end."""
 
@@ -310,6 +317,10 @@ def test_reader_of_a_part_stops_at_its_end() -> None:
             Reader(WRITTEN + b"rest").structure(Numbers, size)
     with pytest.raises(Malformed, match="too many"):
         Reader(WRITTEN + b"rest").structure(Numbers, len(WRITTEN) + 1)
+    backwards = Reader(b"abcd")
+    backwards.take(2)
+    with pytest.raises(Malformed):
+        backwards.structure(Anything, -1)
     unread = Reader(b"x")
     with pytest.raises(Malformed, match="1 octets too many"):
         unread.finish()

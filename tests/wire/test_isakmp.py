@@ -175,6 +175,8 @@ HOSTILE = {
     "half a header": (40, b"\0\0\0"),
     "zero length": (40, payload(0, b"n" * 16, length=0)),
     "length less than its header": (40, payload(0, b"n" * 16, length=3)),
+    "zero length where any would do": (43, payload(0, b"", length=0)),
+    "three octets where any would do": (43, payload(43, b"", length=3) + payload(0, b"")),
     "length that runs over": (40, payload(0, b"n" * 16, length=21)),
     "largest length": (40, payload(0, b"n" * 16, length=0xFFFF)),
     "length that stops short": (40, payload(0, b"n" * 17, length=20)),
