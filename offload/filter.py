@@ -35,6 +35,7 @@ REASONS: Final = (BLOCKED, CLEAR_IN, CLEAR_OUT, FRAGMENTS)
 
 AH: Final = 51
 OWN_BITS: Final = 0xFFFF  # the part of a mark that says it is one of ours
+WHOLE_MARK: Final = 0xFFFFFFFF
 STEERED_BITS: Final = 0xFFF1FFFF  # the part that says it is led into the device
 
 Span = tuple[int, int]
@@ -43,7 +44,8 @@ Span = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Marks:
     """Packet marks. `own`: the daemon's packets; `must` and `wish`: steered into the device; `clear`: not
-    steered. The upper bits are a number of the device, so that two daemons do not take each other's."""
+    steered; `opened`: came out of it. The upper bits are a number of the device, so that two daemons do not
+    take each other's."""
 
     own: int
     number: int
@@ -70,6 +72,11 @@ class Marks:
         """Led to the device by its destination and not to be protected after all."""
         return self.own | self.number << 20 | 0x40000
 
+    @property
+    def opened(self) -> int:
+        """Came out of the device, decrypted."""
+        return self.own | self.number << 20 | 0x80000
+
 
 def table_name(device: str) -> str:
     """The name of the table that belongs to a device."""
@@ -88,10 +95,10 @@ def ruleset(flows: Iterable[Flow], device: str, mtu: int, marks: Marks, *, stay_
         "device": f'"{device}"',
         "counters": "\n".join(f"counter {reason} {{ }}" for reason in REASONS),
         "own": f"{marks.own:#x}",
-        "mask": f"{OWN_BITS:#x}",
         "must": f"{marks.must:#x}",
         "wish": f"{marks.wish:#x}",
         "clear": f"{marks.clear:#x}",
+        "opened": f"{marks.opened:#x}",
         "mss4": max(mtu - 40, 536),
         "mss6": max(mtu - 60, 1220),
         "ports": f"{{ {IKE_PORT}, {NATT_PORT} }}",
@@ -139,6 +146,7 @@ accept
 chain arriving {{
 type filter hook prerouting priority -300; policy accept;
 iifname lo accept
+iifname {device} meta mark set {opened}
 iifname {device} meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size set {mss4}
 iifname {device} meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size set {mss6}
 meta l4proto 50 accept
@@ -159,7 +167,7 @@ goto clear
 chain departing {{
 type route hook output priority -99; policy accept;
 oifname lo accept
-meta mark & {mask} == {own} accept
+meta mark {own} accept
 meta l4proto 50 accept
 udp sport {ports} accept
 goto steering

@@ -155,10 +155,10 @@ class RawSockets:
         with suppress(OSError):
             while True:
                 data, ancillary, _, about = sock.recvmsg(64, _ERROR_SPACE, socket.MSG_ERRQUEUE)
-                self.counters["icmp errors"] += 1
-                report = _too_big(
-                    data, ancillary, about[0] if about else "", self._receivers.get(sock.fileno())
-                )
+                receiver = self._receivers.get(sock.fileno())
+                if receiver:
+                    self.counters["icmp errors"] += 1
+                report = _too_big(data, ancillary, about[0] if about else "", receiver)
                 if report:
                     self._told.append(report)
 

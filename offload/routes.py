@@ -7,6 +7,7 @@ before the filter saw a packet. It is asked for local packets only, and what a p
 back to the host's other tables. The rules, by preference (four numbers from `priority` on are ours):
 
     0  mark says steered          -> table `steered`
+    0  mark says opened, way back -> table `steered`, for the reverse path filter
     1  mark says ours             -> go on at 3
     2  local, unbound or inside   -> table `led`
     3  nothing, a place to go on at
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Final
 
-from offload.filter import OWN_BITS, STEERED_BITS, Marks
+from offload.filter import OWN_BITS, STEERED_BITS, WHOLE_MARK, Marks
 from sadb.address import Address, Network
 from sadb.sa import Action, Flow, Mode
 from sadb.selector import ANY_PORT, TrafficSelector
@@ -147,6 +148,7 @@ def _rules(
     """The rules of one family; those around table `led` only when it holds something."""
     first = numbers.priority
     yield Rule(version, first, numbers.steered, mark=marks.wish, mask=STEERED_BITS)
+    yield Rule(version, first, numbers.steered, mark=marks.opened, mask=WHOLE_MARK, local=True)
     if not led:
         return
     yield Rule(version, first + 3)

@@ -144,7 +144,8 @@ _NLMSGHDR: Final = struct.Struct("=IHHII")
 _IFINFOMSG: Final = struct.Struct("=BxHiII")
 _RTM_SETLINK, _NLM_F_REQUEST_ACK, _NLMSG_ERROR = 19, 5, 2
 _IFLA_MTU, _IFLA_TXQLEN, _IFLA_AF_SPEC = 4, 13, 26
-_IFLA_INET_CONF, _IPV4_DEVCONF_RP_FILTER, _LOOSE = 1, 8, 2
+_IFLA_INET_CONF = 1
+_RP_FILTER, _SRC_VALID_MARK = 8, 24  # linux/ip.h, IPV4_DEVCONF_...
 _IFLA_INET6_ADDR_GEN_MODE, _NO_ADDRESS = 8, 1
 
 
@@ -152,13 +153,15 @@ def _configure(index: int, mtu: int) -> None:
     """Size, filters, then up.
 
     These few attributes are encoded here because pyroute2 cannot write per-family settings of a device, and
-    /proc/sys is closed to a hardened service. The reverse path filter is loose: the sources of decrypted
-    packets are routed elsewhere (in transport mode even through the link the ESP came from). The greater of
-    this value and `net.ipv4.conf.all` counts, so that 2 means loose whatever that one says. Without an
-    address generation mode IPv6 neither invents addresses nor sends router solicitations into the device.
+    /proc/sys is closed to a hardened service. The sources of decrypted packets may be routed elsewhere, in
+    transport mode through the link the ESP came from. So this device has no reverse path filter, and because
+    `net.ipv4.conf.all` can still impose one (loose does not help either: it is strict where a device has no
+    address), the filter shall look at the mark that `offload.filter` gives these packets (src_valid_mark),
+    for which `offload.routes` leads back here. Without an address generation mode IPv6 neither invents
+    addresses nor sends router solicitations into the device.
     """
     sizes = _attribute(_IFLA_MTU, struct.pack("=I", mtu)) + _attribute(_IFLA_TXQLEN, struct.pack("=I", QUEUE))
-    filters = _attribute(_IPV4_DEVCONF_RP_FILTER, struct.pack("=I", _LOOSE))
+    filters = _attribute(_RP_FILTER, struct.pack("=I", 0)) + _attribute(_SRC_VALID_MARK, struct.pack("=I", 1))
     inet = _attribute(socket.AF_INET, _attribute(_IFLA_INET_CONF, filters))
     inet6 = _attribute(socket.AF_INET6, _attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes((_NO_ADDRESS,))))
     _set_link(index, sizes + _attribute(_IFLA_AF_SPEC, inet))
