@@ -46,7 +46,7 @@ class Owner(Protocol):
     def first_contact(self, association: Association) -> bool: ...
     def established(self, association: Association) -> None: ...
     def adopt(self, session: Session) -> Association: ...
-    def association_of(self, session: Session) -> Association: ...
+    def association_of(self, session: Session) -> Association | None: ...
     def moved(self, association: Association, old: Address) -> None: ...
     def forget(self, association: Association) -> None: ...
 
@@ -65,6 +65,7 @@ class Association:
         "life",
         "session",
         "talks",
+        "undecided",
     )
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
@@ -79,6 +80,9 @@ class Association:
             None  # by which the endpoint counts it as half open
         )
         self.inherited = False  # a successor has the Child SAs
+        self.undecided = (
+            False  # made while our own exchange replaces the same IKE SA: it may have to go again
+        )
         self._owner = owner
         self._deferred: list[Talk] = []  # exchanges that begin once the IKE SA is up
         self._over: tuple[str, bool] | None = None
@@ -163,7 +167,8 @@ class Association:
     @property
     def usable(self) -> bool:
         """Whether new Child SAs may be made on it."""
-        return self.state is State.ESTABLISHED and not self.inherited and self.session.ike_rekey is None
+        settled = not (self.inherited or self.undecided)
+        return self.state is State.ESTABLISHED and settled and self.session.ike_rekey is None
 
     @property
     def idle(self) -> bool:
@@ -371,7 +376,7 @@ class Association:
         if message.exchange == Exchange.INFORMATIONAL:
             return informational.respond(session, message)
         if message.exchange == Exchange.CREATE_CHILD_SA:
-            if self.state is State.DELETING or self.inherited:
+            if self.state is State.DELETING or self.inherited or self.undecided:
                 return _refuse(Refused(N.TEMPORARY_FAILURE, "this IKE SA is going away"))
             if rekey.asks_for_ike(message):
                 return rekey.respond(session, message)
@@ -464,23 +469,30 @@ class Association:
         self.life.begin(session.now, seconds, credential, session.env.random)
 
     def _adopt(self, session: Session) -> None:
-        self._owner.adopt(session)
+        self._owner.adopt(session).undecided = True
 
     def _inherit(self, session: Session) -> None:
-        if self.inherited:
+        heir = self._owner.association_of(session)
+        if self.inherited or heir is None:
             return
         self.inherited = True
         self.life.move(Input.REKEY)
-        heir = self._owner.association_of(session)
+        heir.undecided = False
         session.children = self.session.children
         self._owner.emit(Inherit(self.number, session.number))
         self._owner.emit(established(session, self.number))
         if self.state is State.DELETING:  # it was told to go while its successor was being made
             heir.delete("deleted", self.session.now)
         self.life.replaced(self.session.now)
+        record = self.session.ike_rekey
+        other = self._owner.association_of(record.theirs[1]) if record and record.theirs else None
+        if other is not None and other is not heir:
+            # the peer deletes what it made in vain, unless it never heard our answer
+            other.life.replaced(self.session.now)
 
     def _discard(self, session: Session, reason: str) -> None:
-        self._owner.association_of(session).delete(reason, self.session.now)
+        if made := self._owner.association_of(session):
+            made.delete(reason, self.session.now)
 
     def _end(self, reason: str, by_peer: bool) -> None:
         self._over = self._over or (reason, by_peer)

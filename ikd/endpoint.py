@@ -420,9 +420,12 @@ class Endpoint:
             self._by_identity.setdefault(session.peer.identity, {})[association.number] = association
         return association
 
-    def association_of(self, session: Session) -> Association:
-        """The association of a session."""
-        return self._associations[session.number]
+    def association_of(self, session: Session) -> Association | None:
+        """The association of a session, None when it has closed."""
+        found = self._associations.get(session.number)
+        if found is not None:
+            self._touch(found)  # it will be told something that changes its clocks
+        return found
 
     def forget(self, association: Association) -> None:
         """An association has closed."""

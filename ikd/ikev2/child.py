@@ -73,6 +73,10 @@ def pfs_groups(rule: Rule) -> tuple[Group, ...]:
     return tuple(dict.fromkeys(suite.group for suite in rule.crypto.main)) if rule.crypto else ()
 
 
+class Unwanted(Refused):
+    """The peer made a Child SA and deleted it before we knew of it."""
+
+
 # Both roles -------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +250,7 @@ def create(session: Session, rule: Rule, acquire: Acquire | None = None) -> Step
         raise Refused(N.TEMPORARY_FAILURE, str(error), "try again", by_peer=True) from error
     finally:
         session.children.creating.remove(rule.name)
+        session.children.forget_early()
 
 
 def rekey(session: Session, old: SaPair, rule: Rule) -> Steps[None]:
@@ -259,6 +264,10 @@ def rekey(session: Session, old: SaPair, rule: Rule) -> Steps[None]:
         pair, exchanged = yield from _replacement(session, old, rule)
     except Overtaken:
         return
+    except Unwanted as unwanted:
+        if spi in children.pairs:
+            yield from delete_children(session, [old], str(unwanted))
+        raise
     except Refused as refused:
         if refused.by_peer and refused.notify == N.CHILD_SA_NOT_FOUND and spi in children.pairs:
             session.drop(old, "the peer has no such Child SA")
@@ -271,6 +280,7 @@ def rekey(session: Session, old: SaPair, rule: Rule) -> Steps[None]:
         record.ours = False
         if record.theirs is None:
             children.rekeys.pop(spi, None)
+        children.forget_early()
     session.add(pair, old)
     if record.theirs and exchanged.lowest < record.theirs[0]:
         yield from delete_children(session, [pair], "another exchange replaced the same Child SA")
@@ -323,6 +333,8 @@ def _request(
         exchanged = Exchanged(nonce, reply.one(Nonce).data, _agree(exchange, reply))
         pair = settle(session, rule, suites, wanted, spi, reply, exchanged, transport=transport, first=False)
         _check_group(pair.inbound.suite, exchange)
+        if pair.outbound.spi in session.children.early:
+            raise Unwanted(0, "the peer deleted the new Child SA before its answer arrived", by_peer=True)
     except BaseException:
         session.emit(Release(spi))
         raise
@@ -497,6 +509,8 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     old: SaPair | None = None
     if notify := request.notify(N.REKEY_SA):
         old = session.by_outbound(int.from_bytes(notify.spi, "big"))
+        if old is None and children.asking:
+            raise Refused(N.TEMPORARY_FAILURE, "the peer replaces a Child SA that we may be about to know")
         if old is None:
             raise Refused(
                 N.CHILD_SA_NOT_FOUND, f"the peer replaces Child SA {notify.spi.hex()}, which is not there"

@@ -13,6 +13,8 @@ from ikd.ikev2.session import Session
 from ikd.wire.isakmp import Body
 from sadb.sa import SaPair
 
+MOST_EARLY = 64  # deletions of what we do not know yet that are kept in mind
+
 
 def _deletes(spis: Sequence[tuple[int, int]]) -> list[Body]:
     """A Delete payload for each protocol, out of (protocol, SPI)."""
@@ -101,8 +103,11 @@ def _deleted(session: Session, payload: Delete) -> list[tuple[int, int]]:
     children = session.children
     answers = []
     for spi in payload.spis:
-        pair = session.by_outbound(int.from_bytes(spi, "big"))
+        number = int.from_bytes(spi, "big")
+        pair = session.by_outbound(number)
         if pair is None:
+            if children.asking and len(children.early) < MOST_EARLY:
+                children.early.add(number)
             continue
         own = pair.inbound.spi
         crossed = own in children.deleting

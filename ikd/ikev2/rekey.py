@@ -153,8 +153,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     """<--  HDR, SK {SA, Ni, KEi}"""
     yield from ()
     children = session.children
-    busy = children.creating or children.deleting or any(one.ours for one in children.rekeys.values())
-    if busy:  # section 2.25.2
+    if children.asking or children.deleting:  # section 2.25.2
         raise Refused(N.TEMPORARY_FAILURE, "the peer replaces the IKE SA while a Child SA is being changed")
     record = session.ike_rekey
     if record and record.theirs:

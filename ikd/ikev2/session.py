@@ -63,11 +63,22 @@ class Children:
     creating: list[str]  # rules for which a request of ours is on its way
     lingering: list[tuple[float, SaPair]]  # replaced pairs and when they go
     due: dict[int, SaPair]  # pairs that are to be replaced as soon as nothing stands against it
+    early: set[int]  # the peer's SPIs that it deleted before its answer told us of them
 
     @classmethod
     def none(cls) -> Children:
         """Without any."""
-        return cls({}, {}, set(), [], [], {})
+        return cls({}, {}, set(), [], [], {}, set())
+
+    @property
+    def asking(self) -> bool:
+        """Whether a request of ours for a Child SA is on its way."""
+        return bool(self.creating) or any(one.ours for one in self.rekeys.values())
+
+    def forget_early(self) -> None:
+        """Nothing is on its way any more that an early deletion could be meant for."""
+        if not self.asking:
+            self.early.clear()
 
 
 class Hooks:
