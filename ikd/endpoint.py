@@ -153,7 +153,10 @@ class Endpoint:
             self._drop("critical", str(error), path)
             return
         settings, address = self._env.settings, path.peer.address
-        if len(self._first) >= settings.cookie_threshold and not self._paid(message, header, path, now):
+        # whoever writes down another's address must not use up that one's share
+        crowded = 2 * self._half_open_by_address[address] >= settings.half_open_per_address
+        loaded = len(self._first) >= settings.cookie_threshold
+        if (loaded or crowded) and not self._paid(message, header, path, now):
             return
         if len(self._first) >= settings.half_open:
             self._drop("half-open-limit", f"{settings.half_open} negotiations are half open", path)

@@ -352,7 +352,7 @@ class IkeSettings:
     half_open_per_address: int = _option(
         20,
         _number(1, 1_000_000, "negotiations", whole=True),
-        "Unproven negotiations at a time from one address.",
+        "Unproven negotiations at a time from one address; from half of them on it must return cookies.",
         table="limits",
     )
     cookie_threshold: int = _option(

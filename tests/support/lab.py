@@ -218,6 +218,8 @@ class Lab:
             ip("netns", "add", name)
             self._made.append(name)
             ip("-n", name, "link", "set", "lo", "up")
+            # link-local addresses are there at once, and not in the middle of a comparison
+            run(name, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
         if self.nat:
             self._link(self.left, "e0", f"{NATTED}/24", self.nat, "e1", "192.168.7.1/24")
             self._link(self.nat, "e0", f"{NAT}/24", self.right, "e0", f"{RIGHT}/24")
