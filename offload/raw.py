@@ -28,6 +28,7 @@ LARGEST: Final = 65_535
 BUFFER: Final = 8 << 20
 LEAST: Final = {4: 576, 6: 1280}  # a smaller path MTU is nobody's, whoever claims it
 TOLD: Final = 256  # reports kept until they are fetched
+HEARD: Final = 16  # entries of an error queue taken at once: anybody can fill it
 ADDRESSES: Final = 8192  # address objects kept; a stranger can vary them, so the table is emptied when full
 
 # Linux numbers that the socket module of Python 3.11 does not name
@@ -151,9 +152,9 @@ class RawSockets:
         return reports
 
     def _hear(self, sock: socket.socket) -> None:
-        """Empty a socket's error queue, and keep what says something about the path MTU."""
+        """Take what a socket's error queue holds, and keep what says something about the path MTU."""
         with suppress(OSError):
-            while True:
+            for _ in range(HEARD):
                 data, ancillary, _, about = sock.recvmsg(64, _ERROR_SPACE, socket.MSG_ERRQUEUE)
                 receiver = self._receivers.get(sock.fileno())
                 if receiver:
