@@ -86,6 +86,38 @@ def test_transport_between_own_addresses(hosts: Lab, place: Path, version: int) 
     assert not wire.holds(b"marker-in-clear-text")
 
 
+SUITES = (
+    "aes128gcm",
+    "chacha20poly1305",
+    "aes256 sha384 p256",
+    "aes128gmac",
+    "null sha256",
+    "ah sha256",
+    "ah sha512",
+)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_kind_of_suite(hosts: Lab, place: Path, suite: str, version: int) -> None:
+    """A suite that negotiates and then drops packets is an outage nobody expects; ESP and AH, between the
+    hosts' own addresses, before and after a rekey."""
+    crypto = f'\n[crypto.one]\nmain = ["x25519 aes128gcm sha256"]\nquick = ["{suite}"]\n'
+    with (
+        host_twins(hosts, place, version=version, extra='crypto = "one"\n' + crypto) as both,
+        Capture(hosts.right, "e0", place / "w.pcap") as wire,
+    ):
+        check_both_ways(hosts, *OUTER[version])
+        old = {one["spi_in"] for one in both.left.quick()}
+        both.left.ctl("rekey", "host")
+        eventually(lambda: not old & {one["spi_in"] for one in both.left.quick()}, "the old pair is gone")
+        check_both_ways(hosts, *OUTER[version])
+    carrier = "ah" if suite.startswith("ah") else "esp"
+    assert carrier in wire.protocols()
+    hidden = "gcm" in suite or "chacha" in suite or suite.startswith("aes256")
+    assert wire.holds(b"marker-in-clear-text") is not hidden
+
+
 def test_first_packet_after_a_cold_ping(
     hosts: Lab, place: Path, record_property: Callable[[str, object], None]
 ) -> None:
