@@ -121,8 +121,8 @@ def _tails(logs: Sequence[Path]) -> str:
 def ikd(namespace: str, home: Path, profile: Path | None) -> Iterator[int]:
     """Our responder; its process id. With `profile` it runs under cProfile, which writes that file at the
     end."""
-    profiled = ("-m", "cProfile", "-o", str(profile)) if profile else ()
-    command = [sys.executable, *profiled, "-m", "ikd", "--config", str(home)]
+    program = ("ikd.bench.profiled", str(profile)) if profile else ("ikd",)
+    command = [sys.executable, "-m", *program, "--config", str(home)]
     control, log = home / "control.sock", home / "log"
     with process(namespace, command, log) as made:
         _await(made, control, "ikd", log)
