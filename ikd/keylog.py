@@ -78,14 +78,12 @@ class KeyLog:
 
     def ike(self, keys: Keys) -> None:
         """A new IKE SA."""
-        if line := ike_line(keys):
-            self._write(line)
+        self._write(ike_line(keys) or f"# {keys.spi_i.hex()}: Wireshark cannot read {keys.suite}")
 
     def child(self, pair: SaPair) -> None:
         """A new Child SA, a line for each direction."""
         for sa in (pair.inbound, pair.outbound):
-            if line := esp_line(sa):
-                self._write(line)
+            self._write(esp_line(sa) or f"# {sa.spi:08x}: Wireshark cannot read {sa.suite}")
 
     def close(self) -> None:
         """Stop."""

@@ -11,13 +11,14 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ikd.control.protocol import hyphened, plain, stamp
-from ikd.events import Event
+from ikd.events import DatagramDropped, Event
 from ikd.settings import LEVELS, Levels
 
 MOST_PER_SECOND: Final = 50  # of one kind of event and reason
@@ -93,13 +94,13 @@ class Log:
         if self._limiter.turned(now):
             self.flush(now)
         kind = type(event)
-        name = _name(event)
+        name = _counted_as(event)
         most = MOST_PER_SECOND_DEBUG if kind.level == "debug" else MOST_PER_SECOND
         if not self._limiter.passes(name, most):
             self._most[name] = most
             self._flush_later()
             return
-        self._put(kind.level, hyphened(kind.__name__), group=kind.group, said=event)
+        self._put(kind.level, _name(kind), group=kind.group, said=event)
 
     def flush(self, now: float | None = None) -> None:
         """Say what was suppressed in the second that is over."""
@@ -146,14 +147,20 @@ def automatic(stream: TextIO) -> str:
 
 def printable(text: str) -> str:
     """The text with everything escaped that a terminal might obey; new lines stay."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
-def _name(event: Event) -> str:
+@cache
+def _name(kind: type[Event]) -> str:
+    return hyphened(kind.__name__)
+
+
+def _counted_as(event: Event) -> str:
     """What is counted together: the kind, and its reason where it has one of a few."""
-    reason = getattr(event, "reason", "") if type(event).__name__ == "DatagramDropped" else ""
-    name = hyphened(type(event).__name__)
-    return f"{name} ({printable(reason)[:60]})" if reason else name
+    name = _name(type(event))
+    return f"{name} ({printable(event.reason)[:60]})" if isinstance(event, DatagramDropped) else name
 
 
 def _said(values: EventDict) -> str:

@@ -62,10 +62,14 @@ class _Labelled:
         """Count."""
         child = self._children.get(values)
         if child is None:
-            if len(self._children) >= MOST_VALUES:
-                values = ("other",) * len(values)
-            child = self._children[values] = self._counter.labels(*values)
+            child = self.child(*values)
         child.inc(by)
+
+    def child(self, *values: str) -> Any:
+        """The counter with these values, or the one for all the rest."""
+        if values not in self._children and len(self._children) >= MOST_VALUES:
+            values = ("other",) * len(values)
+        return self._children.setdefault(values, self._counter.labels(*values))
 
 
 class Metrics:
@@ -81,13 +85,12 @@ class Metrics:
 
     def listener(self, kind: type[Event]) -> Listener:
         """What counts events of a kind."""
-        name = hyphened(kind.__name__)
-        happened, more = self._happened, self._counting.get(kind)
+        happened, more = self._happened.child(hyphened(kind.__name__)), self._counting.get(kind)
         if more is None:
-            return lambda event: happened.add(name)
+            return lambda event: happened.inc()
 
         def both(event: Event) -> None:
-            happened.add(name)
+            happened.inc()
             more(event)
 
         return both

@@ -21,6 +21,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Protocol
 
@@ -211,10 +212,7 @@ class Transport:
         return address
 
     def _address_of(self, source: Any) -> Address:
-        host: str = source[0]
-        if ":" not in host:
-            return IPv4Address(host)
-        return IPv6Address(host if "%" in host or not source[3] else f"{host}%{source[3]}")
+        return _peer(source[0], source[3] if len(source) > 2 else 0)
 
     def _listens(self, interface: int) -> bool:
         """Whether the administrator wants datagrams from this interface."""
@@ -247,6 +245,14 @@ class Transport:
             self.receiver.trouble(f"send failed: {error.strerror}", path)
             return False
         return True
+
+
+@lru_cache(maxsize=4096)
+def _peer(host: str, scope: int) -> Address:
+    """The address of a peer; most have sent before."""
+    if ":" not in host:
+        return IPv4Address(host)
+    return IPv6Address(host if "%" in host or not scope else f"{host}%{scope}")
 
 
 def _source(address: Address) -> list[tuple[int, int, bytes]]:
