@@ -113,10 +113,13 @@ class TrafficSelector:
         yield from summarize_address_range(self.low, self.high)
 
     def __str__(self) -> str:
-        nets = list(self.networks())
-        where = str(nets[0]) if len(nets) == 1 else f"{self.low}-{self.high}"
-        if len(nets) == 1 and nets[0].num_addresses == 1:
+        low, size = int(self.low), int(self.high) - int(self.low) + 1
+        if size == 1:
             where = str(self.low)
+        elif size & (size - 1) or low & (size - 1):
+            where = f"{self.low}-{self.high}"
+        else:  # a power of two at a multiple of itself is a prefix
+            where = f"{self.low}/{self.low.max_prefixlen + 1 - size.bit_length()}"
         if not self.protocol and self.ports == ANY_PORT:
             return where
         names = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmpv6", SCTP: "sctp", 0: "any"}

@@ -105,14 +105,16 @@ FOREIGN: dict[tuple[int, int], str] = {
 }
 
 
+# every message is told of by these names, and asking an enumeration for one is slow
+_EXCHANGES = {int(one): one.name for one in Exchange}
+_NOTIFIES = {int(one): one.name for one in N}
+
+
 def exchange_name(number: int) -> str:
     """The name of an exchange type, with its number when there is none."""
-    return Exchange(number).name if number in Exchange.__members__.values() else f"exchange {number}"
+    return _EXCHANGES.get(number) or f"exchange {number}"
 
 
 def notify_name(number: int) -> str:
     """The name of a notify type, with its number when there is none."""
-    try:
-        return N(number).name
-    except ValueError:
-        return f"notify {number}"
+    return _NOTIFIES.get(number) or f"notify {number}"
