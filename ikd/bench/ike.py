@@ -30,7 +30,7 @@ WARM_UP: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured: each of `runs` establishes `count` SAs, or goes on for `seconds` when `count` is 0."""
+    """What is measured: each run makes `count` SAs, or as many as it can in `seconds` when `count` is 0."""
 
     auths: tuple[str, ...] = tuple(parties.AUTHS)
     runs: int = 5

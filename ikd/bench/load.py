@@ -1,4 +1,4 @@
-"""Shell. The initiator of `ikctl bench ike`: a process of its own that begins many IKE SAs with one responder.
+"""Shell. The initiator of `ikctl bench ike`: a process of its own that makes many IKE SAs with a responder.
 
 It reads an order a line, JSON, from standard input and answers each with what it measured. Every
 establishment is an endpoint of its own, so that each has a fresh SPI and its own IKE SA. None says

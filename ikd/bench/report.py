@@ -1,4 +1,4 @@
-"""What `ikctl bench` prints, out of what was measured: rows, ratios, and the object of interface.md section 5."""
+"""What `ikctl bench` prints, out of what was measured: rows, ratios, and the whole object."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Run:
 
 
 def _figures(runs: Sequence[Run]) -> dict[str, float]:
-    """Medians of what is compared. `responder_busy` and `initiator_busy` are shares of one core: the side that
-    is near 1 (more, with threads) was what limited the rate."""
+    """Medians of what is compared. `responder_busy` and `initiator_busy` are shares of one core: the
+    side that is near 1 (more, with threads) was what limited the rate."""
     return {
         "per_second": round(median(one.per_second for one in runs), 1),
         "responder_cpu_ms": round(median(one.responder_cpu_ms for one in runs), 3),
