@@ -11,14 +11,13 @@ import json
 import os
 import time
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ikd.control.protocol import hyphened, plain, stamp
-from ikd.events import DatagramDropped, Event
+from ikd.events import EVENTS, DatagramDropped, Event
 from ikd.settings import LEVELS, Levels
 
 MOST_PER_SECOND: Final = 50  # of one kind of event and reason
@@ -100,7 +99,7 @@ class Log:
             self._most[name] = most
             self._flush_later()
             return
-        self._put(kind.level, _name(kind), group=kind.group, said=event)
+        self._put(kind.level, _NAMES[kind], group=kind.group, said=event)
 
     def flush(self, now: float | None = None) -> None:
         """Say what was suppressed in the second that is over."""
@@ -152,14 +151,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
-@cache
-def _name(kind: type[Event]) -> str:
-    return hyphened(kind.__name__)
+_NAMES: Final = {kind: hyphened(name) for name, kind in EVENTS.items()}
 
 
 def _counted_as(event: Event) -> str:
     """What is counted together: the kind, and its reason where it has one of a few."""
-    name = _name(type(event))
+    name = _NAMES[type(event)]
     return f"{name} ({printable(event.reason)[:60]})" if isinstance(event, DatagramDropped) else name
 
 

@@ -1,4 +1,5 @@
-"""The demonstration is the first thing a stranger runs: it must work, say what it did, and leave nothing behind."""
+"""The demonstration is the first thing a stranger runs: it must work, say what it did, and leave nothing
+behind."""
 
 from __future__ import annotations
 

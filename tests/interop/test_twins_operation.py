@@ -33,8 +33,8 @@ security = "require"
 
 
 def footprint(namespace: str) -> str:
-    """All a daemon could leave behind: devices, rules, routes, packet filter. Link-local addresses appear when
-    the links have made sure that they are alone, which is nobody's doing here."""
+    """All a daemon could leave behind: devices, rules, routes, packet filter. Link-local addresses appear
+    when the links have made sure that they are alone, which is nobody's doing here."""
     return "\n".join(
         line
         for command in (
