@@ -83,10 +83,11 @@ def sadb(out: Console, answer: Json) -> None:
     out.print()
     _table(
         out,
-        ("LOOKUP BY", "PAIRS", "OCTETS PER PAIR", "LOOKUP", "INSTALL"),
+        ("BACKEND", "LOOKUP BY", "PAIRS", "OCTETS PER PAIR", "LOOKUP", "INSTALL"),
         4,
         (
             (
+                one["backend"],
                 one["by"],
                 f"{one['pairs']:,}",
                 f"{one['octets_per_pair']:,}",
