@@ -204,10 +204,11 @@ def tunnel_hosts(
     ends: tuple[Address, Address] = (LEFT, RIGHT),
     family: int = 4,
     nat: str = "",
+    sets: str = "",
     seed: int = 0,
 ) -> tuple[Host, Host]:
     """Two hosts with tunnel rules for the networks behind them; the rules may get further lines. `nat` names
-    the host that the other one sees behind a NAT, and `ends` their outer addresses."""
+    the host that the other one sees behind a NAT, `ends` their outer addresses, `sets` further tables."""
     made = []
     for name, own, peer, more, material, own_settings in (
         ("left", *ends, left_rule, left, left_settings),
@@ -216,6 +217,7 @@ def tunnel_hosts(
         other = "right" if name == "left" else "left"
         seen = NAT if nat == other else peer
         rules = tunnel_rules(name, nets=nets, own=own, peer=seen, auth=auth, extra=more, family=family)
+        rules += sets
         material = material or psk(f"{name}.example", f"{other}.example")
         made.append(host(name, own, rules, material, own_settings or settings, seed))
     return made[0], made[1]
