@@ -7,8 +7,11 @@ backend that only remembers; `software` adds the engine's own tables, as in a da
 from __future__ import annotations
 
 import gc
+import json
 import os
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ikd.bench.machine import load, machine
-from ikd.control.protocol import Json
+from ikd.control.protocol import ControlError, Json
 from offload.software import SoftwareEngine
 from sadb.algorithms import ENCRYPTION_BY_NAME, QuickSuite, SecurityProtocol
 from sadb.backend import Backend
@@ -44,11 +47,16 @@ BACKENDS: Final[dict[str, Callable[[], Backend]]] = {
 
 
 def measure(pairs: int) -> Json:
-    """Rows for each backend, by SPI and by packet."""
+    """Rows for each backend, by SPI and by packet; each backend in a process of its own, whose memory nobody
+    has used before."""
     facts = machine() | {"load_before": load()}
     rows: list[Json] = []
-    for name, make in BACKENDS.items():
-        rows += _measure(name, make, pairs)
+    for name in BACKENDS:
+        command = [sys.executable, "-m", "ikd.bench.sadb", name, str(pairs)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
+        if done.returncode != 0:
+            raise ControlError("internal", f"the measurement with backend {name} failed")
+        rows += json.loads(done.stdout)
     return {"machine": facts | {"load_after": load()}, "rows": rows, "ratios": {}, "runs": rows}
 
 
@@ -147,3 +155,7 @@ def _time(arguments: list[T], look: Callable[[T], SaPair | None]) -> float:
 def _resident() -> int:
     """Memory of this process, in octets."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
+
+
+if __name__ == "__main__":
+    print(json.dumps(list(_measure(sys.argv[1], BACKENDS[sys.argv[1]], int(sys.argv[2])))))
