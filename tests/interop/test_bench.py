@@ -1,0 +1,95 @@
+"""`ikctl bench ike` with few establishments: both responders work, the output is as agreed, nothing stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import IKCTL, ROOT
+
+pytestmark = pytest.mark.interop
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """`ikctl bench ike` beside the test."""
+    return subprocess.Popen(
+        [*IKCTL, "bench", "ike", *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def namespaces(pid: int) -> list[str]:
+    """Those that an `ikctl bench` has made and not removed."""
+    output = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    return [line.split()[0] for line in output.splitlines() if line.startswith(f"ikd-bench-{pid}-")]
+
+
+def processes(names: list[str]) -> list[int]:
+    """What runs in them."""
+    found: list[int] = []
+    for name in names:
+        output = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+        found += map(int, output.stdout.split())
+    return found
+
+
+def test_both_responders_establish(place: Path) -> None:
+    """The comparison would be with nothing, or of something else than establishments."""
+    profile = place / "profile.log"
+    bench = start(
+        "--json", "--count", "6", "--runs", "2", "--auth", "psk,rsa-2048", "--profile", str(profile)
+    )
+    output, told = bench.communicate(timeout=100)
+    assert bench.returncode == 0, told
+    answer: dict[str, Any] = json.loads(output)
+    assert set(answer) == {"machine", "rows", "ratios", "runs"}
+    assert [(row["auth"], row["responder"]) for row in answer["rows"]] == [
+        ("psk", "ikd"),
+        ("psk", "strongswan"),
+        ("rsa-2048", "ikd"),
+        ("rsa-2048", "strongswan"),
+    ]
+    for row in answer["rows"]:
+        assert (row["group"], row["established"], row["failed"]) == ("x25519", 12, 0), row
+        assert row["per_second"] > 0
+        assert 0.05 < row["responder_cpu_ms"] < 100
+        assert 0.05 < row["initiator_cpu_ms"] < 100
+    assert set(answer["ratios"]) == {"cpu/psk", "cpu/rsa-2048", "rate/psk", "rate/rsa-2048"}
+    orders = [(run["auth"], run["run"], run["responder"]) for run in answer["runs"]]
+    assert orders[:4] == [
+        ("psk", 1, "ikd"),
+        ("psk", 1, "strongswan"),
+        ("psk", 2, "strongswan"),
+        ("psk", 2, "ikd"),
+    ]
+    assert "% within function" in (place / "profile-rsa-2048.log").read_text()
+    assert not namespaces(bench.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_nothing(number: int) -> None:
+    """Namespaces, daemons and keys would pile up on the machine of whoever loses patience."""
+    before = set(Path("/tmp").glob("ikd-bench-*"))
+    bench = start("--auth", "psk", "--seconds", "60")
+    assert bench.stderr is not None
+    deadline = time.monotonic() + 60
+    while len(running := processes(namespaces(bench.pid))) < 3:  # the initiator and both responders
+        assert bench.poll() is None, bench.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    bench.send_signal(number)
+    _, told = bench.communicate(timeout=40)
+    assert bench.returncode == 130, told
+    assert not namespaces(bench.pid)
+    assert not [pid for pid in running if Path(f"/proc/{pid}").exists()]
+    assert set(Path("/tmp").glob("ikd-bench-*")) <= before
