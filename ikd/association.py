@@ -1,153 +1,130 @@
-"""One IKE SA as a thing that lives: what comes for it, what it is told to do, what goes wrong, and its end.
+"""One main-mode SA as all keying modules have it: what people and the endpoint see of it, and its Child SAs'
+clocks.
 
-RFC 7296 sections 2.4, 2.8, 2.21 and 2.25. The exchanges are generators in `ikd.ikev2`, driven by
-`ikd.conversations`; states and clocks are in `ikd.life`. An `Association` joins them and turns what exchanges
-raise into notifies and events.
+Each protocol has an association of its own (`ikd.ikev2.association`), with its own idea of messages and
+repetitions; what they share is here. The endpoint knows no more of them than this.
 """
 
 from __future__ import annotations
 
-import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from ikd.auth import Authenticated, Declined, Identity
-from ikd.conversations import Conversations, Talk
-from ikd.events import Broken, DatagramDropped, IkeClosed, PeerMoved
-from ikd.exchange import Conversation, Question, Steps
-from ikd.ikev2 import child, informational, initial, rekey, shapes
-from ikd.ikev2.channel import Standing, Unprotected
-from ikd.ikev2.failure import established, is_usual, not_authenticated, notify_of, told
-from ikd.ikev2.first import open_first
-from ikd.ikev2.message import Message, Refused, Silent, UnknownCritical
-from ikd.ikev2.numbers import Exchange, N, exchange_name
-from ikd.ikev2.payloads import Notify
-from ikd.ikev2.session import Session
-from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, Life, State, idle_limits
-from ikd.outputs import Inherit, Move, Output, Remove, Transmit
-from ikd.riders.natt import KEEPALIVE
-from ikd.wire.codec import Malformed
-from ikd.wire.isakmp import Flags, Header
+from ikd.auth import Authenticated, Identity
+from ikd.events import DatagramDropped, IkeClosed, IkeEstablished
+from ikd.exchange import Question
+from ikd.keying import Environment, MainMode
+from ikd.life import Input, Life, State, idle_limits
+from ikd.outputs import Inherit, Output, Remove
+from ikd.wire.isakmp import Header
 from policy.rules import Rule
 from sadb.address import Address, Path
 from sadb.algorithms import MainSuite
-from sadb.backend import Unavailable
-from sadb.crypto import Unverified
 from sadb.sa import Acquire, SaPair
-from sadb.sa import State as PairState
+
+if TYPE_CHECKING:
+    from ikd.halfopen import HalfOpen
 
 
 class Owner(Protocol):
     """What an association needs of the endpoint that holds it."""
 
     def emit(self, output: Output) -> None: ...
-    def ask(self, association: Association, talk: Talk, question: Question[Any]) -> None: ...
+    def ask(self, association: Association, talk: Any, question: Question[Any]) -> None: ...
     def new_spi(self) -> bytes: ...
     def first_contact(self, association: Association) -> bool: ...
     def established(self, association: Association) -> None: ...
-    def adopt(self, session: Session) -> Association: ...
-    def association_of(self, session: Session) -> Association | None: ...
+    def adopt(self, association: Association) -> None: ...
+    def association_of(self, session: MainMode) -> Association | None: ...
     def moved(self, association: Association, old: Address) -> None: ...
     def forget(self, association: Association) -> None: ...
 
 
-class Association:
-    """One IKE SA. `number` names it in events and owns its pairs."""
+class Registry(Owner, Protocol):
+    """What a keying module needs of the endpoint to find and begin associations."""
 
-    __slots__ = (
-        "_deferred",
-        "_over",
-        "_owner",
-        "armed_at",
-        "created",
-        "first_key",
-        "inherited",
-        "life",
-        "session",
-        "talks",
-        "undecided",
-    )
+    env: Environment
+    associations: Mapping[int, Association]
+    strangers: HalfOpen
 
-    def __init__(self, session: Session, owner: Owner, now: float) -> None:
-        self.session = session
+    def by_spi(self, spi: bytes) -> Association | None: ...
+    def may_complain(self, now: float) -> bool: ...
+    def dropped(self, reason: str, detail: str, path: Path) -> None: ...
+
+
+class Association(ABC):
+    """One main-mode SA. `number` names it in events and owns its pairs."""
+
+    __slots__ = ("armed_at", "created", "first_key", "inherited", "life", "main", "owner")
+
+    keying: ClassVar[str]  # the module's name as rules write it
+
+    def __init__(self, main: MainMode, owner: Owner, now: float) -> None:
+        self.main = main
+        self.owner = owner
         self.created = now
-        self.life = Life(now, session.env.settings.half_open_timeout)
-        self.talks = Conversations(
-            session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
-        )
+        self.life = Life(now, main.env.settings.half_open_timeout)
         self.armed_at: float | None = None  # when the endpoint's timer will look here
-        self.first_key: tuple[Address, int, bytes] | None = (
-            None  # by which the endpoint counts it as half open
-        )
+        self.first_key: Any = None  # by which the endpoint counts it as half open
         self.inherited = False  # a successor has the Child SAs
-        self.undecided = (
-            False  # made while our own exchange replaces the same IKE SA: it may have to go again
-        )
-        self._owner = owner
-        self._deferred: list[Talk] = []  # exchanges that begin once the IKE SA is up
-        self._over: tuple[str, bool] | None = None
-        hooks = session.hooks
-        hooks.emit, hooks.new_spi = owner.emit, owner.new_spi
-        hooks.first_contact = lambda: owner.first_contact(self)
-        hooks.authenticated, hooks.close = self._authenticated, self._end
-        hooks.adopt, hooks.inherit, hooks.discard = self._adopt, self._inherit, self._discard
 
     # Facts for people ------------------------------------------------------------------------------------
 
     @property
     def number(self) -> int:
         """Its name in events; the owner of its pairs."""
-        return self.session.number
+        return self.main.number
 
     @property
     def initiator(self) -> bool:
         """Whether we began it."""
-        return self.session.initiator
+        return self.main.initiator
 
     @property
     def path(self) -> Path:
         """Its addresses and ports now."""
-        return self.session.path
+        return self.main.path
 
     @property
     def rule(self) -> str:
         """The rule it was made for, empty while unknown."""
-        return self.session.rule_name
+        return self.main.rule_name
 
     @property
     def peer(self) -> Authenticated | None:
         """The proven peer."""
-        return self.session.peer
+        return self.main.peer
 
     @property
     def local_identity(self) -> Identity | None:
         """What we claim to be."""
-        return self.session.local_identity
+        return self.main.local_identity
 
     @property
     def suite(self) -> MainSuite | None:
         """The suite agreed on."""
-        return self.session.suite
+        return self.main.suite
 
     @property
     def spi_i(self) -> bytes:
         """The initiator's SPI."""
-        return self.session.channel.spi_i
+        return self.spis[0]
 
     @property
     def spi_r(self) -> bytes:
         """The responder's SPI, zero while unknown."""
-        return self.session.channel.spi_r
+        return self.spis[1]
 
     @property
     def nat(self) -> bool:
         """Whether there is a NAT on the way."""
-        return self.session.nat
+        return self.main.nat
 
     @property
     def children(self) -> Mapping[int, SaPair]:
         """Its Child SAs by inbound SPI."""
-        return {} if self.inherited else self.session.children.pairs
+        return {} if self.inherited else self.main.children.pairs
 
     @property
     def state(self) -> State:
@@ -160,463 +137,160 @@ class Association:
         return self.life.rekey_at
 
     @property
-    def waiting(self) -> str:
-        """What it waits for, for people."""
-        return self.talks.waiting
+    @abstractmethod
+    def spis(self) -> tuple[bytes, bytes]:
+        """SPIs (cookies) of initiator and responder; the latter zero while unknown."""
 
     @property
+    def own_spi(self) -> bytes:
+        """The SPI we chose, by which datagrams find here."""
+        return self.spis[0 if self.initiator else 1]
+
+    @property
+    @abstractmethod
+    def waiting(self) -> str:
+        """What it waits for, for people; empty when nothing."""
+
+    @property
+    @abstractmethod
     def usable(self) -> bool:
         """Whether new Child SAs may be made on it."""
-        settled = not (self.inherited or self.undecided)
-        return self.state is State.ESTABLISHED and settled and self.session.ike_rekey is None
 
     @property
+    @abstractmethod
     def idle(self) -> bool:
         """Whether no exchange of ours is under way."""
-        return self.talks.idle and not self._deferred
 
-    # Beginning exchanges ---------------------------------------------------------------------------------
+    # What it can be told ---------------------------------------------------------------------------------
 
+    @abstractmethod
     def initiate(self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool) -> None:
         """Begin the initial exchanges."""
-        steps = initial.initiate(self.session, rule, acquire, childless=childless)
-        self._start("initial", steps, now, rule=rule.name)
 
+    @abstractmethod
+    def receive(self, header: Header, data: bytes, path: Path, now: float) -> None:
+        """A datagram for this main-mode SA, whoever it came from."""
+
+    @abstractmethod
+    def answer(self, talk: Any, value: object, now: float) -> None:
+        """The answer to a question of one of its exchanges; an exception fails it."""
+
+    @abstractmethod
     def create_child(self, rule: Rule, acquire: Acquire | None, now: float) -> None:
-        """Make a further Child SA, as soon as the IKE SA is up."""
-        self._start(
-            "create child", child.create(self.session, rule, acquire), now, rule=rule.name, child=True
-        )
+        """Make a further Child SA, as soon as the main-mode SA is up."""
 
+    @abstractmethod
     def awaits(self, rule: str) -> bool:
         """Whether a Child SA for a rule is being made already."""
-        if rule in self.session.children.creating:
-            return True
-        return self.state is State.CONNECTING and (
-            (self.initiator and self.rule == rule) or any(one.rule == rule for one in self._deferred)
-        )
 
+    @abstractmethod
     def rekey_child(self, pair: SaPair, now: float) -> None:
         """Replace a Child SA, now or as soon as nothing stands against it."""
-        if pair.inbound.spi in self.session.children.pairs:
-            self.session.children.due[pair.inbound.spi] = pair
-            self._settle(now)
 
+    @abstractmethod
     def close_child(self, pair: SaPair, reason: str, now: float) -> None:
         """Delete a Child SA here and at the peer."""
-        if pair.inbound.spi in self.session.children.pairs:
-            self._start("delete child", informational.delete_children(self.session, [pair], reason), now)
 
+    @abstractmethod
     def rekey(self, now: float) -> None:
-        """Replace the IKE SA."""
-        if self.usable and self.life.move(Input.REKEY):
-            self._start("rekey", rekey.rekey(self.session), now, rule=self.rule)
+        """Replace the main-mode SA."""
 
+    @abstractmethod
     def delete(self, reason: str, now: float) -> None:
-        """Delete the IKE SA here and at the peer; one that is not up is simply forgotten."""
-        if self.state is State.CONNECTING:
-            self._over = (reason, False)
-            self._settle(now)
-        elif self.life.move(Input.DELETE):
-            self._start("delete", informational.delete_ike(self.session, reason), now)
+        """Delete it here and at the peer; one that is not up is simply forgotten."""
 
-    def tell(self, notify: Notify, now: float) -> None:
-        """Send a protected notice."""
-        if self.state is State.ESTABLISHED:
-            self._start("notice", informational.tell(self.session, notify), now)
-
+    @abstractmethod
     def abandon(self, reason: str, now: float) -> None:
         """End it here without telling the peer, which is gone or knows."""
-        self._over = self._over or (reason, False)
-        self._settle(now)
 
-    def _start(
-        self, name: str, steps: Steps[Any], now: float, *, rule: str = "", child: bool = False
-    ) -> None:
-        if self.state is State.CONNECTING and name != "initial":
-            self._deferred.append(Talk(Conversation(name, steps), rule=rule, child=child))
-        else:
-            self.talks.begin(name, steps, now, rule=rule, child=child)
-        self._settle(now)
+    @abstractmethod
+    def unknown_spi(self, spi: int, now: float) -> None:
+        """The peer sends packets for a Child SA nobody has here: tell it."""
 
-    # Receiving -------------------------------------------------------------------------------------------
+    @abstractmethod
+    def deadline(self) -> float | None:
+        """When `tick` has something to do."""
 
-    def first_request(self, message: Message, now: float) -> None:
-        """IKE_SA_INIT of an initiator."""
-        self.talks.received(message, self.path)
-        steps = initial.respond(self.session, message)
-        self.talks.drive(Talk(Conversation("initial", steps), message, stage="IKE_SA_INIT"), now)
-        self._settle(now)
+    @abstractmethod
+    def tick(self, now: float) -> None:
+        """Do what is due."""
 
-    def first_repeated(self) -> None:
-        """The same IKE_SA_INIT once more."""
-        if self.session.init_response:
-            self._owner.emit(Transmit(self.session.init_response, self.path))
-
-    def receive(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        """A datagram for this IKE SA, whoever it came from."""
-        self.session.now = now
-        try:
-            if header.flags & Flags.RESPONSE:
-                self._take_response(header, data, path, now)
-            else:
-                self._take_request(header, data, path, now)
-        except Unverified:
-            self._drop("unverified", "integrity check failed", path)
-        except Unprotected as error:
-            self._drop("unprotected", str(error), path)
-        except Malformed as error:
-            self._drop("malformed", str(error), path)
-        self._settle(now)
-
-    def answer(self, talk: Talk, value: object, now: float) -> None:
-        """The answer to a question of one of its exchanges."""
-        if self.state is State.CLOSED or talk.conversation.done:
-            return
-        if isinstance(value, Exception):
-            self.talks.drive(talk, now, error=value)
-        else:
-            self.talks.drive(talk, now, value)
-        self._settle(now)
-
-    def _take_response(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        request = self.talks.requests.get(header.message_id)
-        if request is None or request.message.exchange != header.exchange:
-            self._drop("unexpected", f"no {exchange_name(header.exchange)} is waiting for it", path)
-            return
-        broken: Exception | None = None
-        if header.exchange == Exchange.IKE_SA_INIT:
-            message = open_first(header, data)
-        else:
-            if not self.session.channel.armed:
-                raise Unprotected("a protected message before there are keys")
-            try:
-                opened = self.session.channel.open(header, data)
-            except Unprotected:
-                raise
-            except Malformed as error:
-                opened, broken = Message(header.exchange, (), True, header.message_id), error
-            if opened is None:
-                return
-            message = opened
-            self.life.heard = now
-            try:
-                payloads = shapes.check(message.exchange, True, message.payloads)
-                message = Message(message.exchange, payloads, True, message.message_id, message.octets)
-            except (Malformed, UnknownCritical) as error:
-                broken = broken or error
-        self.talks.received(message, path)
-        del self.talks.requests[header.message_id]
-        if broken:
-            self.talks.drive(request.talk, now, error=broken)
-        else:
-            self.talks.drive(request.talk, now, message, answered=request)
-
-    def _take_request(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        channel = self.session.channel
-        if not channel.armed:
-            if self.session.pending is None or header.exchange != Exchange.IKE_AUTH:
-                raise Unprotected("a protected message before there are keys")
-            agree, self.session.pending = self.session.pending, None
-            try:
-                agree()
-            except Malformed:
-                self._over = ("the peer's public value is not in its group", False)
-                raise
-        if self.state is State.CONNECTING and self.talks.listener is None:  # it has not proven itself yet
-            self._drop("unexpected", f"{exchange_name(header.exchange)} before IKE_AUTH is done", path)
-            return
-        standing = channel.standing(header, data)
-        if standing is Standing.REPEATED:
-            self.talks.repeat(header, path)
-            return
-        if standing is Standing.UNDER_WAY:
-            return
-        if standing is Standing.STALE:
-            self._drop("replayed", f"request {header.message_id} is outside the window", path)
-            return
-        broken: Exception | None = None
-        try:
-            opened = channel.open(header, data)
-        except Unprotected:
-            raise
-        except Malformed as error:
-            opened, broken = Message(header.exchange, (), False, header.message_id, data), error
-        if opened is None:
-            return
-        self.life.heard = now
-        channel.accept(opened)
-        self._follow(path)
-        self.talks.received(opened, path)
-        try:
-            payloads = shapes.check(opened.exchange, False, opened.payloads)
-        except (Malformed, UnknownCritical) as error:
-            payloads, broken = (), broken or error
-        message = Message(opened.exchange, payloads, False, opened.message_id, opened.octets)
-        self._serve(message, broken, now)
-
-    def _serve(self, message: Message, broken: Exception | None, now: float) -> None:
-        """Begin the exchange that answers an authenticated request; `broken` is what is wrong with it."""
-        name = exchange_name(message.exchange)
-        if self.talks.listener:
-            talk, self.talks.listener = self.talks.listener, None
-            talk.answers, talk.stage = message, name
-            if message.exchange != Exchange.IKE_AUTH:
-                broken = broken or Malformed(f"{name} before IKE_AUTH")
-        else:
-            talk = Talk(Conversation(name, self._responder(message)), message, stage=name)
-        if broken:
-            self.talks.drive(talk, now, error=broken)
-        else:
-            self.talks.drive(talk, now, message if talk.conversation.waiting is not None else None)
-
-    def _responder(self, message: Message) -> Steps[Message]:
-        """The exchange that answers a request on an IKE SA that is up."""
-        session = self.session
-        if message.exchange == Exchange.INFORMATIONAL:
-            return informational.respond(session, message)
-        if message.exchange == Exchange.CREATE_CHILD_SA:
-            if self.state is State.DELETING or self.inherited or self.undecided:
-                return _refuse(Refused(N.TEMPORARY_FAILURE, "this IKE SA is going away"))
-            if rekey.asks_for_ike(message):
-                return rekey.respond(session, message)
-            return child.respond(session, message)
-        return _refuse(Malformed(f"{exchange_name(message.exchange)} on an IKE SA that is up"))
-
-    def _follow(self, path: Path) -> None:
-        """A peer behind a NAT is where its last authentic request came from (section 2.23)."""
-        session = self.session
-        if path == session.path or not (self.state is State.CONNECTING or session.nat_peer):
-            return
-        old, session.path = session.path, path
-        if old.peer.address != path.peer.address:
-            self._owner.moved(self, old.peer.address)
-        if self.state is not State.CONNECTING:
-            self._owner.emit(PeerMoved(ike=self.number, old=old, new=path))
-        for pair in self.children.values():
-            self._owner.emit(Move(pair, path))
-
-    def _drop(self, reason: str, detail: str, path: Path) -> None:
-        self._owner.emit(DatagramDropped(reason=reason, detail=detail, path=path))
-
-    # What goes wrong -------------------------------------------------------------------------------------
-
-    def _broke_off(self, talk: Talk, error: Exception, now: float) -> None:
-        """An exchange ended with an exception."""
-        connecting = self.state is State.CONNECTING
-        if not isinstance(error, (Refused, Malformed, UnknownCritical, Declined, Unavailable, Silent)):
-            text = "".join(traceback.format_exception(error))
-            self._owner.emit(Broken(where=talk.conversation.name, error=type(error).__name__, traceback=text))
-            self._over = ("an internal error", False)
-            return
-        if talk.answers is not None:
-            self._reply_error(talk.answers, error)
-        self._tell_failure(talk, error)
-        if connecting and (talk.answers is not None or talk.conversation.name == "initial"):
-            self._over = (str(error) or "refused", False)
-        elif isinstance(error, Malformed):  # section 2.21.3: who cannot write correctly ends the IKE SA
-            if talk.answers is None and self.life.move(Input.DELETE):
-                self._start("delete", informational.delete_ike(self.session, str(error)), now)
-            else:
-                self._over = (str(error), False)
-        elif talk.conversation.name == "rekey" and not self.inherited and self.life.move(Input.KEPT):
-            self.life.rekey_at = now + AGAIN_SECONDS
-
-    def _reply_error(self, request: Message, error: Exception) -> None:
-        """The notify that tells the peer, alone in an answer."""
-        notify = notify_of(error)
-        if request.exchange == Exchange.IKE_SA_INIT and isinstance(error, Malformed):
-            return  # whoever sends garbage to begin with learns nothing
-        self.talks.reply(request, Message(request.exchange, (notify,), True), refused=True)
-
-    def _tell_failure(self, talk: Talk, error: Exception) -> None:
-        """Events for log and `ikctl why`; what is part of every negotiation is none."""
-        if is_usual(error):
-            return
-        session = self.session
-        rule = talk.rule or session.rule_name
-        if refused := not_authenticated(session, error, rule):
-            self._owner.emit(refused)
-        if self._quiet(talk):
-            return
-        created = talk.child or (
-            talk.answers is not None and talk.answers.exchange == Exchange.CREATE_CHILD_SA
-        )
-        up = self.state is not State.CONNECTING
-        self._owner.emit(told(session, error, talk.stage, rule, child=created and up))
-
-    def _quiet(self, talk: Talk) -> bool:
-        """Whether nobody needs to know why: an end that was on its way anyhow."""
-        return self.state in (State.DELETING, State.CLOSED) and talk.answers is None
-
-    def _gone(self) -> None:
-        """The peer has not answered any repetition."""
-        self._end("the peer does not answer", False)
-
-    # Hooks of the session --------------------------------------------------------------------------------
-
-    def _authenticated(self) -> None:
-        self.life.move(Input.AUTHENTICATED)
-        self.begin_life()
-        self._owner.emit(established(self.session, 0))
-        self._owner.established(self)
+    # What all do alike -----------------------------------------------------------------------------------
 
     def begin_life(self) -> None:
         """The keys are proven: their time runs."""
-        session = self.session
-        seconds = session.rule.crypto.lifetime.main_seconds if session.rule and session.rule.crypto else None
-        credential = session.env.credentials.remaining(session.peer) if session.peer else None
-        self.life.begin(session.now, seconds, credential, session.env.random)
+        main = self.main
+        seconds = main.rule.crypto.lifetime.main_seconds if main.rule and main.rule.crypto else None
+        credential = main.env.credentials.remaining(main.peer) if main.peer else None
+        self.life.begin(main.now, seconds, credential, main.env.random)
 
-    def _adopt(self, session: Session) -> None:
-        self._owner.adopt(session).undecided = True
+    def established(self, replaces: int = 0) -> IkeEstablished:
+        """The event that it is up; `replaces` is the number of the one it was rekeyed from."""
+        main = self.main
+        spi_i, spi_r = self.spis
+        return IkeEstablished(
+            ike=main.number,
+            keying=self.keying,
+            peer=main.peer_name,
+            authenticated_as=main.peer.description if main.peer else "",
+            local=str(main.local_identity or ""),
+            suite=str(main.suite),
+            initiator=main.initiator,
+            spi_i=spi_i.hex(),
+            spi_r=spi_r.hex(),
+            path=main.path,
+            nat=main.nat,
+            replaces=replaces,
+        )
 
-    def _inherit(self, session: Session) -> None:
-        heir = self._owner.association_of(session)
-        if self.inherited or heir is None:
-            return
+    def hand_over(self, heir: Association) -> None:
+        """Its Child SAs belong to its successor from now on."""
         self.inherited = True
         self.life.move(Input.REKEY)
-        heir.undecided = False
-        session.children = self.session.children
-        self._owner.emit(Inherit(self.number, session.number))
-        self._owner.emit(established(session, self.number))
-        if self.state is State.DELETING:  # it was told to go while its successor was being made
-            heir.delete("deleted", self.session.now)
-        self.life.replaced(self.session.now)
-        record = self.session.ike_rekey
-        other = self._owner.association_of(record.theirs[1]) if record and record.theirs else None
-        if other is not None and other is not heir:
-            # the peer deletes what it made in vain, unless it never heard our answer
-            other.life.replaced(self.session.now)
+        heir.main.children = self.main.children
+        self.owner.emit(Inherit(self.number, heir.number))
+        self.owner.emit(heir.established(self.number))
+        self.life.replaced(self.main.now)
 
-    def _discard(self, session: Session, reason: str) -> None:
-        if made := self._owner.association_of(session):
-            made.delete(reason, self.session.now)
+    def child_deadlines(self) -> list[float]:
+        """When a replaced pair goes, or one meets its idle limit."""
+        if not self.life.up or self.inherited:
+            return []
+        return [due for due, _ in (*self.main.children.lingering, *idle_limits(self.main))]
 
-    def _end(self, reason: str, by_peer: bool) -> None:
-        self._over = self._over or (reason, by_peer)
-
-    # Time ------------------------------------------------------------------------------------------------
-
-    def deadline(self) -> float | None:
-        """When `tick` has something to do."""
-        found = self.talks.deadlines()
-        if self.life.up and not self.inherited:
-            found += [due for due, _ in self.session.children.lingering]
-            found += [due for due, _ in idle_limits(self.session)]
-        found += self.life.deadlines(self.session, self.talks)
-        return min(found, default=None)
-
-    def tick(self, now: float) -> None:
-        """Do what is due."""
-        self.session.now = now
-        life = self.life
-        if self.state is State.CONNECTING and not self.initiator and now >= life.half_open_until:
-            self._end("the peer did not go on", False)
-        self.talks.tick(now)
-        if life.up and self._over is None:
-            self._live(now)
-        elif self.state is State.DELETING and life.hard_at is not None and life.hard_at <= now:
-            self._end("its lifetime is over", False)
-        self._settle(now)
-
-    def _live(self, now: float) -> None:
-        """Liveness, keepalives, lifetimes, and pairs that go by themselves."""
-        session, settings = self.session, self.session.env.settings
-        children = session.children
-        if not self.inherited:
-            for due, pair in [one for one in children.lingering if one[0] <= now]:
-                children.lingering.remove((due, pair))
-                self._owner.emit(Remove(pair))
-            for due, pair in idle_limits(session):
-                if due <= now:
-                    self.close_child(pair, "idle", now)
-        if self.life.hard_at is not None and self.life.hard_at <= now:
-            self.life.hard_at = now + REPLACED_SECONDS
-            self.delete("replaced" if self.inherited else "its lifetime is over", now)
+    def tick_children(self, now: float) -> None:
+        """Pairs that go by themselves."""
+        if self.inherited:
             return
-        if self.rekey_at is not None and self.rekey_at <= now:
-            self.life.rekey_at = None
-            self.rekey(now)
-        if settings.liveness and not self.talks.requests:
-            self.life.heard = max(
-                [self.life.heard, *(pair.inbound.usage.last or 0.0 for pair in self.children.values())]
-            )
-            if self.life.heard + settings.liveness <= now:
-                self._start("liveness", informational.probe(session), now, rule=self.rule)
-        keepalive = settings.nat_keepalive if session.nat_local else 0
-        if keepalive and self.talks.sent_at + keepalive <= now:
-            self.talks.sent_at = now
-            self._owner.emit(Transmit(KEEPALIVE, session.path))
+        lingering = self.main.children.lingering
+        for due, pair in [one for one in lingering if one[0] <= now]:
+            lingering.remove((due, pair))
+            self.owner.emit(Remove(pair))
+        for due, pair in idle_limits(self.main):
+            if due <= now:
+                self.close_child(pair, "idle", now)
 
-    # The end of every step -------------------------------------------------------------------------------
+    def heard_of_traffic(self) -> float:
+        """When the peer last gave a sign of life, by a message or by a packet."""
+        used = [pair.inbound.usage.last or 0.0 for pair in self.children.values()]
+        self.life.heard = max([self.life.heard, *used])
+        return self.life.heard
 
-    def _settle(self, now: float) -> None:
-        """Begin what had to wait, send what the window now allows, and end what is over."""
-        self.session.now = now
-        while self._over is None and self.state is not State.CLOSED:
-            if self._deferred and self.state is State.ESTABLISHED and self.talks.listener is None:
-                deferred, self._deferred = self._deferred, []
-                for talk in deferred:
-                    self.talks.drive(talk, now)
-            elif self.session.children.due and self.usable:
-                self._replace_due(now)
-            else:
-                break
-        if self._over is None:
-            self.talks.flush(now)
-        elif self.state is not State.CLOSED:
-            self._close(*self._over)
-
-    def _replace_due(self, now: float) -> None:
-        """Replace the pairs that are due; one that has a newer twin is deleted instead."""
-        session = self.session
-        due, session.children.due = session.children.due, {}
-        for pair in due.values():
-            rule = session.env.policy.rule(pair.rule)
-            twin = any(
-                one is not pair
-                and (one.rule, one.selector, one.inbound.state)
-                == (pair.rule, pair.selector, PairState.MATURE)
-                and one.created >= pair.created
-                for one in session.children.pairs.values()
-            )
-            if twin:
-                self._drive_new(
-                    "delete child", informational.delete_children(session, [pair], "another one serves"), now
-                )
-            elif rule is not None and rule.enabled:
-                self._drive_new("rekey child", child.rekey(session, pair, rule), now, rule.name)
-
-    def _drive_new(self, name: str, steps: Steps[Any], now: float, rule: str = "") -> None:
-        self.talks.drive(Talk(Conversation(name, steps), rule=rule, child=True), now)
-
-    def _close(self, reason: str, by_peer: bool) -> None:
+    def bury(self, reason: str, by_peer: bool) -> None:
         """Forget everything; what a successor has inherited stays."""
-        session = self.session
-        record = session.ike_rekey
-        if record and record.theirs and not self.inherited:
-            self._inherit(record.theirs[1])
+        main = self.main
         up = self.state is not State.CONNECTING
         self.life.move(Input.GONE)
-        self.talks.close()
-        for talk in self._deferred:
-            talk.conversation.close()
         if not self.inherited:
-            for pair in list(session.children.pairs.values()):
-                session.drop(pair, reason)
-            for _, pair in session.children.lingering:
-                self._owner.emit(Remove(pair))
-            session.children.lingering.clear()
+            for pair in list(main.children.pairs.values()):
+                main.drop(pair, reason)
+            for _, pair in main.children.lingering:
+                self.owner.emit(Remove(pair))
+            main.children.lingering.clear()
         if up:
-            self._owner.emit(
-                IkeClosed(ike=self.number, peer=session.peer_name, reason=reason, by_peer=by_peer)
-            )
-        self._owner.forget(self)
+            self.owner.emit(IkeClosed(ike=self.number, peer=main.peer_name, reason=reason, by_peer=by_peer))
+        self.owner.forget(self)
 
-
-def _refuse(error: Exception) -> Steps[Message]:
-    """An exchange that declines at once."""
-    yield from ()
-    raise error
+    def dropped(self, reason: str, detail: str, path: Path) -> None:
+        """Count a datagram that came to nothing."""
+        self.owner.emit(DatagramDropped(reason=reason, detail=detail, path=path))

@@ -8,7 +8,7 @@ they are counted as events and dropped.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -17,21 +17,16 @@ from typing import Any, TypeVar
 from ikd.association import Association
 from ikd.auth import Identity
 from ikd.auth.credentials import Credentials
-from ikd.conversations import Talk
-from ikd.events import CookieDemanded, DatagramDropped, NegotiationStarted
+from ikd.events import DatagramDropped, NegotiationStarted
 from ikd.exchange import Question
-from ikd.ikev2.channel import VERSION, Channel, clear
-from ikd.ikev2.first import open_first
-from ikd.ikev2.message import Message, UnknownCritical, status
-from ikd.ikev2.numbers import Exchange, N
-from ikd.ikev2.payloads import KeyExchange, Nonce, Notify
-from ikd.ikev2.session import Environment, Session
+from ikd.halfopen import HalfOpen
+from ikd.ikev2.admission import Ikev2Admission
+from ikd.keying import Environment, MainMode
 from ikd.life import State
-from ikd.outputs import Ask, Output, Transmit
-from ikd.riders.cookie import Cookies
+from ikd.outputs import Ask, Output
 from ikd.settings import IkeSettings
 from ikd.wire.codec import Malformed
-from ikd.wire.isakmp import ZERO_SPI, Body, Flags, Header
+from ikd.wire.isakmp import ZERO_SPI, Header
 from policy.engine import Changes, Policy
 from policy.peers import admits
 from policy.rules import Rule
@@ -49,16 +44,14 @@ class Endpoint:
     def __init__(
         self, settings: IkeSettings, policy: Policy, credentials: Credentials, random: Callable[[int], bytes]
     ) -> None:
-        self._env = Environment(settings, policy, credentials, random)
-        self._cookies = Cookies(random, settings.cookie_lifetime)
+        self.env = Environment(settings, policy, credentials, random)
         self._associations: dict[int, Association] = {}
         self._by_spi: dict[bytes, Association] = {}  # by our SPI
         self._by_address: dict[Address, dict[int, Association]] = {}  # by the peer's
         self._by_identity: dict[Identity, dict[int, Association]] = {}  # by what the peer proved
-        self._first: dict[tuple[Address, int, bytes], Association] = {}  # half-open responders
-        self._half_open_by_address: Counter[Address] = Counter()
+        self.strangers = HalfOpen()
         self._number = 0
-        self._tickets: dict[int, tuple[Association, Talk]] = {}
+        self._tickets: dict[int, tuple[Association, Any]] = {}
         self._ticket = 0
         self._timer: list[tuple[float, int, Association]] = []
         self._serial = 0
@@ -67,23 +60,25 @@ class Endpoint:
         self._complaints = (0.0, 0)  # second, number sent in it
         self._held_down: OrderedDict[tuple[str, Address], float] = OrderedDict()
         self.associations: Mapping[int, Association] = MappingProxyType(self._associations)
+        self._ikev2 = Ikev2Admission(self)
+        self._modules = {2: self._ikev2}  # by major version
 
     # Facts -----------------------------------------------------------------------------------------------
 
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        return self._env.policy
+        return self.env.policy
 
     @property
     def settings(self) -> IkeSettings:
         """The settings in force."""
-        return self._env.settings
+        return self.env.settings
 
     @property
     def half_open(self) -> int:
         """Negotiations others have begun and not proven themselves in."""
-        return len(self._first)
+        return len(self.strangers)
 
     @property
     def idle(self) -> bool:
@@ -98,110 +93,17 @@ class Endpoint:
             try:
                 self._dispatch(Header.decode(data), data, path, now)
             except Malformed as error:
-                self._drop("malformed", str(error), path)
+                self.dropped("malformed", str(error), path)
         return out
 
     def _dispatch(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        response = bool(header.flags & Flags.RESPONSE)
-        if header.major != 2:
-            self._drop("version", f"major version {header.major}", path)
-            if header.major > 2 and not response:  # section 2.5
-                self._complain(header, status(N.INVALID_MAJOR_VERSION, b"\x02"), path, now)
+        module = self._modules.get(header.major)
+        if module is not None:
+            module.receive(header, data, path, now)
             return
-        if header.exchange == Exchange.IKE_SA_INIT and not response:
-            self._admit(header, data, path, now)
-            return
-        own = header.spi_r if header.flags & Flags.INITIATOR else header.spi_i
-        association = self._by_spi.get(own)
-        other = header.spi_i if header.flags & Flags.INITIATOR else header.spi_r
-        if association is None or not self._fits(association, header, other):
-            self._drop("unknown-spi", f"no IKE SA {own.hex()}", path)
-            if not response:
-                self._complain(header, status(N.INVALID_IKE_SPI), path, now)  # section 2.21.4
-            return
-        self._touch(association)
-        association.receive(header, data, path, now)
-
-    @staticmethod
-    def _fits(association: Association, header: Header, other: bytes) -> bool:
-        """Whether the peer's SPI and role are right; before it has answered, its SPI is not known."""
-        if bool(header.flags & Flags.INITIATOR) == association.initiator:
-            return False
-        known = association.spi_r if association.initiator else association.spi_i
-        return other == known or (known == ZERO_SPI and header.exchange == Exchange.IKE_SA_INIT)
-
-    # New negotiations of others --------------------------------------------------------------------------
-
-    def _admit(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        """A first message: nothing is kept before limits and cookie allow it."""
-        key = (path.peer.address, path.peer.port, header.spi_i)
-        known = self._first.get(key)
-        if known is not None:
-            if known.session.init_request == data:
-                known.first_repeated()
-            else:
-                self._drop("repeated", "another first message with the same SPI", path)
-            return
-        if header.spi_i == ZERO_SPI or header.spi_r != ZERO_SPI or header.message_id != 0:
-            raise Malformed("not a first message")
-        if not header.flags & Flags.INITIATOR:
-            raise Malformed("a first message without the initiator flag")
-        try:
-            message = open_first(header, data)
-        except UnknownCritical as error:
-            self._complain(header, status(N.UNSUPPORTED_CRITICAL_PAYLOAD, bytes((error.kind,))), path, now)
-            self._drop("critical", str(error), path)
-            return
-        settings, address = self._env.settings, path.peer.address
-        # whoever writes down another's address must not use up that one's share
-        crowded = 2 * self._half_open_by_address[address] >= settings.half_open_per_address
-        loaded = len(self._first) >= settings.cookie_threshold
-        if (loaded or crowded) and not self._paid(message, header, path, now):
-            return
-        if len(self._first) >= settings.half_open:
-            self._drop("half-open-limit", f"{settings.half_open} negotiations are half open", path)
-        elif self._half_open_by_address[address] >= settings.half_open_per_address:
-            self._drop("half-open-limit", f"{address} has {settings.half_open_per_address} half open", path)
-        elif len(self._associations) >= settings.associations:
-            self._drop("association-limit", f"there are {settings.associations} IKE SAs", path)
-        else:
-            self._begin(message, header, path, now)
-
-    def _paid(self, message: Message, header: Header, path: Path, now: float) -> bool:
-        """Whether the peer returned our cookie; if not, it is asked to (section 2.6)."""
-        nonce = message.one(Nonce).data
-        found = message.notify(N.COOKIE)
-        if found and self._cookies.good(found.data, nonce, header.spi_i, path, now):
-            return True
-        cookie = self._cookies.make(nonce, header.spi_i, path, now)
-        self._answer_unprotected(header, [status(N.COOKIE, cookie)], path)
-        self._out.append(CookieDemanded(path=path))
-        return False
-
-    def _begin(self, message: Message, header: Header, path: Path, now: float) -> None:
-        message.one(KeyExchange)
-        channel = self._channel(False, header.spi_i, self.new_spi())
-        association = self._hold(Session(self._next(), self._env, channel, path, now), now)
-        key = (path.peer.address, path.peer.port, header.spi_i)
-        self._first[key] = association
-        association.first_key = key
-        self._half_open_by_address[path.peer.address] += 1
-        self._out.append(NegotiationStarted(ike=association.number, rule="", initiator=False, path=path))
-        association.first_request(message, now)
-
-    def _complain(self, header: Header, notify: Notify, path: Path, now: float) -> None:
-        """An unprotected error to a request, a few a second at most: it may be forged."""
-        second, sent = self._complaints
-        if now - second >= 1.0:
-            second, sent = now, 0
-        if sent < COMPLAINTS_A_SECOND:
-            self._complaints = (second, sent + 1)
-            self._answer_unprotected(header, [notify], path)
-
-    def _answer_unprotected(self, header: Header, payloads: list[Body], path: Path) -> None:
-        flags = int(Flags.RESPONSE) | (0 if header.flags & Flags.INITIATOR else int(Flags.INITIATOR))
-        reply = Header(header.spi_i, header.spi_r, 0, VERSION, header.exchange, flags, header.message_id, 0)
-        self._out.append(Transmit(clear(reply, payloads), path))
+        self.dropped("version", f"major version {header.major}", path)
+        if header.major > 2:
+            self._ikev2.wrong_version(header, path, now)
 
     # Answers and time ------------------------------------------------------------------------------------
 
@@ -253,8 +155,7 @@ class Endpoint:
                     self._touch(association)
                     association.create_child(rule, acquire, now)
                     return out
-            channel = self._channel(True, self.new_spi(), ZERO_SPI)
-            association = self._hold(Session(self._next(), self._env, channel, path, now), now)
+            association = self._ikev2.begin(path, now)
             self._out.append(
                 NegotiationStarted(ike=association.number, rule=rule.name, initiator=True, path=path)
             )
@@ -264,18 +165,18 @@ class Endpoint:
     @staticmethod
     def _can_carry(association: Association, rule: Rule, path: Path) -> bool:
         """Whether a Child SA of the rule may be made on this IKE SA, now or once it is up."""
-        session = association.session
-        if session.path.local.address != path.local.address or not session.serves(rule):
+        main = association.main
+        if main.path.local.address != path.local.address or not main.serves(rule):
             return False
         if association.state is State.CONNECTING:
-            made_for = session.rule
+            made_for = main.rule
             return association.initiator and made_for is not None and made_for.peer == rule.peer
         return (
             association.usable
-            and session.peer is not None
-            and bool(admits(rule, session.peer.names))
+            and main.peer is not None
+            and bool(admits(rule, main.peer.names))
             and rule.crypto is not None
-            and session.suite in rule.crypto.main
+            and main.suite in rule.crypto.main
         )
 
     def close(self, association: Association, now: float, reason: str) -> list[Output]:
@@ -313,7 +214,7 @@ class Endpoint:
             pair = association and next(
                 (
                     one
-                    for one in association.session.children.pairs.values()
+                    for one in association.main.children.pairs.values()
                     if notice.spi == (one.inbound if notice.inbound else one.outbound).spi
                 ),
                 None,
@@ -331,14 +232,10 @@ class Endpoint:
         with self._outputs() as out:
             where = notice.source
             source = where.address if isinstance(where, SocketAddress) else where
-            second, sent = self._complaints
-            if now - second < 1.0 and sent >= COMPLAINTS_A_SECOND:
-                return out
             for association in self._by_address.get(source, {}).values():
-                if association.usable and association.idle:
-                    self._complaints = (second if now - second < 1.0 else now, sent + 1)
+                if association.usable and association.idle and self.may_complain(now):
                     self._touch(association)
-                    association.tell(status(N.INVALID_SPI, notice.spi.to_bytes(4, "big")), now)
+                    association.unknown_spi(notice.spi, now)
                     break
         return out
 
@@ -347,7 +244,7 @@ class Endpoint:
     ) -> list[Output]:
         """Take another policy into force: SAs of rules that are gone or mean something else now end."""
         with self._outputs() as out:
-            env = self._env
+            env = self.env
             env.policy, env.credentials, env.settings = policy, credentials, settings
             self._held_down.clear()
             ended = {*changes.changed, *changes.removed}
@@ -360,7 +257,7 @@ class Endpoint:
                     association.delete("its rule has changed", now)
                     continue
                 if rule is not None:
-                    association.session.rule = rule
+                    association.main.rule = rule
                 for pair in going:
                     association.close_child(pair, "its rule has changed", now)
         return out
@@ -379,7 +276,7 @@ class Endpoint:
         """An output of an association."""
         self._out.append(output)
 
-    def ask(self, association: Association, talk: Talk, question: Question[Any]) -> None:
+    def ask(self, association: Association, talk: Any, question: Question[Any]) -> None:
         """A question of one of its exchanges."""
         self._ticket += 1
         self._tickets[self._ticket] = (association, talk)
@@ -387,7 +284,7 @@ class Endpoint:
 
     def new_spi(self) -> bytes:
         """An SPI of ours that is not in use."""
-        while (spi := self._env.random(8)) in self._by_spi or spi == ZERO_SPI:
+        while (spi := self.env.random(8)) in self._by_spi or spi == ZERO_SPI:
             pass
         return spi
 
@@ -398,15 +295,15 @@ class Endpoint:
 
     def established(self, association: Association) -> None:
         """The peer is proven: it is half open no more, and may replace what it had before (section 2.4)."""
-        self._not_half_open(association)
+        self.strangers.leave(association)
         self._held_down.pop((association.rule, association.path.peer.address), None)
-        session = association.session
-        assert session.peer is not None
-        others = self._by_identity.setdefault(session.peer.identity, {})
-        if session.initial_contact:
+        main = association.main
+        assert main.peer is not None
+        others = self._by_identity.setdefault(main.peer.identity, {})
+        if main.initial_contact:
             for other in list(others.values()):
-                other.abandon("the peer has begun anew", session.now)
-            others = self._by_identity.setdefault(session.peer.identity, {})
+                other.abandon("the peer has begun anew", main.now)
+            others = self._by_identity.setdefault(main.peer.identity, {})
         others[association.number] = association
 
     def moved(self, association: Association, old: Address) -> None:
@@ -414,29 +311,46 @@ class Endpoint:
         _discard(self._by_address, old, association)
         self._by_address.setdefault(association.path.peer.address, {})[association.number] = association
 
-    def adopt(self, session: Session) -> Association:
-        """Hold the successor of an IKE SA."""
-        session.number = self._next()
-        association = self._hold(session, session.now)
-        association.begin_life()
-        if session.peer is not None:
-            self._by_identity.setdefault(session.peer.identity, {})[association.number] = association
-        return association
+    def adopt(self, association: Association) -> None:
+        """Hold a new association, and give it its number."""
+        main = association.main
+        self._number += 1
+        main.number = self._number
+        self._associations[main.number] = association
+        self._by_spi[association.own_spi] = association
+        self._by_address.setdefault(main.path.peer.address, {})[main.number] = association
+        if main.peer is not None:
+            self._by_identity.setdefault(main.peer.identity, {})[main.number] = association
+        self._touch(association)
 
-    def association_of(self, session: Session) -> Association | None:
-        """The association of a session, None when it has closed."""
-        found = self._associations.get(session.number)
+    def association_of(self, main: MainMode) -> Association | None:
+        """The association of a main-mode SA, None when it has closed."""
+        found = self._associations.get(main.number)
         if found is not None:
             self._touch(found)  # it will be told something that changes its clocks
         return found
 
+    def by_spi(self, spi: bytes) -> Association | None:
+        """The association with this SPI of ours; something is about to happen to it."""
+        found = self._by_spi.get(spi)
+        if found is not None:
+            self._touch(found)
+        return found
+
+    def may_complain(self, now: float) -> bool:
+        """Whether another error may be told to somebody who may be a stranger: a few a second."""
+        second, sent = self._complaints
+        if now - second >= 1.0:
+            second, sent = now, 0
+        self._complaints = (second, sent + 1)
+        return sent < COMPLAINTS_A_SECOND
+
     def forget(self, association: Association) -> None:
         """An association has closed."""
         del self._associations[association.number]
-        channel = association.session.channel
-        self._by_spi.pop(channel.spi_i if channel.initiator else channel.spi_r, None)
+        self._by_spi.pop(association.own_spi, None)
         association.armed_at = None
-        self._not_half_open(association)
+        self.strangers.leave(association)
         _discard(self._by_address, association.path.peer.address, association)
         if association.peer is not None:
             _discard(self._by_identity, association.peer.identity, association)
@@ -444,7 +358,7 @@ class Endpoint:
             del self._tickets[ticket]
         if association.initiator and association.peer is None and association.rule:
             key = (association.rule, association.path.peer.address)
-            self._held_down[key] = association.session.now + HOLD_DOWN
+            self._held_down[key] = association.main.now + HOLD_DOWN
             while len(self._held_down) > MOST_HELD_DOWN:
                 self._held_down.popitem(last=False)
 
@@ -475,48 +389,14 @@ class Endpoint:
             self._serial += 1
             heapq.heappush(self._timer, (deadline, self._serial, association))
 
-    def _hold(self, session: Session, now: float) -> Association:
-        association = Association(session, self, now)
-        self._associations[session.number] = association
-        channel = session.channel
-        self._by_spi[channel.spi_i if channel.initiator else channel.spi_r] = association
-        self._by_address.setdefault(session.path.peer.address, {})[session.number] = association
-        self._touch(association)
-        return association
-
-    def _channel(self, initiator: bool, spi_i: bytes, spi_r: bytes) -> Channel:
-        settings = self._env.settings
-        return Channel(
-            initiator,
-            spi_i,
-            spi_r,
-            self._env.random,
-            window=settings.window,
-            message_limit=settings.message_size,
-        )
-
-    def _next(self) -> int:
-        self._number += 1
-        return self._number
-
     def _owner_of(self, pair: SaPair) -> Association | None:
         association = self._associations.get(pair.owner)
         if association is not None:
             self._touch(association)
         return association
 
-    def _not_half_open(self, association: Association) -> None:
-        """Take a responder out of the half-open ones."""
-        key = association.first_key
-        if key is None:
-            return
-        association.first_key = None
-        del self._first[key]
-        self._half_open_by_address[key[0]] -= 1
-        if self._half_open_by_address[key[0]] <= 0:
-            del self._half_open_by_address[key[0]]
-
-    def _drop(self, reason: str, detail: str, path: Path) -> None:
+    def dropped(self, reason: str, detail: str, path: Path) -> None:
+        """Count a datagram that came to nothing."""
         self._out.append(DatagramDropped(reason=reason, detail=detail, path=path))
 
 

@@ -1,7 +1,7 @@
 """The life of an IKE SA: its states as a table, and the clocks that end, replace or probe it.
 
 RFC 7296 sections 2.4 and 2.8, RFC 3948 section 4. What is done when a clock runs out is decided in
-`ikd.association`.
+each protocol's association.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 
-from ikd.conversations import Conversations
-from ikd.ikev2.session import Session
+from ikd.keying import MainMode
 from sadb.sa import SaPair
 
 SOFT = 0.85  # the part of its life after which an IKE SA is replaced, made up to a tenth smaller at random
@@ -92,8 +91,9 @@ class Life:
         limit = now + REPLACED_SECONDS
         self.hard_at = min(self.hard_at or limit, limit)
 
-    def deadlines(self, session: Session, talks: Conversations) -> Iterator[float]:
-        """When a clock runs out. A request of ours tells as well as a probe whether the peer lives."""
+    def deadlines(self, session: MainMode, sent_at: float, *, busy: bool) -> Iterator[float]:
+        """When a clock runs out. `sent_at` is when we sent the last message; `busy` with a request of ours,
+        which tells as well as a probe whether the peer lives."""
         settings = session.env.settings
         if self.state is State.CONNECTING and not session.initiator:
             yield self.half_open_until
@@ -103,13 +103,13 @@ class Life:
             return
         if self.rekey_at is not None:
             yield self.rekey_at
-        if settings.liveness and not talks.requests:
+        if settings.liveness and not busy:
             yield self.heard + settings.liveness
         if session.nat_local and settings.nat_keepalive:
-            yield talks.sent_at + settings.nat_keepalive
+            yield sent_at + settings.nat_keepalive
 
 
-def idle_limits(session: Session) -> list[tuple[float, SaPair]]:
+def idle_limits(session: MainMode) -> list[tuple[float, SaPair]]:
     """Pairs of rules with an idle limit, and when they meet it."""
     found = []
     for spi, pair in session.children.pairs.items():

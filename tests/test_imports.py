@@ -26,10 +26,11 @@ ALLOWED = {
 # Inside ikd: a part may import parts that stand before it, and its own.
 LAYERS = (
     frozenset({"settings", "events", "exchange", "wire", "auth", "outputs"}),
-    frozenset({"ikev2", "riders"}),
-    frozenset({"conversations"}),
+    frozenset({"keying", "riders"}),
     frozenset({"life"}),
     frozenset({"association"}),
+    frozenset({"halfopen"}),
+    frozenset({"ikev1", "ikev2"}),
     frozenset({"endpoint"}),
     frozenset(
         {

@@ -27,6 +27,7 @@ from ikd.auth.credentials import Credentials
 from ikd.bench.machine import cpu_seconds
 from ikd.endpoint import Endpoint
 from ikd.events import ChildEstablished, IkeClosed, NegotiationFailed
+from ikd.ikev2.association import Ikev2Association
 from ikd.loading import Configuration
 from ikd.loading import load as load_configuration
 from ikd.outputs import AllocateSpi, Ask, Install, Output, Transmit
@@ -78,6 +79,7 @@ class Slot:
         """Start; the SPI by which answers find back."""
         outputs = self.endpoint.initiate(rule, path, now)
         (association,) = self.endpoint.associations.values()
+        assert isinstance(association, Ikev2Association)
         association.session.hooks.first_contact = lambda: False
         return association.spi_i, outputs
 

@@ -60,6 +60,7 @@ class Channel:
     decides keys and flags for its whole life (section 2.2)."""
 
     __slots__ = (
+        "_block",
         "_ciphers",
         "_expected",
         "_integrity",
@@ -101,7 +102,7 @@ class Channel:
         self._window = window
         self._expected = expected
         self._ciphers: tuple[Cipher, Cipher] | None = None
-        self._iv = self._overhead = self._sent_ivs = 0
+        self._iv = self._block = self._overhead = self._sent_ivs = 0
         self._integrity = False
         self._replies: OrderedDict[int, tuple[bytes, list[bytes]]] = OrderedDict()
         self._under_way: dict[int, bytes] = {}
@@ -120,7 +121,7 @@ class Channel:
         from_i = cipher(row, bytes(keys.ei), mac, bytes(keys.ai))
         from_r = cipher(row, bytes(keys.er), mac, bytes(keys.ar))
         self._ciphers = (from_i, from_r) if self.initiator else (from_r, from_i)
-        self._iv = row.iv
+        self._iv, self._block = row.iv, row.block
         self._integrity = not row.aead
         self._overhead = row.iv + row.block + (mac.icv if mac else row.icv)
 
@@ -157,14 +158,14 @@ class Channel:
     def _sealed(self, message: Message, outer: int, inner: int, prefix: bytes, plaintext: bytes) -> bytes:
         assert self._ciphers is not None
         if self._integrity:
-            pad = -(len(plaintext) + 1) % 16
+            pad = -(len(plaintext) + 1) % self._block
             plaintext += bytes(pad) + bytes((pad,))
             iv = self._random(self._iv)
         else:
             plaintext += b"\0"
             self._sent_ivs += 1  # never the same twice under one key, which is all an AEAD asks for
             iv = self._sent_ivs.to_bytes(8, "big")
-        length = 4 + len(prefix) + self._overhead + len(plaintext) - (16 if self._integrity else 1)
+        length = 4 + len(prefix) + self._overhead + len(plaintext) - self._block
         if HEADER_SIZE + length > LARGEST:
             raise ValueError(f"a message of {HEADER_SIZE + length} octets cannot be sent")
         flags = (Flags.INITIATOR if self.initiator else 0) | (Flags.RESPONSE if message.response else 0)

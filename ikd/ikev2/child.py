@@ -35,13 +35,9 @@ from sadb.algorithms import Group, QuickSuite
 from sadb.backend import Unavailable
 from sadb.crypto import BadPublic
 from sadb.crypto import KeyExchange as DiffieHellman
-from sadb.replay import ReplayWindow
-from sadb.sa import Acquire, Lifetime, Mode, SaPair
-from sadb.sa import SecurityAssociation as Half
-from sadb.secret import Secret
+from sadb.sa import Acquire, Mode, SaPair
 from sadb.selector import Selector, TrafficSelector
 
-SOFT = 0.85  # the part of a limit at which keys are replaced; the SADB makes it a little smaller, at random
 BUSY_TRIES = 5  # how often a request answered with TEMPORARY_FAILURE is made again
 BUSY_SECONDS = 1.0
 
@@ -104,59 +100,14 @@ def make_pair(
     *,
     initiator: bool,
 ) -> SaPair:
-    """The pair that a negotiation yields; `spis` are ours and the peer's, `initiator` who began the
-    exchange."""
+    """The pair that a negotiation yields; `initiator` tells who began the exchange."""
     assert session.keys is not None
     assert session.suite is not None
     from_i, from_r = keymat(
         session.suite.prf, session.keys.d, suite, exchanged.shared, exchanged.nonce_i, exchanged.nonce_r
     )
-    ours, theirs = (from_i, from_r) if initiator else (from_r, from_i)
-    local, peer = session.path.local, session.path.peer
-    life = lifetime(rule)
-    window = ReplayWindow(session.env.settings.replay_window, esn=suite.esn)
-    nat = session.nat
-
-    def half(spi: int, keys: tuple[Secret, Secret], *, inbound: bool) -> Half:
-        source, destination = (peer, local) if inbound else (local, peer)
-        return Half(
-            spi=spi,
-            suite=suite,
-            mode=mode,
-            source=source.address,
-            destination=destination.address,
-            selector=selector,
-            encryption_key=keys[0],
-            integrity_key=keys[1],
-            inbound=inbound,
-            encapsulation=(source.port, destination.port) if nat else None,
-            lifetime=life,
-            replay=window if inbound else None,
-        )
-
-    return SaPair(
-        inbound=half(spis[0], theirs, inbound=True),
-        outbound=half(spis[1], ours, inbound=False),
-        selector=selector,
-        mode=mode,
-        rule=rule.name,
-        owner=session.number,
-    )
-
-
-def lifetime(rule: Rule) -> Lifetime:
-    """The limits of a rule's Child SAs."""
-    life = rule.crypto.lifetime if rule.crypto else None
-    if life is None:
-        return Lifetime()
-    seconds, octets, packets = life.quick_seconds, life.quick_octets, life.quick_packets
-    return Lifetime(
-        soft_seconds=None if seconds is None else seconds * SOFT,
-        hard_seconds=seconds,
-        soft_octets=None if octets is None else int(octets * SOFT),
-        hard_octets=octets,
-        soft_packets=None if packets is None else int(packets * SOFT),
-        hard_packets=packets,
+    return session.pair(
+        rule, suite, spis, (from_r, from_i) if initiator else (from_i, from_r), selector, mode
     )
 
 

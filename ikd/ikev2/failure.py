@@ -6,7 +6,7 @@ RFC 7296 section 2.21.
 from __future__ import annotations
 
 from ikd.auth import Declined
-from ikd.events import AuthenticationFailed, IkeEstablished, NegotiationFailed
+from ikd.events import AuthenticationFailed, NegotiationFailed
 from ikd.ikev2.message import Refused, UnknownCritical, status
 from ikd.ikev2.numbers import N, notify_name
 from ikd.ikev2.payloads import Notify
@@ -64,22 +64,4 @@ def not_authenticated(session: Session, error: Exception, rule: str) -> Authenti
         identity=str(session.claimed) if session.claimed else "",
         address=str(session.path.peer.address),
         reason=str(error),
-    )
-
-
-def established(session: Session, replaces: int) -> IkeEstablished:
-    """An IKE SA is up; `replaces` is the number of the one it was rekeyed from."""
-    return IkeEstablished(
-        ike=session.number,
-        keying="ikev2",
-        peer=session.peer_name,
-        authenticated_as=session.peer.description if session.peer else "",
-        local=str(session.local_identity or ""),
-        suite=str(session.suite),
-        initiator=session.initiator,
-        spi_i=session.channel.spi_i.hex(),
-        spi_r=session.channel.spi_r.hex(),
-        path=session.path,
-        nat=session.nat,
-        replaces=replaces,
     )

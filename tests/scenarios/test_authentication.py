@@ -227,7 +227,7 @@ def test_an_identity_that_the_certificate_does_not_name(first: str) -> None:
     """Who holds a good certificate may not claim to be somebody else with it."""
     left = certified("left")
     link = Link(*tunnel_hosts(left=left, right=certified("right")))
-    link.left.endpoint._env.credentials = Liar(left, lambda: POSIX)
+    link.left.endpoint.env.credentials = Liar(left, lambda: POSIX)
     link.up("net", first)
     link.run(60)
     nothing(link)
@@ -343,8 +343,8 @@ def test_initial_contact_of_another_identity_takes_nothing_away() -> None:
     link = connected()
     stranger = host("left", ip_address("192.0.2.1"), tunnel_rules("left"),
                     psk("other.example", "right.example"), seed=7)  # fmt: skip
-    right = link.right.endpoint._env.credentials
-    link.right.endpoint._env.credentials = type(right)(
+    right = link.right.endpoint.env.credentials
+    link.right.endpoint.env.credentials = type(right)(
         Material(Identity.parse("right.example"),
                  (*right.material.keys, PskEntry(right.material.keys[0].secret, ("other.example",)))),
         lambda: POSIX,

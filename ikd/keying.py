@@ -1,0 +1,241 @@
+"""What all keying modules share: the environment, and a main-mode SA (IKE SA) with its peer and its
+quick-mode SAs (Child SAs).
+
+A `MainMode` is facts and small operations on them. Each protocol's session derives from it and adds its
+channel and keys; each protocol's association drives it. Outputs and events leave through `emit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ikd.auth import Authenticated, Identity
+from ikd.auth.credentials import Credentials
+from ikd.events import ChildClosed, ChildEstablished
+from ikd.outputs import Output, Remove
+from ikd.settings import IkeSettings
+from policy.engine import Policy
+from policy.rules import AuthMethod, Rule
+from sadb.address import Path
+from sadb.algorithms import MainSuite, QuickSuite
+from sadb.replay import ReplayWindow
+from sadb.sa import Lifetime, Mode, SaPair
+from sadb.sa import SecurityAssociation as Half
+from sadb.secret import Secret
+from sadb.selector import Selector
+
+LINGER = 2.0  # seconds for which a replaced pair still receives what was on its way
+SOFT = 0.85  # the part of a limit at which keys are replaced; the SADB makes it a little smaller, at random
+
+
+@dataclass(slots=True)
+class Environment:
+    """What all main-mode SAs of this host share; a reload changes the fields."""
+
+    settings: IkeSettings
+    policy: Policy
+    credentials: Credentials
+    random: Callable[[int], bytes]
+
+
+@dataclass(slots=True)
+class Children:
+    """The Child SAs of a main-mode SA and what is being done to them; a main-mode SA and its successor share
+    them."""
+
+    pairs: dict[int, SaPair] = field(default_factory=dict)  # by inbound SPI
+    deleting: set[int] = field(
+        default_factory=set
+    )  # inbound SPIs in a Delete of ours that is not answered yet
+    creating: list[str] = field(default_factory=list)  # rules for which a request of ours is on its way
+    lingering: list[tuple[float, SaPair]] = field(default_factory=list)  # replaced pairs and when they go
+    due: dict[int, SaPair] = field(
+        default_factory=dict
+    )  # to be replaced as soon as nothing stands against it
+
+    def forget(self, spi: int) -> None:
+        """Nothing is being done to this pair any more."""
+        self.deleting.discard(spi)
+        self.due.pop(spi, None)
+
+
+class MainMode:
+    """One main-mode SA. `number` is its name in events and the owner of its pairs."""
+
+    __slots__ = (
+        "children",
+        "claimed",
+        "env",
+        "initial_contact",
+        "local_identity",
+        "nat_local",
+        "nat_peer",
+        "now",
+        "number",
+        "path",
+        "peer",
+        "rule",
+        "suite",
+    )
+
+    def __init__(self, number: int, env: Environment, path: Path, now: float) -> None:
+        self.number = number
+        self.env = env
+        self.path = path
+        self.now = now
+        self.rule: Rule | None = None
+        self.suite: MainSuite | None = None
+        self.local_identity: Identity | None = None
+        self.claimed: Identity | None = None  # what the peer says it is, proven or not
+        self.peer: Authenticated | None = None
+        self.nat_local = self.nat_peer = False
+        self.initial_contact = False  # the peer says that it has no other with us
+        self.children = Children()
+
+    @property
+    def initiator(self) -> bool:
+        """Whether we began it."""
+        raise NotImplementedError
+
+    def emit(self, output: Output) -> None:
+        """Hand an output or event to the world."""
+        raise NotImplementedError
+
+    # Facts -----------------------------------------------------------------------------------------------
+
+    @property
+    def nat(self) -> bool:
+        """Whether addresses or ports change on the way."""
+        return self.nat_local or self.nat_peer
+
+    @property
+    def peer_name(self) -> str:
+        """The peer for people: what it proved, what it claims, or its address."""
+        who = self.peer.identity if self.peer else self.claimed
+        return str(who) if who else str(self.path.peer.address)
+
+    @property
+    def rule_name(self) -> str:
+        """The rule this IKE SA was made for, empty while it is not known."""
+        return self.rule.name if self.rule else ""
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules this IKE SA can serve by addresses and main-mode suite, most specific first."""
+        found = self.env.policy.for_peer(self.path.local.address, self.path.peer.address)
+        return tuple(rule for rule in found if rule.crypto and self.suite in rule.crypto.main)
+
+    def serves(self, rule: Rule) -> bool:
+        """Whether the proof this peer gave is one the rule asks for."""
+        return methods(rule) == methods(self.rule)
+
+    # Child SAs -------------------------------------------------------------------------------------------
+
+    def add(self, pair: SaPair, replaces: SaPair | None = None) -> None:
+        """A pair has been installed."""
+        self.children.pairs[pair.inbound.spi] = pair
+        self.emit(
+            ChildEstablished(
+                ike=self.number,
+                rule=pair.rule,
+                peer=self.peer_name,
+                spi_in=f"{pair.inbound.spi:08x}",
+                spi_out=f"{pair.outbound.spi:08x}",
+                mode=pair.mode.value,
+                suite=str(pair.inbound.suite),
+                local=tuple(map(str, pair.selector.local)),
+                remote=tuple(map(str, pair.selector.remote)),
+                encapsulated=pair.outbound.encapsulation is not None,
+                replaces=f"{replaces.inbound.spi:08x}" if replaces else "",
+            )
+        )
+
+    def drop(self, pair: SaPair, reason: str, *, linger: bool = False) -> None:
+        """A pair is over; with `linger` it goes on receiving for a moment."""
+        children = self.children
+        if children.pairs.pop(pair.inbound.spi, None) is None:
+            return
+        children.forget(pair.inbound.spi)
+        if linger:
+            pair.standby = True
+            children.lingering.append((self.now + LINGER, pair))
+        else:
+            self.emit(Remove(pair))
+        self.emit(
+            ChildClosed(
+                ike=self.number,
+                rule=pair.rule,
+                peer=self.peer_name,
+                spi_in=f"{pair.inbound.spi:08x}",
+                spi_out=f"{pair.outbound.spi:08x}",
+                reason=reason,
+                octets_in=pair.inbound.usage.octets,
+                octets_out=pair.outbound.usage.octets,
+            )
+        )
+
+    def by_outbound(self, spi: int) -> SaPair | None:
+        """The pair that sends with this SPI, which is how the peer names it."""
+        return next((pair for pair in self.children.pairs.values() if pair.outbound.spi == spi), None)
+
+    def pair(
+        self,
+        rule: Rule,
+        suite: QuickSuite,
+        spis: tuple[int, int],
+        keys: tuple[tuple[Secret, Secret], tuple[Secret, Secret]],
+        selector: Selector,
+        mode: Mode,
+    ) -> SaPair:
+        """What a negotiation yields; `spis` are ours and the peer's, `keys` those of the packets we receive
+        and of those we send, each (encryption, integrity)."""
+        local, peer = self.path.local, self.path.peer
+        life = lifetime(rule)
+        window = ReplayWindow(self.env.settings.replay_window, esn=suite.esn)
+
+        def half(spi: int, own: tuple[Secret, Secret], *, inbound: bool) -> Half:
+            source, destination = (peer, local) if inbound else (local, peer)
+            return Half(
+                spi=spi,
+                suite=suite,
+                mode=mode,
+                source=source.address,
+                destination=destination.address,
+                selector=selector,
+                encryption_key=own[0],
+                integrity_key=own[1],
+                inbound=inbound,
+                encapsulation=(source.port, destination.port) if self.nat else None,
+                lifetime=life,
+                replay=window if inbound else None,
+            )
+
+        return SaPair(
+            inbound=half(spis[0], keys[0], inbound=True),
+            outbound=half(spis[1], keys[1], inbound=False),
+            selector=selector,
+            mode=mode,
+            rule=rule.name,
+            owner=self.number,
+        )
+
+
+def lifetime(rule: Rule) -> Lifetime:
+    """The limits of a rule's Child SAs."""
+    life = rule.crypto.lifetime if rule.crypto else None
+    if life is None:
+        return Lifetime()
+    seconds, octets, packets = life.quick_seconds, life.quick_octets, life.quick_packets
+    return Lifetime(
+        soft_seconds=None if seconds is None else seconds * SOFT,
+        hard_seconds=seconds,
+        soft_octets=None if octets is None else int(octets * SOFT),
+        hard_octets=octets,
+        soft_packets=None if packets is None else int(packets * SOFT),
+        hard_packets=packets,
+    )
+
+
+def methods(rule: Rule | None) -> tuple[AuthMethod, ...]:
+    """The first authentication of a rule."""
+    return rule.auth.first if rule and rule.auth else ()
