@@ -329,6 +329,12 @@ class IkeSettings:
         _number(576, 9000, "octets", whole=True),
         "Largest IP packet a fragment makes, headers included.",
     )
+    verdict_seconds: float = _option(
+        3600.0,
+        _number(0, 604_800, "seconds"),
+        "How long it is remembered which keying module a peer speaks, when a rule names several: so long the "
+        "others are not tried first. 0 asks anew each time.",
+    )
     window: int = _option(
         8, _number(1, 64, "requests", whole=True), "Requests the peer may have open (SET_WINDOW_SIZE)."
     )

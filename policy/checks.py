@@ -65,7 +65,18 @@ COMBINATIONS = (
     (Level.REQUEST, Level.NONE), (Level.NONE, Level.NONE),
 )  # fmt: skip
 _GROUPS = {n.version: (int(n[0]), int(n[-1])) for n in map(ip_network, ("224.0.0.0/4", "ff00::/8"))}
-SECURING_KEYS = ("tunnel", "encrypt", "auth", "crypto", "keying", "peer", "allow", "deny", "offload")
+SECURING_KEYS = (
+    "tunnel",
+    "encrypt",
+    "auth",
+    "crypto",
+    "keying",
+    "aggressive",
+    "peer",
+    "allow",
+    "deny",
+    "offload",
+)
 
 
 def _levels_given(draft: Draft) -> Finding:

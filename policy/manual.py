@@ -223,14 +223,16 @@ as in strongSwan: `aes256gcm16-prfsha384-x25519`.
 
 
 def _algorithms() -> str:
-    old = [row.name for row in INTEGRITY if row.deprecated]
+    old = [row.name for row in (*ENCRYPTION, *INTEGRITY, *GROUPS) if row.deprecated]
     rows = (
         f"Ciphers: {_code(row.name for row in ENCRYPTION if row.encrypts)}.",
         f"Integrity only, in quick mode: {_code(row.name for row in ENCRYPTION if not row.encrypts)}.",
         f"Hashes: {_code(row.name for row in INTEGRITY)}; as PRF: {_code(f'prf{row.name}' for row in PRF)}.",
         f"Groups: {_code(row.name for row in GROUPS)}.",
         f"Other spellings: {', '.join(f'`{alias}` ({name})' for alias, name in ALIASES.items())}.",
-        f"Only when a set names it, as `compatible-2008` does: {_code(old)}.",
+        f"Only when a set names them, as `compatible-xp` does, and with a warning: {_code(old)}.",
+        "IKEv1 proposes what its registries have: in main mode a cipher with one hash, no `x25519` or "
+        "`x448`; in quick mode all but `chacha20poly1305`. What else a set holds is for other modules.",
     )
     refused = _list(f"`{name}`: {why}." for name, why in REFUSED.items())
     return f"{_PROPOSALS}{_list(rows)}\nRefused, whatever a policy says:\n\n{refused}"

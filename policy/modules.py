@@ -1,21 +1,28 @@
-"""What each keying module can do with an authentication set, and what of it this build has (policy.md
-sections 4.1 and 6.2). Pre-shared keys over IKEv2 are an extension of that model; here they are ordinary."""
+"""What each keying module can do with the sets of a rule, and what of it this build has (policy.md sections
+4.1 and 6.2). Pre-shared keys over IKEv2 are an extension of that model; here they are ordinary."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from policy.rules import AuthMethod, AuthSet
+from policy.rules import AuthMethod, AuthSet, CryptoSet
+from sadb.algorithms import MainSuite, QuickSuite
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One keying protocol: which first authentication methods it carries, whether it has a second one."""
+    """One keying protocol: which first authentication methods it carries, whether it has a second one, and
+    whether its registries end with RFC 4868, so that it cannot propose every suite."""
 
     name: str
     first: frozenset[str]
     second: bool
     available: bool
+    old: bool = False
+
+    def proposes(self, suite: MainSuite | QuickSuite) -> bool:
+        """Whether it has numbers for a suite."""
+        return suite.ikev1 or not self.old
 
 
 MODULES = {
@@ -23,7 +30,9 @@ MODULES = {
     for module in (
         Module("ikev2", frozenset(("certificate", "psk")), second=False, available=True),
         Module("authip", frozenset(("certificate", "kerberos", "ntlm", "anonymous")), True, available=False),
-        Module("ikev1", frozenset(("certificate", "psk", "kerberos")), second=False, available=False),
+        Module(
+            "ikev1", frozenset(("certificate", "psk", "kerberos")), second=False, available=False, old=True
+        ),
     )
 }
 
@@ -40,12 +49,17 @@ class Settled:
     warnings: tuple[str, ...] = ()
 
 
-def settle(auth: AuthSet, keying: tuple[str, ...] = ()) -> Settled:
-    """Match modules and methods. Without `keying` it is IKEv2, after AuthIP if the set needs that. A module
-    that can do one method of the set is offered (opportunistic match); a method nobody can do yet is left out
-    of the rule, so that no other part takes it for what it is not."""
+def settle(auth: AuthSet, keying: tuple[str, ...] = (), crypto: CryptoSet | None = None) -> Settled:
+    """Match modules, methods and suites. Without `keying` it is IKEv2, after AuthIP if the set needs that. A
+    module that can do one method of the set is offered (opportunistic match); a method nobody can do yet is
+    left out of the rule, so that no other part takes it for what it is not. The suites a module cannot
+    propose stay: the modules beside it can."""
     chosen = keying or default_keying(auth)
-    reasons = {name: _why_not(MODULES[name], auth) for name in chosen}
+    reasons = {
+        name: _why_not(MODULES[name], auth)
+        or (_nothing_to_propose(MODULES[name], crypto) if crypto else None)
+        for name in chosen
+    }
     usable = [name for name in chosen if reasons[name] is None]
     missing = tuple(method for method in auth.first if not _available(method))
     # the second set stays: `ikctl explain` tells of it, and no module without one serves the rule
@@ -94,4 +108,19 @@ def _why_not(module: Module, auth: AuthSet) -> str | None:
         return f'it cannot do any method of set "{auth.name}" ({names})'
     if not any(map(_available, able)):
         return f"not available yet: authentication by {', '.join(map(describe, able))}"
+    return None
+
+
+_REMEDIES = (
+    ("main", 'add one with a cipher, a hash and a MODP or NIST group, such as "p256 aes256 sha256"'),
+    ("quick", 'add one such as "aes128gcm" or "aes256 sha256"'),
+)
+
+
+def _nothing_to_propose(module: Module, crypto: CryptoSet) -> str | None:
+    """What is wrong with a set of which a module cannot propose anything in main or in quick mode."""
+    for key, remedy in _REMEDIES:
+        suites: tuple[MainSuite | QuickSuite, ...] = getattr(crypto, key)
+        if suites and not any(map(module.proposes, suites)):
+            return f'it has no form of any {key} proposal of crypto set "{crypto.name}"; {remedy}'
     return None

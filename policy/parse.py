@@ -289,18 +289,43 @@ def _securing(section: Section, rule: Rule, sets: Sets) -> Rule:
         text = f'set "{crypto.name}" has AH, which does not pass a NAT; peers behind one need ESP'
         section.warn("crypto", text)
     if crypto and crypto.deprecated:
+        old = ", ".join(crypto.deprecated)
         text = (
-            f'set "{crypto.name}" has SHA-1, which RFC 8247 advises against; it is offered because you say so'
+            f'set "{crypto.name}" has {old}, for old peers only (RFC 8221, RFC 8247); use it with no others'
         )
         section.warn("crypto", text)
+    rule = replace(rule, aggressive=_aggressive(section, keying, auth, crypto))
     if auth is None or not section.bad.isdisjoint(("auth", "keying")):
         return replace(rule, crypto=crypto, auth=auth)
-    settled = settle(auth, keying)
+    settled = settle(auth, keying, crypto)
     if settled.refusals:
         limits.unavailable(section, rule, "keying" if keying else "auth", "; ".join(settled.refusals))
     for warning in settled.warnings if rule.enabled else ():
         section.warn("keying" if keying else "auth", warning)
     return replace(rule, crypto=crypto, auth=settled.auth, keying=settled.keying)
+
+
+def _aggressive(
+    section: Section, keying: tuple[str, ...], auth: AuthSet | None, crypto: CryptoSet | None
+) -> bool:
+    """Whether the rule asks for aggressive mode, and what that costs it."""
+    if not section.get("aggressive", False):
+        return False
+    if "ikev1" not in keying:
+        section.complain(
+            "aggressive", 'only IKEv1 has aggressive mode; add "ikev1" to keying, or leave it out'
+        )
+        return False
+    text = "aggressive mode sends identities in the clear"
+    if auth and any(method.method == "psk" for method in auth.first):
+        text += ", and anybody who asks gets what it takes to guess the pre-shared key offline: make it long"
+    section.warn("aggressive", f"{text}; use it only for peers that have no main mode")
+    groups = dict.fromkeys(suite.group.name for suite in crypto.main if suite.ikev1) if crypto else {}
+    if len(groups) > 1:
+        first, *others = groups
+        rest = ", ".join(others)
+        section.warn("aggressive", f"it cannot negotiate groups: {first} is proposed, never {rest}")
+    return True
 
 
 def _module(text: str) -> str:

@@ -56,11 +56,13 @@ class CryptoSet:
     lifetime: Lifetimes = field(default_factory=Lifetimes)
 
     @property
-    def deprecated(self) -> bool:
-        """Whether it offers an algorithm that is there for old peers only."""
-        hashes = [hashed for suite in self.main for hashed in (suite.integrity, suite.prf)]
-        hashes += [suite.integrity for suite in self.quick]
-        return any(hashed.deprecated for hashed in hashes if hashed)
+    def deprecated(self) -> tuple[str, ...]:
+        """The algorithms it offers that are there for old peers only."""
+        used = [
+            one for suite in self.main for one in (suite.group, suite.encryption, suite.integrity, suite.prf)
+        ]
+        used += [one for suite in self.quick for one in (suite.encryption, suite.integrity, suite.group)]
+        return tuple(dict.fromkeys(one.name for one in used if one and one.deprecated))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Rule:
     auth: AuthSet | None = None
     crypto: CryptoSet | None = None
     keying: tuple[str, ...] = ("ikev2",)
+    aggressive: bool = False  # IKEv1 begins in aggressive mode, and is answered in it
     peer: str | None = None  # identity the other side must prove; None: see policy.peers
     allow: AccessList | None = None
     deny: AccessList | None = None

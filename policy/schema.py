@@ -154,6 +154,14 @@ RULE = Table(
             "Keying modules, in order of preference.",
         ),
         Key(
+            "aggressive",
+            _BOOL,
+            "true or false",
+            "false",
+            "IKEv1 uses aggressive mode, for peers that have nothing else; needs `ikev1` in `keying`. It "
+            "sends identities in the clear and lets anybody who asks guess a pre-shared key at leisure.",
+        ),
+        Key(
             "peer",
             _STRING,
             "identity, or pattern with `*`",

@@ -162,6 +162,8 @@ LONGEST = 2879 * 60  # policy.md 5.1 and 5.2
 SHORTEST_QUICK = 5 * 60
 FEWEST_OCTETS = 20_480 * 1000
 MOST_PROPOSALS = 100
+# 64-bit blocks repeat after some 32 GB, and long before that two equal ones tell about their texts (RFC 8221)
+MOST_OCTETS_64 = 10**9
 
 
 def crypto_set(name: str, section: Section, base: CryptoSet | None) -> CryptoSet:
@@ -179,7 +181,19 @@ def crypto_set(name: str, section: Section, base: CryptoSet | None) -> CryptoSet
                 key, f"{len(suites)} proposals (with every group of pfs) are more than {MOST_PROPOSALS}"
             )
     inner = section.sub("lifetime", LIFETIME)
-    return CryptoSet(name, tuple(dict.fromkeys(main)), tuple(dict.fromkeys(quick)), lifetimes(inner))
+    found = lifetimes(inner)
+    if any(suite.encryption and suite.encryption.block == 8 for suite in quick):
+        found = _early(found, inner)
+    return CryptoSet(name, tuple(dict.fromkeys(main)), tuple(dict.fromkeys(quick)), found)
+
+
+def _early(found: Lifetimes, section: Section | None) -> Lifetimes:
+    """Lifetimes of a set with 64-bit blocks: fewer octets under one key."""
+    if found.quick_octets is not None and found.quick_octets <= MOST_OCTETS_64:
+        return found
+    if section is not None and "quick_bytes" in section:
+        section.complain("quick_bytes", "3des has 64-bit blocks: at most 1 GB may go through one SA")
+    return replace(found, quick_octets=MOST_OCTETS_64)
 
 
 def _forward_secret(main: tuple[MainSuite, ...], quick: tuple[QuickSuite, ...]) -> tuple[QuickSuite, ...]:

@@ -34,6 +34,7 @@ class Encryption:
     block: int = 1
     fixed_length: bool = False  # no Key Length attribute is sent for it
     esp_only: bool = False
+    deprecated: bool = False  # for old peers: only where a policy names it
 
     @property
     def aead(self) -> bool:
@@ -85,6 +86,7 @@ class Group:
     ikev2: int
     curve: Curve
     public: int
+    deprecated: bool = False
 
 
 ENCRYPTION: tuple[Encryption, ...] = (
@@ -95,6 +97,7 @@ ENCRYPTION: tuple[Encryption, ...] = (
     Encryption("aes128", 12, Kind.CBC, key=16, iv=16, block=16),
     Encryption("aes192", 12, Kind.CBC, key=24, iv=16, block=16),
     Encryption("aes256", 12, Kind.CBC, key=32, iv=16, block=16),
+    Encryption("3des", 3, Kind.CBC, key=24, iv=8, block=8, fixed_length=True, deprecated=True),
     Encryption("aes128gmac", 21, Kind.GMAC, key=16, iv=8, salt=4, icv=16, esp_only=True),
     Encryption("aes192gmac", 21, Kind.GMAC, key=24, iv=8, salt=4, icv=16, esp_only=True),
     Encryption("aes256gmac", 21, Kind.GMAC, key=32, iv=8, salt=4, icv=16, esp_only=True),
@@ -121,6 +124,7 @@ GROUPS: tuple[Group, ...] = (
     Group("modp4096", 16, Curve.MODP, 512),
     Group("modp6144", 17, Curve.MODP, 768),
     Group("modp8192", 18, Curve.MODP, 1024),
+    Group("modp1024", 2, Curve.MODP, 128, deprecated=True),
     Group("p256", 19, Curve.ECP, 64),
     Group("p384", 20, Curve.ECP, 96),
     Group("p521", 21, Curve.ECP, 132),
@@ -140,24 +144,26 @@ ALIASES = {
     "aes128cbc": "aes128",
     "aes192cbc": "aes192",
     "aes256cbc": "aes256",
+    "3descbc": "3des",
+    "des3": "3des",
     "chacha20": "chacha20poly1305",
     "sha2_256": "sha256",
     "sha2_384": "sha384",
     "sha2_512": "sha512",
+    "group2": "modp1024",
+    "dh2": "modp1024",
     "group14": "modp2048",
     "dh14": "modp2048",
 }
 
 REFUSED = {
     "des": "DES keys can be searched; use aes128gcm",
-    "3des": "3DES has 64-bit blocks (RFC 8221); use aes128gcm",
     "md5": "MD5 is broken (RFC 8247); use sha256",
     "modp768": "group 1 can be broken (RFC 8247); use x25519, p256 or modp2048",
-    "modp1024": "group 2 can be broken (RFC 8247); use x25519, p256 or modp2048",
     "modp1536": "group 5 is too small (RFC 8247); use x25519, p256 or modp2048",
 }
-REFUSED |= {f"group{n}": REFUSED[name] for n, name in ((1, "modp768"), (2, "modp1024"), (5, "modp1536"))}
-REFUSED |= {f"dh{n}": REFUSED[f"group{n}"] for n in (1, 2, 5)}
+REFUSED |= {f"group{n}": REFUSED[name] for n, name in ((1, "modp768"), (5, "modp1536"))}
+REFUSED |= {f"dh{n}": REFUSED[f"group{n}"] for n in (1, 5)}
 
 ENCRYPTION_BY_NAME = {row.name: row for row in ENCRYPTION}
 INTEGRITY_BY_NAME = {row.name: row for row in INTEGRITY}
@@ -174,6 +180,13 @@ class MainSuite:
     encryption: Encryption
     prf: Prf
     integrity: Integrity | None = None
+
+    @property
+    def ikev1(self) -> bool:
+        """Whether IKEv1 can propose it: one hash is both PRF and integrity there (RFC 2409 section 4), and
+        combined modes and Montgomery curves have no numbers."""
+        hashed = self.integrity.hash if self.integrity else None
+        return hashed == self.prf.hash and self.group.curve is not Curve.MONTGOMERY
 
     def __str__(self) -> str:
         """As an administrator would write it."""
@@ -204,6 +217,13 @@ class QuickSuite:
         if self.group:
             parts.append(self.group.name)
         return " ".join(parts)
+
+    @property
+    def ikev1(self) -> bool:
+        """Whether IKEv1 can propose it (RFC 2407, 4106, 4543, 4868): ChaCha20 and the Montgomery curves came
+        after its registries closed."""
+        late = self.encryption is not None and self.encryption.name == "chacha20poly1305"
+        return not late and (self.group is None or self.group.curve is not Curve.MONTGOMERY)
 
     @property
     def icv(self) -> int:

@@ -13,7 +13,9 @@ from functools import cache
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
+from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
 from cryptography.hazmat.primitives.ciphers import Cipher as _Cipher
 from cryptography.hazmat.primitives.ciphers import algorithms as _algorithms
 from cryptography.hazmat.primitives.ciphers import modes as _modes
@@ -127,17 +129,29 @@ _HASHES: dict[str, HashAlgorithm] = {
 }
 
 
+def _block_cipher(row: Encryption, key: bytes) -> BlockCipherAlgorithm:
+    """AES or 3DES. A key that makes 3DES no more than DES is refused, as RFC 2451 section 2.3 asks; parity
+    bits are not looked at."""
+    if row.block == 16:
+        return _algorithms.AES(key)
+    first, second, third = (bytes(octet & 0xFE for octet in key[at : at + 8]) for at in (0, 8, 16))
+    if second in (first, third):
+        raise ValueError(f"a key of {row.name} that is no better than one of DES")
+    return TripleDES(key)
+
+
 class MacCipher:
     """CBC or NULL encryption, then HMAC over associated data, IV, ciphertext and `after` (RFC 4303 section
     3.3.2): there the high half of an extended sequence number stands, which is not sent (section 2.2.1)."""
 
-    __slots__ = ("_algorithm", "_decryptor", "_icv", "_keyed")
+    __slots__ = ("_algorithm", "_block", "_decryptor", "_icv", "_keyed")
 
     def __init__(self, row: Encryption, key: bytes, integrity: Integrity, mac_key: bytes) -> None:
         self._algorithm = None
+        self._block = row.block
         if row.kind is Kind.CBC:
-            self._algorithm = _algorithms.AES(key)
-            self._decryptor = _Cipher(self._algorithm, _modes.CBC(bytes(16))).decryptor()
+            self._algorithm = _block_cipher(row, key)
+            self._decryptor = _Cipher(self._algorithm, _modes.CBC(bytes(row.block))).decryptor()
         self._keyed = HMAC(mac_key, _HASHES[integrity.hash])
         self._icv = integrity.icv
 
@@ -160,11 +174,11 @@ class MacCipher:
             raise Unverified
         if not self._algorithm:
             return text
-        if len(text) % 16 or len(iv) != 16:
+        if len(text) % self._block or len(iv) != self._block:
             raise Unverified
         # A block is decrypted with the ciphertext before it, so that one decryptor serves all packets: what
         # it makes of the IV depends on the packet before and is thrown away.
-        return self._decryptor.update(iv + text)[16:]
+        return self._decryptor.update(iv + text)[self._block :]
 
 
 def cipher(row: Encryption, key: bytes, integrity: Integrity | None = None, mac_key: bytes = b"") -> Cipher:
@@ -184,8 +198,15 @@ def cipher(row: Encryption, key: bytes, integrity: Integrity | None = None, mac_
 
 # Diffie-Hellman ------------------------------------------------------------------------------------------
 
-# RFC 3526 defines its primes by formula: 2^n - 2^(n-64) - 1 + 2^64 * ([2^(n-130) pi] + c)
-_MODP = {14: (2048, 124476), 15: (3072, 1690314), 16: (4096, 240904), 17: (6144, 929484), 18: (8192, 4743158)}
+# RFC 2409 and RFC 3526 define their primes by formula: 2^n - 2^(n-64) - 1 + 2^64 * ([2^(n-130) pi] + c)
+_MODP = {
+    2: (1024, 129093),
+    14: (2048, 124476),
+    15: (3072, 1690314),
+    16: (4096, 240904),
+    17: (6144, 929484),
+    18: (8192, 4743158),
+}
 _CURVES: dict[int, ec.EllipticCurve] = {19: ec.SECP256R1(), 20: ec.SECP384R1(), 21: ec.SECP521R1()}
 
 
@@ -207,7 +228,7 @@ def _pi(bits: int) -> int:
 
 @cache
 def modp_prime(group: int) -> int:
-    """The prime of a MODP group, RFC 3526."""
+    """The prime of a MODP group, RFC 2409 section 6.2 and RFC 3526."""
     bits, c = _MODP[group]
     return int(2**bits - 2 ** (bits - 64) - 1 + 2**64 * (_pi(bits - 130) + c))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from support.policies import complaint, one, policy
 
 from policy.modules import MODULES, default_keying, settle
+from policy.parse import presets
 from policy.rules import AuthMethod, AuthSet
 
 
@@ -28,8 +31,8 @@ def test_order_of_modules_is_kept() -> None:
 
 def test_modules_that_are_not_available_are_left_out_aloud() -> None:
     """The rule works with what is left, and loading says with what."""
-    (warning,) = policy('keying = ["ikev2", "ikev1"]').warnings
-    assert warning == 'policy.toml:4: rule[1] "r1".keying: ikev1: not available yet; only ikev2 is used'
+    (warning,) = policy('keying = ["ikev2", "authip"]').warnings
+    assert warning == 'policy.toml:4: rule[1] "r1".keying: authip: not available yet; only ikev2 is used'
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,32 @@ def test_available_modules_refuse_nothing() -> None:
     settled = settle(methods("certificate psk"), ("ikev2",))
     assert settled == type(settled)(("ikev2",), methods("certificate psk"))
     assert [module.name for module in MODULES.values() if module.available] == ["ikev2"]
+
+
+NO_FORM = [
+    ('main = ["x25519 aes128 sha256", "p256 aes128gcm sha256"]', "any main proposal", "p256 aes256 sha256"),
+    ('quick = ["chacha20poly1305", "aes128gcm x25519"]', "any quick proposal", '"aes128gcm"'),
+]
+
+
+@pytest.mark.parametrize(("keys", "said", "remedy"), NO_FORM)
+def test_ikev1_needs_suites_it_has_numbers_for(
+    monkeypatch: pytest.MonkeyPatch, keys: str, said: str, remedy: str
+) -> None:
+    """Negotiation could not even begin; with another module beside it, that one is used and it is said."""
+    monkeypatch.setitem(MODULES, "ikev1", replace(MODULES["ikev1"], available=True))
+    sets = f"[crypto.own]\n{keys}\n"
+    found = complaint('crypto = "own"\nkeying = "ikev1"', sets)
+    assert f'ikev1: it has no form of {said} of crypto set "own"; add one' in found
+    assert remedy in found
+    loaded = policy('crypto = "own"\nkeying = ["ikev1", "ikev2"]', sets=sets)
+    assert any(said in warning and "only ikev2 is used" in warning for warning in loaded.warnings)
+    assert not policy('crypto = "own"', sets=sets).warnings
+
+
+@pytest.mark.parametrize("name", sorted(presets().crypto))
+def test_built_in_sets_serve_ikev1(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """All but "modern", whose suites came after IKEv1."""
+    monkeypatch.setitem(MODULES, "ikev1", replace(MODULES["ikev1"], available=True))
+    settled = settle(methods("certificate psk"), ("ikev1",), presets().crypto[name])
+    assert bool(settled.refusals) is (name == "modern")

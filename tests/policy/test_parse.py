@@ -143,11 +143,40 @@ def test_guaranteed_encryption_leaves_integrity_out() -> None:
 
 
 def test_old_algorithms_are_offered_with_a_warning() -> None:
-    """SHA-1 only when a policy names it, and then it is said."""
-    warnings = policy('crypto = "compatible-2008"').warnings
-    assert [w for w in warnings if 'set "compatible-2008" has SHA-1' in w]
+    """SHA-1, 3DES and group 2 only when a policy names them, and then it is said."""
+    (warning,) = policy('crypto = "compatible-2008"').warnings
+    assert 'crypto: set "compatible-2008" has sha1, for old peers only (RFC 8221, RFC 8247)' in warning
+    (warning,) = policy('crypto = "compatible-xp"').warnings
+    assert 'set "compatible-xp" has 3des, sha1, modp1024, for old peers only' in warning
+    (warning,) = policy('crypto = "own"', sets='[crypto.own]\nquick = ["aes128gcm modp1024"]\n').warnings
+    assert 'set "own" has modp1024' in warning
     assert not policy('crypto = "modern"').warnings
     assert not policy('remote = "10.0.0.9"').warnings
+
+
+def test_aggressive_mode_is_asked_for_by_name_and_warned_about() -> None:
+    """It shows identities and lets strangers guess keys: nobody gets it unasked or without a word."""
+    assert not one('keying = ["ikev2", "ikev1"]').aggressive
+    assert not one('keying = ["ikev2", "ikev1"]\naggressive = false').aggressive
+    sets = '[crypto.own]\nmain = ["modp2048 aes128 sha1", "p256 aes256 sha256"]\n'
+    keys = 'keying = ["ikev2", "ikev1"]\naggressive = true\ncrypto = "own"\n'
+    loaded = policy(keys, sets=sets)
+    assert loaded.rules[0].aggressive
+    said = [warning for warning in loaded.warnings if '"r1".aggressive: ' in warning]
+    assert (
+        "identities in the clear, and anybody who asks gets what it takes to guess the pre-shared" in said[0]
+    )
+    assert "cannot negotiate groups: modp2048 is proposed, never p256" in said[1]
+    sets += '[auth.own]\nfirst = ["certificate"]\n'
+    said = [w for w in policy(keys + 'auth = "own"', sets=sets).warnings if '"r1".aggressive: ' in w]
+    assert "guess" not in said[0]
+
+
+@pytest.mark.parametrize("keying", ["", 'keying = "ikev2"\n'])
+def test_aggressive_mode_without_ikev1_is_a_mistake(keying: str) -> None:
+    """The rule would never do what it says."""
+    said = complaint(f"{keying}aggressive = true")
+    assert 'aggressive: only IKEv1 has aggressive mode; add "ikev1" to keying, or leave it out' in said
 
 
 def test_ah_is_offered_with_a_warning() -> None:

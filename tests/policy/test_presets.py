@@ -48,20 +48,58 @@ def test_default_has_nothing_old_and_always_encrypts() -> None:
     assert DEFAULT.main[0].encryption.aead
 
 
-def test_compatible_set_has_what_is_not_refused() -> None:
-    """SHA-1 and group 14 for machines of 2008; DES, 3DES, MD5 and group 2 stay refused."""
-    old = presets().crypto["compatible-2008"]
-    assert old.deprecated
-    assert {"sha1"} <= {suite.prf.name for suite in old.main}
-    assert {suite.group.name for suite in old.main} == {"modp2048", "p256", "p384"}
-    assert not any(suite.esn for suite in old.quick)
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [
+        ("default", ()),
+        ("modern", ()),
+        ("compatible-2012", ()),
+        ("compatible-2008", ("sha1",)),
+        ("compatible-xp", ("modp1024", "3des", "sha1")),
+    ],
+)
+def test_what_is_old_is_in_the_sets_for_old_machines_only(name: str, old: tuple[str, ...]) -> None:
+    """3DES and group 2 for machines that have nothing else; whoever names that set is warned."""
+    assert set(presets().crypto[name].deprecated) == set(old)
+
+
+@pytest.mark.parametrize("name", ["compatible-2012", "compatible-2008", "compatible-xp"])
+def test_sets_for_windows_serve_ikev1(name: str) -> None:
+    """Those machines speak it: what it has no numbers for would be dead, and so would extended numbers. What
+    two such systems agree on must not be the weakest they have in common."""
+    found = presets().crypto[name]
+    assert all(suite.ikev1 for suite in (*found.main, *found.quick))
+    assert not any(suite.esn for suite in found.quick)
+    keys = [suite.encryption.key for suite in found.quick if suite.encryption and suite.encryption.encrypts]
+    assert keys[0] == max(keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "mains", "quicks"),
+    [
+        # what L2TP clients of Windows 7 and later propose for themselves, but for 3DES and group 2
+        (
+            "compatible-2008",
+            ("p384 aes256 sha1", "p256 aes128 sha1", "modp2048 aes256 sha1"),
+            ("aes256 sha1", "aes128 sha1", "null sha1"),
+        ),
+        ("compatible-xp", ("modp2048 3des sha1", "modp1024 3des sha1"), ("3des sha1",)),
+    ],
+)
+def test_sets_meet_what_those_machines_propose(
+    name: str, mains: tuple[str, ...], quicks: tuple[str, ...]
+) -> None:
+    """A set named after a system that does not connect to it is a trap."""
+    found = presets().crypto[name]
+    assert {main_suite(text) for text in mains} <= set(found.main)
+    assert {quick_suite(text, esn=False) for text in quicks} <= set(found.quick)
 
 
 def test_names_of_the_interface_exist() -> None:
     """interface.md promises these."""
     sets = presets()
     assert set(sets.auth) == {"default", "machine-and-user"}
-    assert set(sets.crypto) == {"default", "modern", "compatible-2008"}
+    assert set(sets.crypto) == {"default", "modern", "compatible-2012", "compatible-2008", "compatible-xp"}
     assert not sets.wrong
     assert all(suite.group for suite in sets.crypto["modern"].quick)
 

@@ -36,6 +36,7 @@ RULE_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "auth": ('"machine-and-user"\nenabled = false', lambda rule: rule.auth.name == "machine-and-user"),
     "crypto": ('"modern"', lambda rule: rule.crypto.name == "modern"),
     "keying": ('["ikev2"]', lambda rule: rule.keying == ("ikev2",)),
+    "aggressive": ('true\nkeying = ["ikev2", "ikev1"]', lambda rule: rule.aggressive),
     "peer": ('"db.corp.example"', lambda rule: rule.peer == "db.corp.example"),
     "allow": ('{ machines = "a.example" }', lambda rule: rule.allow.machines == ("a.example",)),
     "deny": ('{ machines = ["a", "b"] }', lambda rule: rule.deny.machines == ("a", "b")),

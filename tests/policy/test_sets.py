@@ -179,13 +179,18 @@ def test_lifetimes() -> None:
         ('main = "aes128 sha256"', 'crypto.own.main: "aes128 sha256" names no Diffie-Hellman group'),
         ("quick = []", "crypto.own.quick: the list is empty"),
         (
-            'main = ["modp1024 aes128 sha256"]',
-            'crypto.own.main[1]: "modp1024" is refused: group 2 can be broken',
+            'main = ["modp768 aes128 sha256"]',
+            'crypto.own.main[1]: "modp768" is refused: group 1 can be broken',
         ),
         (
-            'quick = ["aes128gcm", "3des sha1"]',
-            'crypto.own.quick[2]: "3des" is refused: 3DES has 64-bit blocks',
+            'quick = ["aes128gcm", "des sha1"]',
+            'crypto.own.quick[2]: "des" is refused: DES keys can be searched',
         ),
+        (
+            'quick = ["3des sha1"]\nlifetime = { quick_bytes = "2 GB" }',
+            "crypto.own.lifetime.quick_bytes: 3des has 64-bit blocks: at most 1 GB",
+        ),
+        ('quick = ["3des sha1"]\nlifetime = { quick_bytes = "never" }', "3des has 64-bit blocks"),
         ('quick = ["aes128 md5"]', '"md5" is refused: MD5 is broken (RFC 8247); use sha256'),
         ('quikc = ["aes128gcm"]', 'crypto.own.quikc: unknown key in a crypto set; did you mean "quick"?'),
         ("pfs = 1", "crypto.own.pfs: 1 is a number; it takes true or false"),
@@ -208,6 +213,14 @@ def test_lifetimes() -> None:
 def test_bad_crypto_sets(keys: str, said: str) -> None:
     """Every key, with the place and the remedy."""
     assert said in wrong("crypto", keys)
+
+
+def test_64_bit_blocks_are_rekeyed_early() -> None:
+    """Equal blocks tell about their texts, and of so short ones there are soon two (RFC 8221)."""
+    assert crypto('quick = ["aes128gcm", "3des sha1"]').lifetime.quick_octets == 10**9
+    chosen = crypto('quick = ["3des sha1"]\nlifetime = { quick_bytes = "50 MB" }')
+    assert chosen.lifetime.quick_octets == 50 * 10**6
+    assert crypto('main = ["modp2048 3des sha1"]').lifetime.quick_octets == 100 * 10**9
 
 
 def test_too_many_proposals_do_not_fit_a_message() -> None:

@@ -33,6 +33,7 @@ ENCR = {
     "aes192": 12,
     "aes256": 12,
     "null": 11,
+    "3des": 3,
     "aes128gcm": 20,
     "aes192gcm": 20,
     "aes256gcm": 20,
@@ -42,6 +43,7 @@ ENCR = {
     "chacha20poly1305": 28,
 }
 DH = {
+    "modp1024": 2,
     "modp2048": 14,
     "modp3072": 15,
     "modp4096": 16,
@@ -81,6 +83,8 @@ def test_ciphers_take_keys_as_their_names_say() -> None:
             assert row.key * 8 == int(row.name[3:6])
             assert row.block == (16 if row.iv == 16 else 1)
             assert not row.fixed_length
+        elif row.name == "3des":  # RFC 2451: no Key Length, whatever the parity bits are
+            assert (row.key, row.iv, row.block, row.fixed_length) == (24, 8, 8, True)
         assert (row.icv == 16) is row.aead
         assert (row.salt == 4) is row.aead
     assert [row.name for row in ENCRYPTION if not row.encrypts] == [
@@ -97,9 +101,27 @@ def test_what_encrypts_nothing_is_for_esp_only() -> None:
     assert not any(row.esp_only for row in ENCRYPTION if row.encrypts)
 
 
-def test_only_sha1_is_deprecated() -> None:
-    """SHA-1 must never be offered unless a policy names it."""
-    assert {row.name for row in (*INTEGRITY, *PRF) if row.deprecated} == {"sha1"}
+def test_what_is_for_old_peers_only() -> None:
+    """These must never be offered unless a policy names them; DES, MD5 and groups 1 and 5 not even then."""
+    rows = (*ENCRYPTION, *INTEGRITY, *PRF, *GROUPS)
+    assert {row.name for row in rows if row.deprecated} == {"3des", "sha1", "modp1024"}
+
+
+def test_what_ikev1_can_propose() -> None:
+    """A proposal without numbers in its registries would end in another one, or in an exception."""
+    names = ENCRYPTION_BY_NAME
+    sha1, sha256 = INTEGRITY_BY_NAME["sha1"], INTEGRITY_BY_NAME["sha256"]
+    group, curve = GROUP_BY_NAME["modp1024"], GROUP_BY_NAME["x25519"]
+    assert MainSuite(group, names["3des"], PRF_BY_NAME["sha1"], sha1).ikev1
+    assert MainSuite(GROUP_BY_NAME["p256"], names["aes128"], PRF_BY_NAME["sha256"], sha256).ikev1
+    assert not MainSuite(curve, names["aes128"], PRF_BY_NAME["sha256"], sha256).ikev1
+    assert not MainSuite(group, names["aes128"], PRF_BY_NAME["sha256"], sha1).ikev1
+    assert not MainSuite(group, names["aes128gcm"], PRF_BY_NAME["sha256"]).ikev1
+    esp = SecurityProtocol.ESP
+    assert QuickSuite(esp, names["aes128gcm"], group=group).ikev1
+    assert QuickSuite(SecurityProtocol.AH, None, sha1).ikev1
+    assert not QuickSuite(esp, names["aes128gcm"], group=curve).ikev1
+    assert not QuickSuite(esp, names["chacha20poly1305"]).ikev1
 
 
 def test_names_are_unique_and_aliases_lead_to_rows() -> None:
@@ -112,9 +134,7 @@ def test_names_are_unique_and_aliases_lead_to_rows() -> None:
     assert not set(REFUSED) & (set(NAMES) | set(ALIASES))
 
 
-@pytest.mark.parametrize(
-    "name", ["des", "3des", "md5", "modp768", "modp1024", "modp1536", "group1", "group2", "group5", "dh2"]
-)
+@pytest.mark.parametrize("name", ["des", "md5", "modp768", "modp1536", "group1", "group5", "dh1", "dh5"])
 def test_broken_algorithms_are_refused_with_a_remedy(name: str) -> None:
     """A refusal that does not say what to use instead sends people to look for a switch to turn it off."""
     assert "use " in REFUSED[name]

@@ -101,9 +101,9 @@ def test_aead_of_published_cases(case: dict[str, Any]) -> None:
     assert one.open(iv, aad, ciphertext + icv) == plaintext
 
 
-@pytest.mark.parametrize("case", vectors("aes_cbc.json"), ids=label)
+@pytest.mark.parametrize("case", [*vectors("aes_cbc.json"), *vectors("3des_cbc.json")], ids=label)
 def test_cbc_of_published_cases(case: dict[str, Any]) -> None:
-    """CBC with the check value behind it, whichever packet came before (RFC 3602, SP 800-38A)."""
+    """CBC with the check value behind it, whichever packet came before (RFC 3602, RFC 2451, SP 800-38A)."""
     key, iv, plaintext, ciphertext = hexed(case, "key", "iv", "plaintext", "ciphertext")
     mac = INTEGRITY_BY_NAME["sha256"]
     one = cipher(ENCRYPTION_BY_NAME[case["cipher"]], key, mac, b"m" * 32)
@@ -111,8 +111,21 @@ def test_cbc_of_published_cases(case: dict[str, Any]) -> None:
         sealed = one.seal(iv, b"header", plaintext)
         assert sealed[: -mac.icv] == ciphertext
         assert one.open(iv, b"header", sealed) == plaintext
-        other = one.seal(bytes(16), b"other", plaintext[::-1])
-        assert one.open(bytes(16), b"other", other) == plaintext[::-1]
+        other = one.seal(bytes(len(iv)), b"other", plaintext[::-1])
+        assert one.open(bytes(len(iv)), b"other", other) == plaintext[::-1]
+
+
+@pytest.mark.parametrize("equal", [0, 2])
+def test_3des_with_a_key_of_des_is_refused(equal: int) -> None:
+    """With two equal keys next to each other it is DES, which can be searched (RFC 2451 section 2.3); octets
+    that differ in their parity bit alone are equal to the cipher."""
+    row, mac = ENCRYPTION_BY_NAME["3des"], INTEGRITY_BY_NAME["sha1"]
+    keys = [bytes(range(8 * n, 8 * n + 8)) for n in range(3)]
+    cipher(row, b"".join(keys), mac, bytes(mac.key))
+    cipher(row, keys[0] + keys[1] + keys[0], mac, bytes(mac.key))  # two keys are weaker, but not DES
+    keys[equal] = bytes(octet ^ 1 for octet in keys[1])
+    with pytest.raises(ValueError, match="no better than one of DES"):
+        cipher(row, b"".join(keys), mac, bytes(mac.key))
 
 
 @pytest.mark.parametrize("row", INTEGRITY, ids=lambda row: row.name)
@@ -157,16 +170,18 @@ def test_any_octets_are_unverified(row: Encryption, octets: bytes, aad: bytes, i
         made(row, seed=3).open(iv, aad, octets)
 
 
-def test_authentic_octets_of_no_whole_block_are_unverified() -> None:
+@pytest.mark.parametrize("name", ["aes128", "3des"])
+def test_authentic_octets_of_no_whole_block_are_unverified(name: str) -> None:
     """A peer with the key may send what its cipher could never produce."""
-    row, mac = ENCRYPTION_BY_NAME["aes128"], INTEGRITY_BY_NAME["sha256"]
-    one = cipher(row, bytes(16), mac, b"k" * 32)
-    for iv, text in ((bytes(16), b"x" * 15), (bytes(15), b"x" * 16)):
+    row, mac = ENCRYPTION_BY_NAME[name], INTEGRITY_BY_NAME["sha256"]
+    block = row.block
+    one = cipher(row, bytes(range(row.key)), mac, b"k" * 32)
+    for iv, text in ((bytes(block), b"x" * (block - 1)), (bytes(block - 1), b"x" * block)):
         icv = hmac.digest(b"k" * 32, iv + text, "sha256")[:16]
         with pytest.raises(Unverified):
             one.open(iv, b"", text + icv)
-    sealed = one.seal(bytes(16), b"", b"p" * 16)
-    assert one.open(bytes(16), b"", sealed) == b"p" * 16  # the refused ones left no trace
+    sealed = one.seal(bytes(block), b"", b"p" * 16)
+    assert one.open(bytes(block), b"", sealed) == b"p" * 16  # the refused ones left no trace
 
 
 @pytest.mark.parametrize("row", ENCRYPTION, ids=lambda row: row.name)
