@@ -25,7 +25,7 @@ ALLOWED = {
 
 # Inside ikd: a part may import parts that stand before it, and its own.
 LAYERS = (
-    frozenset({"settings", "events", "exchange", "wire", "auth", "outputs"}),
+    frozenset({"settings", "events", "comparison", "exchange", "wire", "auth", "outputs"}),
     frozenset({"keying", "riders"}),
     frozenset({"life"}),
     frozenset({"association"}),

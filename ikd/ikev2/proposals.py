@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from ikd.events import Comparison, Row
+from ikd import comparison
+from ikd.events import Comparison
 from ikd.ikev2.numbers import FOREIGN, ProtocolId, TransformType
 from ikd.ikev2.payloads import Proposal, SecurityAssociation, Transform
 from sadb.algorithms import ENCRYPTION, GROUPS, INTEGRITY, PRF, Encryption, Group, MainSuite, QuickSuite
@@ -224,7 +225,7 @@ def quick_chosen(
 
 # For people ------------------------------------------------------------------------------------------------
 
-_WORDS = {
+_WORDS: dict[int, str] = {
     TransformType.DH: "DH",
     TransformType.ENCR: "cipher",
     TransformType.PRF: "PRF",
@@ -251,13 +252,13 @@ def _name(kind: int, choice: Choice) -> str:
     return known
 
 
-def _collected(all_choices: Iterable[Choices]) -> dict[int, tuple[str, ...]]:
-    found: dict[int, dict[str, None]] = {}
-    for choices in all_choices:
-        for kind, options in choices.items():
-            for one in options:
-                found.setdefault(kind, {})[_name(kind, one)] = None
-    return {kind: tuple(names) for kind, names in found.items()}
+def _named(all_choices: Iterable[Choices]) -> Iterator[tuple[int, str]]:
+    return (
+        (kind, _name(kind, one))
+        for choices in all_choices
+        for kind, options in choices.items()
+        for one in options
+    )
 
 
 def compare(
@@ -268,23 +269,6 @@ def compare(
 ) -> Comparison:
     """Both sides' proposals by type of transform. `sent` tells whether ours went out as an offer; without a
     payload the peer's are unknown."""
-    ours = _collected(
-        _main_choices(one) if isinstance(one, MainSuite) else _quick_choices(one) for one in suites
-    )
-    theirs = _collected(filter(None, map(_choices, payload.proposals))) if payload else {}
-    return Comparison(
-        "we offered" if sent else "we accept", "the peer offered", tuple(_rows(ours, theirs, payload))
-    )
-
-
-def _rows(
-    ours: dict[int, tuple[str, ...]],
-    theirs: dict[int, tuple[str, ...]],
-    payload: SecurityAssociation | None,
-) -> Iterator[Row]:
-    for kind, word in _WORDS.items():
-        mine, other = ours.get(kind, ()), theirs.get(kind, ())
-        if not mine and not other:
-            continue
-        apart = payload is not None and mine and other and not set(mine) & set(other)
-        yield Row(word, mine, other, "nothing in common" if apart else "")
+    ours = (_main_choices(one) if isinstance(one, MainSuite) else _quick_choices(one) for one in suites)
+    theirs = filter(None, map(_choices, payload.proposals)) if payload else ()
+    return comparison.compare(_WORDS, _named(ours), _named(theirs), sent=sent)

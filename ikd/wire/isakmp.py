@@ -138,3 +138,33 @@ def encode_chain(payloads: Iterable[Body]) -> tuple[int, bytes]:
         critical = 0x80 if one.critical else 0
         parts += GENERIC.pack(following, critical, len(body) + 4), body
     return (listed[0].kind if listed else 0), b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where a payload lies in its chain, generic header included."""
+
+    kind: int
+    start: int
+    end: int
+
+    def body(self, data: bytes) -> bytes:
+        """Its octets as they came, without the generic header."""
+        return data[self.start + GENERIC.size : self.end]
+
+
+def extents(kind: int, data: bytes) -> list[Extent]:
+    """Where the payloads of a chain lie. IKEv1 needs it twice: its hashes cover payloads as they came, and an
+    encrypted message ends in padding that nothing counts (RFC 2408 section 3.1), which begins where the last
+    payload ends. Raises `Malformed`."""
+    found: list[Extent] = []
+    reader = Reader(data)
+    while kind:
+        if len(found) == MOST_PAYLOADS:
+            raise Malformed("too many payloads")
+        start = reader.at
+        following, _, length = reader.unpack(GENERIC)
+        reader.take(length - GENERIC.size)
+        found.append(Extent(kind, start, reader.at))
+        kind = following
+    return found
