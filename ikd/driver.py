@@ -59,6 +59,7 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._notices: deque[Notice] = deque()
+        self._settling = False  # it will be settled before the loop sleeps
         self._timer: asyncio.TimerHandle | None = None
         self._waking: float | None = None
         self._handlers = self._table()
@@ -148,12 +149,12 @@ class Driver:
             self.broken(where, error)
 
     def ike(self, data: bytes, path: Path) -> None:
-        """A datagram came (`transport.Receiver`)."""
+        """A datagram came (`transport.Receiver`); they come in batches, which are settled once."""
         try:
             self.perform(self.endpoint.receive(data, path, self._clock()))
-            self._settle()
         except Exception as error:
             self.broken("receiving", error)
+        self._settle_soon()
 
     def esp(self, datagrams: Sequence[tuple[bytes, Path]]) -> None:
         """ESP in UDP came (`transport.Receiver`)."""
@@ -168,8 +169,7 @@ class Driver:
         if len(self._notices) >= MOST_NOTICES:
             return  # it notices again
         self._notices.append(notice)
-        if len(self._notices) == 1:
-            self._loop.call_soon(self.guarded, "a notice", lambda: None)
+        self._settle_soon()
 
     def initiate(self, rule: Rule, acquire: Acquire | None = None, *, childless: bool = False) -> None:
         """Begin to negotiate for a rule; raises `NoPath`."""
@@ -177,8 +177,14 @@ class Driver:
         now = self._clock()
         self.perform(self.endpoint.initiate(rule, path, now, acquire, childless=childless))
 
+    def _settle_soon(self) -> None:
+        if not self._settling:
+            self._settling = True
+            self._loop.call_soon(self.guarded, "what followed", lambda: None)
+
     def _settle(self) -> None:
         """After every piece of work: what was noticed, packets that were set free, the next deadline."""
+        self._settling = False
         while self._notices:
             notice = self._notices.popleft()
             match notice:

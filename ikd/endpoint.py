@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -56,7 +55,7 @@ class Endpoint:
         self._timer: list[tuple[float, int, Association]] = []
         self._serial = 0
         self._touched: dict[int, Association] = {}
-        self._out: list[Output] = []
+        self._outputs = _Outputs()
         self._complaints = (0.0, 0)  # second, number sent in it
         self._held_down: OrderedDict[tuple[str, Address], float] = OrderedDict()
         self.associations: Mapping[int, Association] = MappingProxyType(self._associations)
@@ -89,7 +88,7 @@ class Endpoint:
 
     def receive(self, data: bytes, path: Path, now: float) -> list[Output]:
         """One IKE datagram, non-ESP marker removed."""
-        with self._outputs() as out:
+        with self._outputs as out:
             try:
                 self._dispatch(Header.decode(data), data, path, now)
             except Malformed as error:
@@ -109,7 +108,7 @@ class Endpoint:
 
     def answer(self, ticket: int, value: object, now: float) -> list[Output]:
         """The answer to an `Ask`; an exception instance fails the exchange that asked."""
-        with self._outputs() as out:
+        with self._outputs as out:
             found = self._tickets.pop(ticket, None)
             if found is not None:
                 association, talk = found
@@ -118,7 +117,12 @@ class Endpoint:
         return out
 
     def deadline(self) -> float | None:
-        """When `tick` has something to do."""
+        """When `tick` has something to do. What was touched since the last time is looked at now: a datagram
+        leads to several calls, and only the last word counts."""
+        for association in self._touched.values():
+            if association.state is not State.CLOSED:
+                self._arm(association)
+        self._touched.clear()
         timer = self._timer
         while timer and timer[0][2].armed_at != timer[0][0]:
             heapq.heappop(timer)
@@ -126,13 +130,14 @@ class Endpoint:
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due."""
-        with self._outputs() as out:
+        with self._outputs as out:
             while (due := self.deadline()) is not None and due <= now:
                 association = heapq.heappop(self._timer)[2]
                 association.armed_at = None
                 self._touch(association)
                 association.tick(now)
-                if association.armed_at is None and association.state is not State.CLOSED:
+                self._touched.pop(association.number, None)
+                if association.state is not State.CLOSED:
                     self._arm(association, at_least=now + 0.001)
         return out
 
@@ -143,7 +148,7 @@ class Endpoint:
     ) -> list[Output]:
         """Negotiate for a rule, on an IKE SA with that peer when there is one. Packets (`acquire`) do not
         start what is under way or has just failed."""
-        with self._outputs() as out:
+        with self._outputs as out:
             key = (rule.name, path.peer.address)
             if acquire is not None and self._held_down.get(key, now) > now:
                 return out
@@ -156,7 +161,7 @@ class Endpoint:
                     association.create_child(rule, acquire, now)
                     return out
             association = self._ikev2.begin(path, now)
-            self._out.append(
+            self._outputs.out.append(
                 NegotiationStarted(ike=association.number, rule=rule.name, initiator=True, path=path)
             )
             association.initiate(rule, acquire, now, childless=childless)
@@ -181,35 +186,35 @@ class Endpoint:
 
     def close(self, association: Association, now: float, reason: str) -> list[Output]:
         """Delete an IKE SA here and at the peer."""
-        with self._outputs() as out:
+        with self._outputs as out:
             self._touch(association)
             association.delete(reason, now)
         return out
 
     def close_child(self, pair: SaPair, now: float, reason: str) -> list[Output]:
         """Delete a Child SA here and at the peer."""
-        with self._outputs() as out:
+        with self._outputs as out:
             if association := self._owner_of(pair):
                 association.close_child(pair, reason, now)
         return out
 
     def rekey(self, association: Association, now: float) -> list[Output]:
         """Replace an IKE SA."""
-        with self._outputs() as out:
+        with self._outputs as out:
             self._touch(association)
             association.rekey(now)
         return out
 
     def rekey_child(self, pair: SaPair, now: float) -> list[Output]:
         """Replace a Child SA."""
-        with self._outputs() as out:
+        with self._outputs as out:
             if association := self._owner_of(pair):
                 association.rekey_child(pair, now)
         return out
 
     def expired(self, notice: Expire, now: float) -> list[Output]:
         """A Child SA met a limit: soft, it is replaced; hard, it is gone and the peer is told."""
-        with self._outputs() as out:
+        with self._outputs as out:
             association = self._associations.get(notice.owner)
             pair = association and next(
                 (
@@ -229,7 +234,7 @@ class Endpoint:
 
     def unknown_spi(self, notice: UnknownSpi, now: float) -> list[Output]:
         """ESP came for an SPI nobody has: a peer with an IKE SA is told, protected (section 1.5)."""
-        with self._outputs() as out:
+        with self._outputs as out:
             where = notice.source
             source = where.address if isinstance(where, SocketAddress) else where
             for association in self._by_address.get(source, {}).values():
@@ -243,7 +248,7 @@ class Endpoint:
         self, policy: Policy, credentials: Credentials, settings: IkeSettings, changes: Changes, now: float
     ) -> list[Output]:
         """Take another policy into force: SAs of rules that are gone or mean something else now end."""
-        with self._outputs() as out:
+        with self._outputs as out:
             env = self.env
             env.policy, env.credentials, env.settings = policy, credentials, settings
             self._held_down.clear()
@@ -264,7 +269,7 @@ class Endpoint:
 
     def shutdown(self, now: float) -> list[Output]:
         """Delete all SAs at the peers; `idle` tells when they have answered."""
-        with self._outputs() as out:
+        with self._outputs as out:
             for association in list(self._associations.values()):
                 self._touch(association)
                 association.delete("this host shuts down", now)
@@ -274,13 +279,13 @@ class Endpoint:
 
     def emit(self, output: Output) -> None:
         """An output of an association."""
-        self._out.append(output)
+        self._outputs.out.append(output)
 
     def ask(self, association: Association, talk: Any, question: Question[Any]) -> None:
         """A question of one of its exchanges."""
         self._ticket += 1
         self._tickets[self._ticket] = (association, talk)
-        self._out.append(Ask(self._ticket, question))
+        self._outputs.out.append(Ask(self._ticket, question))
 
     def new_spi(self) -> bytes:
         """An SPI of ours that is not in use."""
@@ -364,17 +369,6 @@ class Endpoint:
 
     # Inside ----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _outputs(self) -> Iterator[list[Output]]:
-        """Collect outputs, and see to the timers of every association that was touched."""
-        out = self._out = []
-        yield out
-        for association in self._touched.values():
-            if association.state is not State.CLOSED:
-                self._arm(association)
-        self._touched.clear()
-        self._out = []
-
     def _touch(self, association: Association) -> None:
         self._touched[association.number] = association
 
@@ -397,7 +391,23 @@ class Endpoint:
 
     def dropped(self, reason: str, detail: str, path: Path) -> None:
         """Count a datagram that came to nothing."""
-        self._out.append(DatagramDropped(reason=reason, detail=detail, path=path))
+        self._outputs.out.append(DatagramDropped(reason=reason, detail=detail, path=path))
+
+
+class _Outputs:
+    """Collects what one call of the endpoint wants done."""
+
+    __slots__ = ("out",)
+
+    def __init__(self) -> None:
+        self.out: list[Output] = []
+
+    def __enter__(self) -> list[Output]:
+        self.out = []
+        return self.out
+
+    def __exit__(self, *_: object) -> None:
+        self.out = []
 
 
 K = TypeVar("K")
