@@ -205,6 +205,8 @@ class Channel:
         number = total = 1
         if header.next_payload == EncryptedFragment.kind:
             number, total = reader.uint(2), reader.uint(2)
+            if not 1 <= number <= total <= MOST_FRAGMENTS:  # RFC 7383 section 2.6: in silence
+                raise Unprotected(f"fragment {number} of {total}")
         start = reader.at
         plaintext = self._ciphers[1].open(reader.take(self._iv), data[:start], reader.rest())
         pad = plaintext[-1] if plaintext else 0
@@ -213,8 +215,6 @@ class Channel:
         content = plaintext[: len(plaintext) - 1 - pad]
         response = bool(header.flags & Flags.RESPONSE)
         if header.next_payload == EncryptedFragment.kind:
-            if not 1 <= number <= total <= MOST_FRAGMENTS:
-                raise Malformed(f"fragment {number} of {total}")
             key = (response, header.message_id)
             found = self._reassembly(key, total)
             if total < found.total:

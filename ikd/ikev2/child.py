@@ -459,7 +459,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     children = session.children
     old: SaPair | None = None
     if notify := request.notify(N.REKEY_SA):
-        old = session.by_outbound(int.from_bytes(notify.spi, "big"))
+        old = session.named(notify.protocol, notify.spi)
         if old is None and children.asking:
             raise Refused(N.TEMPORARY_FAILURE, "the peer replaces a Child SA that we may be about to know")
         if old is None:

@@ -103,11 +103,10 @@ def _deleted(session: Session, payload: Delete) -> list[tuple[int, int]]:
     children = session.children
     answers = []
     for spi in payload.spis:
-        number = int.from_bytes(spi, "big")
-        pair = session.by_outbound(number)
+        pair = session.named(payload.protocol, spi)
         if pair is None:
             if children.asking and len(children.early) < MOST_EARLY:
-                children.early.add(number)
+                children.early.add(int.from_bytes(spi, "big"))
             continue
         own = pair.inbound.spi
         crossed = own in children.deleting

@@ -13,6 +13,7 @@ from ikd import keying
 from ikd.auth import Transcript
 from ikd.ikev2.channel import Channel
 from ikd.ikev2.keys import IkeKeys, expand
+from ikd.ikev2.proposals import PROTOCOLS
 from ikd.keying import Environment
 from ikd.outputs import Keys, Output
 from sadb.address import Path
@@ -117,6 +118,11 @@ class Session(keying.MainMode):
     def emit(self, output: Output) -> None:
         """Hand an output or event to the world."""
         self.hooks.emit(output)
+
+    def named(self, protocol: int, spi: bytes) -> SaPair | None:
+        """The pair the peer means: its inbound SPI is the one we send with."""
+        pair = self.by_outbound(int.from_bytes(spi, "big")) if len(spi) == 4 else None
+        return pair if pair and PROTOCOLS[pair.outbound.suite.protocol] == protocol else None
 
     def transcript(self, identity: bytes, *, of_initiator: bool) -> Transcript:
         """What one side signs, section 2.15; `identity` is the body of its ID payload."""

@@ -284,7 +284,7 @@ class Link:
     def reload(self, sender: Host, rules: str) -> None:
         """Give a host another policy."""
         endpoint, made = sender.endpoint, policy(rules)
-        env = endpoint._env
+        env = endpoint.env
         changes = diff(endpoint.policy, made)
         outputs = endpoint.reload(made, env.credentials, env.settings, changes, self.now)
         self.perform(sender, outputs)
