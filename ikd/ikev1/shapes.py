@@ -1,8 +1,8 @@
 """Which payloads each message of IKEv1 may have: RFC 2409 section 5, RFC 3947 section 3.2, MS-IKEE.
 
 Messages of an exchange are numbered from 1, odd ones are the initiator's. Number 0 is a message that has no
-place of its own: in main mode an additional pair of GSS-API tokens, in an informational exchange what comes in
-the clear. What is encrypted and what is not is the channel's business.
+place of its own: in main mode one of an additional pair of GSS-API tokens, in an informational exchange what
+comes in the clear. What is encrypted and what is not is the channel's business.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def check(exchange: int, number: int, payloads: Sequence[Body], method: int = Me
     method, which is not known yet. Raises `Malformed`."""
     shape = SHAPES.get((exchange, number)) or METHOD_SHAPES.get((exchange, number, method), _NOTHING)
     kept = shape.check(payloads)
-    if _HASH <= shape.required and exchange in (Exchange.QUICK, Exchange.INFORMATIONAL):
+    if shape.required >= _HASH and exchange in (Exchange.QUICK, Exchange.INFORMATIONAL):
         # the hash covers what comes behind it (RFC 2409 sections 5.5 and 5.7)
         if payloads[0].kind != Hash.kind:
             raise Malformed("the hash is not the first payload")
