@@ -44,6 +44,7 @@ async def _serve(directory: Path) -> None:
     configuration = await load(directory).resolved()
     daemon = Daemon(configuration)
     gc.freeze()  # what is here stays: collections need not look at it again
+    gc.set_threshold(20_000, 50, 50)  # an IKE SA has hundreds of objects and stays: look at them less often
     await daemon.run()
 
 

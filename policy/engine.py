@@ -56,6 +56,8 @@ EXEMPTIONS = (
     _exempt("DHCPv6", ("::/0",), ("::/0",), UDP, (546, 547)),
 )
 
+MOST_PEERS = 4096  # whose rules are remembered; strangers can fill it, so it is emptied when full
+
 
 class Policy:
     """Rules in the order they are asked, with what loading had to say about them."""
@@ -63,6 +65,7 @@ class Policy:
     def __init__(self, rules: Iterable[Rule] = (), warnings: Iterable[str] = ()) -> None:
         self.rules = rank(rules)
         self.warnings = tuple(warnings)
+        self._by_peer: dict[tuple[Address, Address, str], tuple[Rule, ...]] = {}
 
     def rule(self, name: str) -> Rule | None:
         """A rule by name, also one that is not enabled, also an exemption."""
@@ -82,8 +85,17 @@ class Policy:
     def for_peer(self, local: Address, peer: Address, keying: str = "ikev2") -> tuple[Rule, ...]:
         """Enabled rules that secure traffic between these outer addresses with this keying module, most
         specific addresses first (policy.md section 6.1)."""
-        found = [r for r in self.in_force if r.secures and keying in r.keying and r.covers_peer(local, peer)]
-        return tuple(sorted(found, key=by_address))  # stable: the order of rules decides the rest
+        key = (local, peer, keying)
+        known = self._by_peer.get(key)
+        if known is None:
+            found = [
+                r for r in self.in_force if r.secures and keying in r.keying and r.covers_peer(local, peer)
+            ]
+            known = tuple(sorted(found, key=by_address))  # stable: the order of rules decides the rest
+            if len(self._by_peer) >= MOST_PEERS:
+                self._by_peer.clear()
+            self._by_peer[key] = known
+        return known
 
     @cached_property
     def in_force(self) -> tuple[Rule, ...]:
