@@ -68,9 +68,14 @@ def admits(rule: Rule, names: Sequence[str], users: Sequence[str] = ()) -> Verdi
 
 def matches_any(patterns: Iterable[str], names: Sequence[str]) -> bool:
     """Whether one of the patterns fits one of the names."""
-    return any(matches(pattern, name) for pattern in patterns for name in names)
+    for pattern in patterns:
+        for name in names:
+            if matches(pattern, name):
+                return True
+    return False
 
 
+@lru_cache(maxsize=_CACHED)
 def matches(pattern: str, name: str) -> bool:
     """Whether a pattern fits a name; `*` alone fits every name."""
     if pattern.strip() == "*":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeVar
 
 from ikd.events import Comparison
@@ -53,12 +54,14 @@ class Message:
 
     def names(self) -> tuple[str, ...]:
         """Payloads as logs show them: SA KE No N(COOKIE)."""
-        return tuple(
-            f"N({notify_name(one.type)})"
-            if isinstance(one, Notify)
-            else PAYLOAD_NAMES.get(one.kind, f"payload {one.kind}")
-            for one in self.payloads
-        )
+        return tuple([_shown(one.kind, one.type if type(one) is Notify else 0) for one in self.payloads])
+
+
+@lru_cache(maxsize=1024)
+def _shown(kind: int, notify: int) -> str:
+    if kind == Notify.kind:
+        return f"N({notify_name(notify)})"
+    return PAYLOAD_NAMES.get(kind) or f"payload {kind}"
 
 
 def status(kind: N, data: bytes = b"") -> Notify:
