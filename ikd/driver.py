@@ -1,8 +1,9 @@
 """Shell. Drives the protocol core: what comes in leads to a call of it, and what it wants done is done.
 
-Outputs are carried out in their order until nothing is left; questions are answered at once. What the data
-plane notices in the middle of a call waits until that call is over. There is one timer for all deadlines. An
-exception in any of this is a bug of ours: it is told, and everything else goes on.
+Outputs are carried out in their order until nothing is left; questions are answered at once, except for those
+that may wait for a KDC, which are answered from a thread. What the data plane notices in the middle of a call
+waits until that call is over. There is one timer for all deadlines. An exception in any of this is a bug of
+ours: it is told, and everything else goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from ikd import events
 from ikd.auth import Authenticate
+from ikd.auth.runner import Runner
 from ikd.endpoint import Endpoint
 from ikd.events import EVENTS, Event
 from ikd.exchange import Question
@@ -68,11 +70,13 @@ class Driver:
             Install: self._install,
             Authenticate: lambda question: question.side.step(question.token),
         }
+        self.runner = Runner(self._loop)
         plane.backend.notify = self.notice
 
     def close(self) -> None:
-        """No more deadlines."""
+        """No more deadlines, and no answers."""
         self.negotiating = False
+        self.runner.close()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -111,13 +115,24 @@ class Driver:
         self.transport.send(output.data, output.path)
 
     def _answer(self, output: Ask) -> list[Output]:
-        """Answer a question at once; what goes wrong is an answer, too."""
+        """Answer a question, at once if possible; what goes wrong is an answer, too."""
         value: object
         try:
+            if isinstance(output.question, Authenticate) and getattr(output.question.side, "blocking", False):
+                self._answer_later(output.ticket, output.question)
+                return []
             value = self._questions[type(output.question)](output.question)
         except Exception as error:
             value = error
         return self.endpoint.answer(output.ticket, value, self._clock())
+
+    def _answer_later(self, ticket: int, question: Authenticate) -> None:
+        """From a thread; raises `Declined` when too many wait already."""
+
+        def done(value: object) -> None:
+            self.act("an answer", lambda: self.endpoint.answer(ticket, value, self._clock()))
+
+        self.runner.run(lambda: question.side.step(question.token), done)
 
     def _install(self, question: Install) -> None:
         self.database.install(question.pair, self._clock(), question.replaces)

@@ -92,7 +92,7 @@ def load(directory: Path) -> Configuration:
     try:
         # settings that cannot be read name no certificates: what follows from that is not told
         identity = IdentitySettings() if complaints else settings.identity
-        material = load_material(directory, identity, time.time())
+        material = load_material(directory, identity, time.time(), directory / settings.daemon.state)
     except MaterialError as error:
         complaints += error.complaints
     if complaints:

@@ -276,7 +276,9 @@ class IdentitySettings:
         "`attempt` refuses what a list revokes, `require` also refuses when no current list covers it.",
     )
     keytab: str | None = _option(
-        None, _text("a path"), "Kerberos keytab with the machine's credential; kept for a later method."
+        None,
+        _text("a path"),
+        "Kerberos keytab with the key of host/NAME or of the Active Directory account NAME$, mode 0600.",
     )
 
 

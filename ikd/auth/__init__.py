@@ -29,11 +29,12 @@ __all__ = [
 
 class Declined(Exception):
     """The token proves nothing, or we cannot make one. `str()` is for the administrator of this host only;
-    `remedy` says what to do."""
+    `remedy` says what to do; `token` is what the mechanism itself would tell the peer, if anything."""
 
-    def __init__(self, reason: str, remedy: str = "") -> None:
+    def __init__(self, reason: str, remedy: str = "", token: bytes = b"") -> None:
         super().__init__(reason)
         self.remedy = remedy
+        self.token = token
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ class Step:
 
 
 class Authenticator(Protocol):
-    """One side of one authentication."""
+    """One side of one authentication. One with `blocking = True` may wait for a KDC in its `step`, which is
+    then called in a thread."""
 
     def step(self, token: Token | None) -> Step:
         """Take the peer's token (None to begin); raise `Declined` if it proves nothing."""

@@ -18,8 +18,11 @@ from ikd.auth.certificate import CertificateProver, CertificateVerifier, HostCer
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, key_hash
 from ikd.auth.identity import IdKind, canonical
+from ikd.auth.kerberos import KerberosAcceptor, KerberosInitiator, host_principal
+from ikd.auth.keytab import Keytab
 from ikd.auth.psk import PskEntry, PskProver, PskVerifier
 from ikd.auth.revocation import CrlCheck
+from policy.peers import matches, matches_any
 from policy.rules import AuthMethod, Rule
 from sadb.address import Address
 
@@ -38,6 +41,7 @@ class Material:
     crls: tuple[x509.CertificateRevocationList, ...] = ()
     crl_check: CrlCheck = CrlCheck.ATTEMPT
     rsa_pss: bool = False
+    keytab: Keytab | None = None
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -196,6 +200,39 @@ class Credentials:
                 fitting.append((host, above))
         return fitting, reason
 
+    # Kerberos, in IKEv1 and AuthIP -----------------------------------------------------------------------
+
+    def kerberos_name(self, rule: Rule) -> str:
+        """Our principal, which a peer asks a ticket for; raises `Declined`."""
+        keytab = self._keytab(rule)
+        if keytab.service is None:
+            raise Declined(
+                f"keytab {keytab.path} has no key of a machine",
+                f"write one for host/NAME: kadmin -q 'ktadd -k {keytab.path} host/NAME'",
+            )
+        return str(keytab.service)
+
+    def kerberos_initiator(self, rule: Rule, claimed: str | None = None) -> KerberosInitiator:
+        """The side that begins. `claimed` is the principal that the peer calls itself, if it has spoken; the
+        rule's `peer` decides whether that will do. Raises `Declined`."""
+        return KerberosInitiator(_target(rule, claimed), self._keytab(rule), self._clock)
+
+    def kerberos_acceptor(self, rule: Rule, *, users: bool = False) -> KerberosAcceptor:
+        """The side that waits; with `users` it takes a user's ticket, too. Raises `Declined`."""
+        return KerberosAcceptor(self._keytab(rule), self._clock, users=users)
+
+    def _keytab(self, rule: Rule) -> Keytab:
+        if not any(method.method.endswith("kerberos") for method in _methods(rule)):
+            raise Declined(
+                f'the peer wants Kerberos, rule "{rule.name}" does not',
+                "make the authentication of both hosts' rules agree",
+            )
+        if self._material.keytab is None:
+            raise Declined(
+                "this host has no Kerberos credential", "name its keytab as identity.keytab in ikd.toml"
+            )
+        return self._material.keytab
+
     # Verifying -------------------------------------------------------------------------------------------
 
     def verifier(
@@ -256,6 +293,34 @@ class Verifier:
 
 def _first(rule: Rule) -> tuple[AuthMethod, ...]:
     return rule.auth.first if rule.auth else ()
+
+
+def _methods(rule: Rule) -> tuple[AuthMethod, ...]:
+    return rule.auth.first + rule.auth.second if rule.auth else ()
+
+
+def _target(rule: Rule, claimed: str | None) -> str:
+    """The principal to ask a ticket for: what the rule says, and what the peer says only where the rule
+    leaves it open; raises `Declined`."""
+    peer = rule.peer
+    if peer is not None and "*" not in peer and "?" not in peer:
+        wanted = (
+            peer if peer.lower().startswith("host/") or "$@" in peer else f"host/{peer.removeprefix('@')}"
+        )
+        if matches(peer, wanted):
+            return wanted
+    if claimed is None:
+        raise Declined(
+            f'rule "{rule.name}" names no single host to ask a Kerberos ticket for',
+            "set `peer` of the rule to the peer's host name",
+        )
+    found = host_principal(claimed)
+    if peer is not None and not matches_any((peer,), found.names(found.realm)):
+        raise Declined(
+            f'rule "{rule.name}" expects peer "{peer}", the other end calls itself {found}',
+            f'if this is the right host, correct `peer` of rule "{rule.name}"',
+        )
+    return str(found)
 
 
 def _presumed_names(rule: Rule, address: Address | None) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Shell. Reads what `Credentials` are made of: certificates, keys, revocation lists and `secrets.toml`.
+"""Shell. Reads what `Credentials` are made of: certificates, keys, revocation lists, the keytab and
+`secrets.toml`.
 
 Every complaint is collected and names the file and what to do; with any complaint nothing is loaded. Things
 that work but will not for long (a certificate about to expire) are warnings in `Material`.
@@ -20,10 +21,14 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
+from ikd.auth import Declined, keytab
 from ikd.auth.certificate import HostCertificate
 from ikd.auth.credentials import Material
 from ikd.auth.facts import is_authority, title
+from ikd.auth.gss import library
 from ikd.auth.identity import Identity, canonical
+from ikd.auth.kerberos import check_keytab
+from ikd.auth.keytab import Keytab
 from ikd.auth.psk import PskEntry
 from ikd.auth.revocation import CrlCheck
 from ikd.auth.signature import PrivateKey, key_type
@@ -33,6 +38,7 @@ from sadb.secret import Secret
 SECRETS = "secrets.toml"
 _SOON = dt.timedelta(days=14)
 _MAX_OCTETS = 64 * 1024 * 1024  # of one file; revocation lists can be large
+_REPLAYS = "kerberos.replays"
 _SUFFIXES = (".pem", ".crt", ".cer", ".der", ".crl")
 T = TypeVar("T")
 
@@ -45,8 +51,11 @@ class MaterialError(Exception):
         self.complaints = complaints
 
 
-def load_material(directory: Path, settings: IdentitySettings, now: float) -> Material:
-    """All credentials of a configuration directory at POSIX time `now`; raises `MaterialError`."""
+def load_material(
+    directory: Path, settings: IdentitySettings, now: float, state: Path | None = None
+) -> Material:
+    """All credentials of a configuration directory at POSIX time `now`; raises `MaterialError`. What must be
+    remembered across starts goes to `state`, if it is there."""
     loader = _Loader(directory, dt.datetime.fromtimestamp(now, dt.UTC))
     host = loader.host(settings.certificate, settings.key)
     anchors = loader.all_of("trust", settings.trust, _certificates)
@@ -60,6 +69,7 @@ def load_material(directory: Path, settings: IdentitySettings, now: float) -> Ma
                 f"revocation list of {issuer} is out of date since {crl.next_update_utc:%Y-%m-%d}"
             )
     identity = loader.identity(settings.id, host)
+    machine = loader.keytab(settings.keytab, state)
     keys: tuple[PskEntry, ...] = ()
     if (path := directory / SECRETS).exists():
         try:
@@ -75,6 +85,7 @@ def load_material(directory: Path, settings: IdentitySettings, now: float) -> Ma
         anchors=tuple(anchors),
         crls=tuple(crls),
         crl_check=CrlCheck(settings.crl_check),
+        keytab=machine,
         warnings=tuple(loader.warnings),
     )
 
@@ -117,6 +128,43 @@ class _Loader:
             return None
         self.check_period(leaf, "our certificate")
         return HostCertificate(tuple(chain), private[0])
+
+    def keytab(self, name: str | None, state: Path | None) -> Keytab | None:
+        """The keytab, if one is named: whom it has keys for, and whether the Kerberos library takes it."""
+        data = [] if name is None else self.attempt("keytab", name, lambda p: [_read(p, private=True)])
+        if name is None or not data:
+            return None
+        path = self.directory / name
+        try:
+            entries = keytab.parse(data[0])
+        except ValueError as error:
+            self.complaints.append(f"{path}: {error} (identity.keytab of ikd.toml)")
+            return None
+        replays = str(state / _REPLAYS) if state is not None and state.is_dir() else ""
+        # another file, another ticket cache; Python's hash of octets tells nothing about them
+        found = Keytab(str(path), entries, f"MEMORY:ikd-{hash(data[0]) & 0xFFFFFFFFFFFFFFFF:016x}", replays)
+        if found.service is None:
+            known = ", ".join(map(str, found.principals[:4])) or "nobody"
+            self.warnings.append(
+                f"keytab {path} has keys of {known}, but of no machine: write one for host/NAME "
+                f"(kadmin -q 'ktadd -k {path} host/NAME')"
+            )
+        self.check_library(found)
+        return found
+
+    def check_library(self, found: Keytab) -> None:
+        """Without the library the daemon runs and cannot use the keytab; one the library refuses is of no
+        use."""
+        try:
+            library()
+        except Declined as error:
+            self.warnings.append(f"identity.keytab is set, but {error}; {error.remedy}")
+            return
+        try:
+            check_keytab(found)
+        except Declined as error:
+            if found.entries:
+                self.complaints.append(f"{error} (identity.keytab of ikd.toml); {error.remedy}")
 
     def identity(self, text: str | None, host: HostCertificate | None) -> Identity | None:
         """The configured identity."""

@@ -31,6 +31,7 @@ class IdKind(IntEnum):
     DER_ASN1_GN = 10
     KEY_ID = 11
     NULL = 13
+    PRINCIPAL = 256  # ours: what Kerberos has proven; no ID payload can claim it
 
 
 _LABELS: dict[int, str] = {
@@ -42,6 +43,7 @@ _LABELS: dict[int, str] = {
     IdKind.DER_ASN1_GN: "gn",
     IdKind.KEY_ID: "keyid",
     IdKind.NULL: "null",
+    IdKind.PRINCIPAL: "principal",
 }
 
 
@@ -64,6 +66,8 @@ class Identity:
     @classmethod
     def _parse(cls, whole: str) -> Identity:
         text = whole.strip()  # a distinguished name may end in a space that is escaped
+        if text.startswith("principal:"):
+            raise ValueError("a Kerberos principal is proven with a keytab and not claimed")
         if text.startswith("keyid:"):
             return cls(IdKind.KEY_ID, text.removeprefix("keyid:").encode())
         if tagged := re.fullmatch(r"id-(\d{1,3}|[a-z0-9]+):([0-9a-f]*)", text):
@@ -108,6 +112,10 @@ def canonical(text: str) -> str:
 @lru_cache(maxsize=512)
 def _text(kind: int, data: bytes) -> str:
     identity = Identity(kind, data)
+    if kind == IdKind.PRINCIPAL:
+        return (
+            f"principal:{data.decode(errors='replace')}"  # nothing else prints like this: it cannot be parsed
+        )
     try:
         text = _plain(kind, data)
         if text is not None and text.isprintable():
