@@ -6,11 +6,12 @@ What is tried is derived from the layouts, so that a new payload class is tested
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.structures import Values
 
 from ikd.ikev2.payloads import (
     ENCRYPTED,
@@ -34,7 +35,7 @@ from ikd.ikev2.payloads import (
     TrafficSelectorsR,
     Transform,
 )
-from ikd.wire.codec import Field, Malformed, Structure, decode
+from ikd.wire.codec import Malformed, decode
 from ikd.wire.isakmp import Payload, chain, encode_chain
 from sadb.selector import ANY_PORT, OPAQUE, TCP, TrafficSelector
 
@@ -49,39 +50,7 @@ LENGTHS = {
     (Eap, "message"): (4, 64),
 }
 
-NUMBER = st.one_of(st.integers(0, 0x7FFF), st.sampled_from([0, 14, 0x7FFF]))
-ATTRIBUTES = st.lists(
-    st.tuples(NUMBER, st.one_of(st.integers(0, 0xFFFF), st.binary(max_size=20))), max_size=4
-).map(tuple)
-
-
-@st.composite
-def equal_items(draw: st.DrawFn) -> tuple[bytes, ...]:
-    size = draw(st.integers(1, 16))
-    return tuple(draw(st.lists(st.binary(min_size=size, max_size=size), max_size=5)))
-
-
-def field_values(cls: type[Any], name: str, how: Field, kind: Any) -> st.SearchStrategy[Any]:
-    """Values of one field, by its type and its place in the layout."""
-    if kind is int:
-        return st.integers(0, 256 ** len(how.write(0)) - 1)
-    if kind is bytes:
-        low, high = LENGTHS.get((cls, name), (0, 64))
-        return st.binary(min_size=low, max_size=high)
-    (item, _) = get_args(kind)
-    if item is bytes:
-        return equal_items()
-    if isinstance(item, type) and issubclass(item, Structure):
-        least = 1 if item is Proposal or item is Transform else 0
-        return st.lists(values(item), min_size=least, max_size=4).map(tuple)
-    return ATTRIBUTES
-
-
-def values(cls: type[Any]) -> st.SearchStrategy[Any]:
-    """Instances of a `@wire` class, derived from its layout."""
-    hints = get_type_hints(cls)
-    fields = {name: how for name, how in cls.layout if isinstance(how, Field)}
-    return st.builds(cls, **{name: field_values(cls, name, how, hints[name]) for name, how in fields.items()})
+values = Values(LENGTHS, (Proposal, Transform)).of
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
