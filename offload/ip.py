@@ -192,6 +192,22 @@ def with_transport_checksum(packet: bytes, at: int, protocol: int) -> bytes:
     return packet[:place] + value.to_bytes(2, "big") + packet[place + 2 :]
 
 
+def with_port(packet: bytes, port: bytes, *, source: bool) -> bytes:
+    """A plain TCP or UDP packet (see `flow_key`) with another port, its checksum mended (RFC 1624)."""
+    four = packet[0] >> 4 == 4
+    start = 20 if four else 40
+    tcp = packet[9 if four else 6] == TCP
+    at, place = start + (0 if source else 2), start + (16 if tcp else 6)
+    head = bytearray(packet)
+    before = head[place : place + 2]
+    if len(before) == 2 and (tcp or any(before)):
+        total = 0x1FFFE - int.from_bytes(before, "big") - int.from_bytes(head[at : at + 2], "big")
+        value = 0xFFFF - ((total + int.from_bytes(port, "big")) % 0xFFFF or 0xFFFF)
+        head[place : place + 2] = (value or (0 if tcp else 0xFFFF)).to_bytes(2, "big")
+    head[at : at + 2] = port
+    return bytes(head)
+
+
 # ECN (RFC 6040) ------------------------------------------------------------------------------------------
 
 NOT_ECT, ECT1, ECT0, CE = 0, 1, 2, 3

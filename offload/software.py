@@ -10,7 +10,8 @@ as its sender wishes. With DF, or in IPv6, it is answered with ICMP through the 
 cut up: before ESP or AH in tunnel mode if the SA covers fragments, which show no ports; else behind it. UDP
 datagrams are left to the host's stack to fragment. Fragments from the TUN device are put together first.
 
-Inbound: SPI, then `Receiver`. Notices go out when a batch is done, so that their owner may call back.
+Inbound: SPI, then `Receiver`. `Twins` keeps clients behind one NAT apart, both ways. Notices go out when a
+batch is done, so that their owner may call back.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from offload.outer import Arrived, Outgoing
 from offload.queue import Held
 from offload.receiver import Receiver
 from offload.sender import Sender
+from offload.twins import Twins
 from sadb.address import Address
 from sadb.algorithms import Kind, SecurityProtocol
 from sadb.backend import Notice, Unavailable
@@ -99,7 +101,9 @@ class SoftwareEngine:
         self._senders: dict[SaPair, Sender] = {}
         self._receivers: dict[int, Receiver] = {}
         self._busy: dict[Address, set[int]] = {}  # SPIs of senders by destination
-        self._routes: dict[bytes, tuple[Sender, int]] = {}  # flow key -> sender, longest packet that fits
+        # flow key -> sender, longest packet that fits, port it goes to if that is another than it shows
+        self._routes: dict[bytes, tuple[Sender, int, bytes]] = {}
+        self._twins = Twins(random, self._covered, lambda key: self._routes.pop(key, None))
         self._held = Held(self._counters, queue_packets, queue_flows)
         self._due: set[str] | None = set()  # rules whose held packets are free; None: all
         self._fragments = Reassembler(self._counters)
@@ -132,6 +136,7 @@ class SoftwareEngine:
             raise Unavailable(f"SPI {spi:08x} is in use")
         self._spis[spi] = pair
         self._pairs.add(pair)
+        self._twins.add(pair)
         self._routes.clear()
         if self._due is not None:
             self._due.add(pair.rule)
@@ -143,6 +148,7 @@ class SoftwareEngine:
         del self._spis[pair.inbound.spi]
         self._receivers.pop(pair.inbound.spi, None)
         self._retire(pair)
+        self._twins.remove(pair)
 
     def route(self, flows: tuple[Flow, ...]) -> None:
         """Replace all flows; held packets are looked at again."""
@@ -159,6 +165,8 @@ class SoftwareEngine:
         pair.inbound.source, pair.inbound.destination = peer, local
         pair.outbound.encapsulation = encapsulation
         pair.inbound.encapsulation = (encapsulation[1], encapsulation[0]) if encapsulation else None
+        if self._spis.get(pair.inbound.spi) is pair:
+            self._twins.moved(pair)
 
     def usage(self, pair: SaPair) -> tuple[Usage, Usage]:
         """What went in and out so far."""
@@ -180,9 +188,9 @@ class SoftwareEngine:
                 if route is None:
                     self._look_up(packet, now, batch)
                 elif len(packet) <= route[1]:
-                    batch.wire.append(self._protect(route[0], packet, now))
+                    batch.wire.append(self._protect(route[0], packet, route[2], now))
                 else:
-                    self._send_large(route[0], packet, ip.may_fragment(packet), route[1], now, batch)
+                    self._send_large(route, packet, ip.may_fragment(packet), now, batch)
             except Dropped as dropped:
                 self._counters[dropped.reason] += 1
         self._report()
@@ -225,7 +233,9 @@ class SoftwareEngine:
             raise Dropped("no-flow")
         if flow.action is not Action.SECURE:
             raise Dropped("blocked" if flow.action is Action.BLOCK else "permitted")
-        pair = self._pairs.newest(flow.rule, fields)
+        pair, port = self._pairs.newest(flow.rule, fields), b""
+        if self._twins:
+            pair, port = self._twins.outbound(flow.rule, packet, fields, pair, now)
         if pair is None:
             self._hold(flow, fields, packet, cut, now)
             return
@@ -234,15 +244,16 @@ class SoftwareEngine:
             sender = self._senders[pair] = Sender(pair, self._random, self._ident)
             self._busy.setdefault(pair.outbound.destination, set()).add(pair.outbound.spi)
         fits = sender.fits(self._mtu(pair.outbound.destination), packet)
+        route = sender, fits, port
         key = ip.flow_key(packet)
         if key is not None:
             if len(self._routes) >= ROUTES:
                 self._routes.clear()
-            self._routes[key] = sender, fits
+            self._routes[key] = route
         if len(packet) <= fits:
-            batch.wire.append(self._protect(sender, packet, now))
+            batch.wire.append(self._protect(sender, packet, port, now))
         else:
-            self._send_large(sender, packet, cut, fits, now, batch)
+            self._send_large(route, packet, cut, now, batch)
 
     def _hold(self, flow: Flow, fields: Fields, packet: bytes, cut: bool, now: float) -> None:
         if (
@@ -256,8 +267,13 @@ class SoftwareEngine:
                 Acquire(flow.rule, source, destination, protocol, source_port, destination_port)
             )
 
-    def _protect(self, sender: Sender, packet: bytes, now: float) -> Outgoing:
-        """Count, number and protect one packet."""
+    def _covered(self, rule: str, fields: Fields) -> bool:
+        """Whether an outbound packet comes under a rule."""
+        flow = self._flows.lookup(fields, True)
+        return flow is not None and flow.rule == rule
+
+    def _protect(self, sender: Sender, packet: bytes, port: bytes, now: float) -> Outgoing:
+        """Count, number and protect one packet, with another port to go to unless that is empty."""
         number = sender.sa.next_sequence() if sender.meter.take(len(packet), now) else 0
         if number is None:
             sender.meter.exhaust("sequence")
@@ -267,12 +283,13 @@ class SoftwareEngine:
             # met a hard limit; the next packet finds another pair, or waits for one
             self._retire(sender.pair)
             raise Dropped("sequence-exhausted" if number is None else "used-up")
-        return sender.protect(packet, number)
+        return sender.protect(ip.with_port(packet, port, source=False) if port else packet, number)
 
     def _send_large(
-        self, sender: Sender, packet: bytes, cut: bool, fits: int, now: float, batch: Batch
+        self, route: tuple[Sender, int, bytes], packet: bytes, cut: bool, now: float, batch: Batch
     ) -> None:
         """Cut a packet up, or tell its sender to make smaller ones."""
+        sender, fits, port = route
         least = ip.SMALLEST_MTU[6] if packet[0] >> 4 == 6 else 68
         # no IPv6 sender needs to go lower than 1280, so such packets go out in pieces (RFC 2473 section 7.1)
         if not cut and len(packet) > least:
@@ -284,7 +301,7 @@ class SoftwareEngine:
         mtu = self._mtu(sender.sa.destination)
         pieces = split(packet, fits, self._ident()) if cut and sender.tunnel and sender.portless else [packet]
         for piece in pieces:
-            outgoing = self._protect(sender, piece, now)
+            outgoing = self._protect(sender, piece, port, now)
             if outgoing.path is None:
                 batch.wire += (Outgoing(part) for part in split(outgoing.data, mtu, self._ident()))
             else:
@@ -299,7 +316,8 @@ class SoftwareEngine:
             try:
                 receiver = self._receiver(one, now)
                 try:
-                    batch.local.append(receiver.open(one, now))
+                    packet = receiver.open(one, now)
+                    batch.local.append(self._twins.inbound(receiver.pair, packet) if self._twins else packet)
                 finally:
                     if receiver.meter.crossed:
                         self._crossed(receiver.meter, receiver.pair, inbound=True)
@@ -369,6 +387,7 @@ class SoftwareEngine:
     def _retire(self, pair: SaPair) -> None:
         """Send on this pair no more."""
         self._pairs.discard(pair)
+        self._twins.retire(pair)
         self._forget(pair)
 
     def _forget(self, pair: SaPair) -> None:

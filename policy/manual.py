@@ -223,7 +223,7 @@ as in strongSwan: `aes256gcm16-prfsha384-x25519`.
 
 
 def _algorithms() -> str:
-    old = [row.name for row in (*ENCRYPTION, *INTEGRITY, *GROUPS) if row.deprecated]
+    old = [row.name for rows in (ENCRYPTION, INTEGRITY, GROUPS) for row in rows if row.deprecated]
     rows = (
         f"Ciphers: {_code(row.name for row in ENCRYPTION if row.encrypts)}.",
         f"Integrity only, in quick mode: {_code(row.name for row in ENCRYPTION if not row.encrypts)}.",

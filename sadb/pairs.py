@@ -5,8 +5,11 @@ The database and the packet engines share this index. It neither owns pairs nor 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
 from sadb.prefix import PrefixIndex
-from sadb.sa import SaPair, State
+from sadb.sa import Mode, SaPair, State
 from sadb.selector import Fields
 
 _USABLE = (State.MATURE, State.DYING)
@@ -34,18 +37,25 @@ class PairIndex:
             del self._rules[pair.rule]
 
     def newest(self, rule: str, fields: Fields) -> SaPair | None:
-        """The newest mature pair of the rule whose selector covers the outbound packet; when none is mature
-        the newest dying one, which is good until its hard limit. One on standby comes after all others."""
+        """The rule's pair to send a packet on, see `newest`."""
         index = self._rules.get(rule)
         if index is None:
             return None
-        best, best_rank = None, (False, False, float("-inf"))
-        for bucket in index.buckets(fields.destination):
-            for pair in reversed(bucket):
-                state = pair.outbound.state
-                rank = (not pair.standby, state is State.MATURE, pair.created)
-                if state not in _USABLE or (best is not None and rank <= best_rank):
-                    continue
-                if pair.selector.matches_outbound(fields):
-                    best, best_rank = pair, rank
-        return best
+        return newest(chain.from_iterable(map(reversed, index.buckets(fields.destination))), fields)
+
+
+def newest(pairs: Iterable[SaPair], fields: Fields) -> SaPair | None:
+    """The newest mature pair that covers an outbound packet; when none is mature the newest dying one, which
+    is good until its hard limit. One on standby comes after all others; of equals the first is taken. A
+    packet in transport mode goes to the other end of its SA, however wide the selector is."""
+    best, best_rank = None, (False, False, float("-inf"))
+    for pair in pairs:
+        state = pair.outbound.state
+        rank = (not pair.standby, state is State.MATURE, pair.created)
+        if state not in _USABLE or (best is not None and rank <= best_rank):
+            continue
+        if pair.mode is Mode.TRANSPORT and pair.outbound.destination != fields.destination:
+            continue
+        if pair.selector.matches_outbound(fields):
+            best, best_rank = pair, rank
+    return best

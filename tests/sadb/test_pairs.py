@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.sas import pair, selectors
 
 from sadb.pairs import PairIndex
-from sadb.sa import SaPair, State
+from sadb.sa import Mode, SaPair, State
 from sadb.selector import TCP, UDP, Fields, Selector, TrafficSelector
 
 HERE = ip_address("10.0.0.1")
@@ -27,7 +27,9 @@ def a_pair(draw: st.DrawFn) -> SaPair:
         draw(st.integers(256, 2**32 - 1)),
         rule=draw(st.sampled_from(["db", "hr"])),
         selector=Selector(selectors("10.0.0.0/24"), tuple(remote)),
+        mode=draw(st.sampled_from(Mode)),
     )
+    one.outbound.destination = draw(REMOTE)
     one.created = float(draw(st.integers(0, 3)))
     one.standby = draw(st.sampled_from([False, False, True]))
     one.inbound.state = one.outbound.state = draw(
@@ -44,6 +46,7 @@ def by_scan(pairs: list[SaPair], rule: str, fields: Fields) -> SaPair | None:
         if one.rule == rule
         and one.outbound.state in (State.MATURE, State.DYING)
         and one.selector.matches_outbound(fields)
+        and (one.mode is Mode.TUNNEL or one.outbound.destination == fields.destination)
     ]
     if not usable:
         return None

@@ -53,6 +53,7 @@ def pair(
     outbound_spi: int | None = None,
     selector: Selector | None = None,
     lifetime: Lifetime | None = None,
+    mode: Mode = Mode.TUNNEL,
 ) -> SaPair:
     """A pair between two hosts; the outbound SPI is one more than the inbound one unless given."""
     selector = selector or Selector(selectors(str(LOCAL)), selectors(str(PEER)))
@@ -63,7 +64,7 @@ def pair(
         return SecurityAssociation(
             number,
             SUITE,
-            Mode.TRANSPORT,
+            mode,
             source,
             destination,
             selector,
@@ -74,7 +75,7 @@ def pair(
         )
 
     second = spi + 1 if outbound_spi is None else outbound_spi
-    return SaPair(one(spi, inbound=True), one(second, inbound=False), selector, Mode.TRANSPORT, rule, owner)
+    return SaPair(one(spi, inbound=True), one(second, inbound=False), selector, mode, rule, owner)
 
 
 def counting(first: int = 0x1000) -> Callable[[int], bytes]:
