@@ -6,8 +6,9 @@ against our suites in our order; `compare` sets both sides side by side for `ikc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeVar
 
 from ikd import comparison
@@ -25,15 +26,16 @@ CARRIERS = {number: carrier for carrier, number in PROTOCOLS.items()}
 
 # A transform as (ID, key length in bits; 0 when there is none); per type what a proposal has of them
 Choice = tuple[int, int]
-Choices = dict[int, tuple[Choice, ...]]
+Choices = Mapping[int, tuple[Choice, ...]]
 
 
 def _encryption(row: Encryption) -> Choice:
     return row.ikev2, 0 if row.fixed_length else row.key * 8
 
 
+@lru_cache(256)
 def _main_choices(suite: MainSuite) -> Choices:
-    found: Choices = {
+    found: dict[int, tuple[Choice, ...]] = {
         TransformType.ENCR: (_encryption(suite.encryption),),
         TransformType.PRF: ((suite.prf.ikev2, 0),),
         TransformType.DH: ((suite.group.ikev2, 0),),
@@ -43,8 +45,9 @@ def _main_choices(suite: MainSuite) -> Choices:
     return found
 
 
+@lru_cache(256)
 def _quick_choices(suite: QuickSuite) -> Choices:
-    found: Choices = {TransformType.ESN: ((1, 0), (0, 0)) if suite.esn else ((0, 0),)}
+    found: dict[int, tuple[Choice, ...]] = {TransformType.ESN: ((1, 0), (0, 0)) if suite.esn else ((0, 0),)}
     if suite.encryption:
         found[TransformType.ENCR] = (_encryption(suite.encryption),)
     if suite.integrity:
@@ -162,7 +165,7 @@ def choose_quick(
         and (choices := _choices(proposal)) is not None
     ]
     for suite in suites:
-        wanted = _quick_choices(replace(suite, group=None) if first else suite)
+        wanted = _quick_choices(replace(suite, group=None) if first and suite.group else suite)
         for proposal, choices in offered:
             if proposal.protocol != PROTOCOLS[suite.protocol]:
                 continue
@@ -196,7 +199,7 @@ def accept_main(suite: MainSuite, proposal: Proposal, spi: bytes = b"") -> Secur
 
 def accept_quick(suite: QuickSuite, proposal: Proposal, spi: bytes) -> SecurityAssociation:
     """The answer: one proposal with one transform of each type."""
-    return _answer(proposal, _quick_choices(suite) | {TransformType.ESN: ((int(suite.esn), 0),)}, spi)
+    return _answer(proposal, {**_quick_choices(suite), TransformType.ESN: ((int(suite.esn), 0),)}, spi)
 
 
 def _answer(proposal: Proposal, choices: Choices, spi: bytes) -> SecurityAssociation:
