@@ -204,7 +204,7 @@ def prepare(directory: Path, auth: str, now: float) -> dict[str, Path]:
     ):
         home = homes[who]
         (home / "pki").mkdir(parents=True)
-        (home / "ikd.toml").write_text(parties.settings(identity, auth, str(home / "control.sock")))
+        (home / "ikd.toml").write_text(parties.settings(identity, auth, str(home)))
         policy = parties.load_policy(auth) if who == "load" else parties.server_policy(auth)
         (home / "policy.toml").write_text(policy)
         if not parties.AUTHS[auth]:

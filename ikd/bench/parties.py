@@ -51,11 +51,11 @@ RESPONDERS: Final = (IKD, STRONGSWAN)
 # Ours ----------------------------------------------------------------------------------------------------
 
 
-def settings(identity: str, auth: str, control: str) -> str:
+def settings(identity: str, auth: str, home: str) -> str:
     """ikd.toml. The limits let one address have many negotiations under way."""
     certificate = {"certificate": "pki/host.pem", "key": "pki/host.key", "trust": ["pki/ca.pem"]}
     tables: dict[str, dict[str, Any]] = {
-        "daemon": {"control": control},
+        "daemon": {"control": f"{home}/control.sock", "state": f"{home}/state"},
         "identity": {"id": identity} | (certificate if AUTHS[auth] else {}),
         "limits": {"half_open_per_address": 1000, "cookie_threshold": 1000},
         "log": {"level": "info", "format": "json"},
