@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sysconfig
 import time
 from pathlib import Path
 from typing import Final
@@ -33,18 +32,11 @@ def machine() -> Json:
         "kernel": platform.release(),
         "versions": {
             "ikd": __version__,
-            "python": python(),
+            "python": platform.python_version(),
             "cryptography": cryptography.__version__,
             "openssl": backend.openssl_version_text().split()[1],
         },
     }
-
-
-def python() -> str:
-    """The interpreter; one that was built without profile-guided optimisation, as version managers do unless
-    told otherwise, is slower."""
-    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
-    return platform.python_version() + ("" if optimised else " (built without optimisation)")
 
 
 def load() -> list[float]:
