@@ -20,7 +20,7 @@ WORKERS ?= 2
 export REQUIRE_INTEROP := $(if $(ROOT),1,)
 export FUZZ_SECONDS
 
-.PHONY: help demo test unit interop bench fuzz lint clean system system-demo
+.PHONY: help demo test unit interop bench fuzz lint clean system system-demo kerberos
 .DEFAULT_GOAL := help
 
 help:
@@ -36,17 +36,21 @@ system:
 system-demo:
 	@.ci/setup-system demo
 
+# What is compiled against Debian's libraries, after they are there.
+kerberos: $(STAMP)
+	@.ci/setup-venv $(VENV) kerberos
+
 demo: system-demo $(STAMP)
 	@$(BIN)/python -m ikd.demo
 
 # One run, so that one summary counts everything.
-test: system $(STAMP)
+test: system $(STAMP) kerberos
 	$(PYTEST) -n $(WORKERS) --dist worksteal tests
 
-unit: $(STAMP)
+unit: $(STAMP) kerberos
 	$(PYTEST) -n $(WORKERS) -m "not interop and not container" --ignore=tests/fuzz tests
 
-interop: system $(STAMP)
+interop: system $(STAMP) kerberos
 	$(PYTEST) -m "interop or container" tests
 
 bench: system $(STAMP)

@@ -1,12 +1,40 @@
-"""Puts the tests' shared helpers, `support`, on the import path, and lets Hypothesis take its time."""
+"""Puts the tests' shared helpers, `support`, on the import path, and lets Hypothesis take its time; the
+Kerberos realm that tests share."""
 
+from __future__ import annotations
+
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from support.kerberos import Kdc
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 # How long one example takes says more about what else the machine is doing.
 settings.register_profile("ikd", deadline=None)
 settings.load_profile("ikd")
+
+
+@pytest.fixture(scope="session")
+def kdc() -> Iterator[Kdc]:
+    """A Kerberos realm with a KDC on loopback, started once; this process is in it from then on."""
+    from support import kerberos
+    from support.require import require
+
+    missing = kerberos.missing()
+    require(not missing, f"Kerberos ({', '.join(missing)})")
+    base = Path(tempfile.mkdtemp(prefix="ikd-kdc-"))
+    base.chmod(0o755)
+    try:
+        with kerberos.running(base) as realm:
+            yield realm
+    finally:
+        shutil.rmtree(base)

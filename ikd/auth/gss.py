@@ -16,6 +16,7 @@ from sadb.secret import Secret
 
 MOST_OCTETS = 65535  # of a token: what a payload can carry
 MOST_TEXT = 300
+_EMPTY = ("Success", "Unknown error")  # the library's texts for codes that mean nothing
 
 KRB5 = "1.2.840.113554.1.2.2"
 _KRB5_DER = bytes.fromhex("06092a864886f712010202")
@@ -70,6 +71,8 @@ def _translated() -> Iterator[None]:
             text = "; ".join(error.get_all_statuses(error.min_code, False)) if minor else ""
         except (gssapi.exceptions.GSSError, ValueError):
             text = ""
+        if text in _EMPTY:
+            minor, text = 0, ""
         kind = type(error).__name__
         raise Failure(kind, minor, clean(text) or kind, bytes(error.token or b"")) from None
     except (ValueError, TypeError) as error:  # a name that is not UTF-8, for example

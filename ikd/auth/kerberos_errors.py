@@ -137,6 +137,7 @@ _TABLE: dict[tuple[Stage, int], _Row] = {
 }
 _NO_KDC = "[realms] of krb5.conf must name the realm's KDCs; then see to port 88 of them, UDP and TCP"
 _REPLAYS = "the daemon must be able to write into its state directory (daemon.state), else into /var/tmp"
+_NO_RECORD: _Row = ("the record of used tokens cannot be written", _REPLAYS)
 _ANYWHERE: dict[int, _Row] = {
     135: ("krb5.conf cannot be read", "mend /etc/krb5.conf, or what KRB5_CONFIG names"),
     136: ("krb5.conf has a mistake", "mend /etc/krb5.conf, or what KRB5_CONFIG names"),
@@ -148,12 +149,8 @@ _ANYWHERE: dict[int, _Row] = {
     224: ("krb5.conf names no default realm", "set default_realm in [libdefaults] of krb5.conf"),
     230: ("{place} has no key of that version", _WRITE_ANEW),
     235: ("{place} is no keytab", "write it: kadmin -q 'ktadd -k {file} {ours}'"),
-} | dict.fromkeys(range(164, 173), ("the record of used tokens cannot be written", _REPLAYS))
-_SYSTEM: dict[int, _Row] = {  # errno
-    2: ("{place} does not exist", "write it: kadmin -q 'ktadd -k {file} {ours}', mode 0600"),
-    13: ("the daemon may not read {place}", "give the file to the user that the daemon runs as, mode 0600"),
-    21: ("{place} is a directory", "identity.keytab must name a file"),
-}
+} | dict.fromkeys(range(164, 173), _NO_RECORD)
+_LARGEST_ERRNO = 133
 _NO_TOKEN: _Row = ("the peer sent octets that are no Kerberos token", "")
 _KINDS: dict[str, _Row] = {  # GSS-API routine errors without a code of the mechanism
     "InvalidTokenError": _NO_TOKEN,
@@ -175,6 +172,8 @@ _NO_TRUST: _Row = (
 def explain(stage: Stage, failure: Failure, facts: Facts) -> Declined:
     """A refusal of the library in words, with its own behind them."""
     known = _KINDS.get(failure.kind) if stage is Stage.MESSAGE or not failure.minor else None
+    if not (failure.minor or known) and stage in (Stage.ACCEPT, Stage.REPLY):
+        known = _NO_TOKEN
     reason, remedy = known or _row(stage, failure)
     names = {
         "place": facts.place,
@@ -195,9 +194,10 @@ def _row(stage: Stage, failure: Failure) -> _Row:
     code = code_of(failure)
     if stage is Stage.OBTAIN and code == 7 and "krbtgt/" in str(failure):
         return _NO_TRUST
+    if stage is Stage.ACCEPT and failure.minor <= _LARGEST_ERRNO:  # the keytab was read by then
+        return _NO_RECORD
     return (
         _TABLE.get((stage, code))
         or _ANYWHERE.get(code)
-        or _SYSTEM.get(failure.minor)
         or (f"Kerberos failed in {stage.value}", _ON_THE_PEER if stage is Stage.MESSAGE else _KDC_LOG)
     )

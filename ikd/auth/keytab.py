@@ -53,6 +53,8 @@ class Keytab:
 
 def parse(data: bytes) -> tuple[KeytabEntry, ...]:
     """The entries of a keytab; raises `ValueError`. Principals that no rule could name are left out."""
+    if not data:
+        raise ValueError("an empty file")
     if data[:2] != b"\x05\x02":
         raise ValueError("not a keytab (it does not begin with 05 02)")
     entries: list[KeytabEntry] = []
