@@ -10,12 +10,32 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["ikd.wire", "ikd.ikev2", "sadb"]):
+with atheris.instrument_imports(include=["ikd.wire", "ikd.ikev1", "ikd.ikev2", "sadb"]):
+    from ikd.ikev1 import proposals, shapes
+    from ikd.ikev1.payloads import PAYLOADS as PAYLOADS_1
+    from ikd.ikev1.payloads import SecurityAssociation as SecurityAssociation1
     from ikd.ikev2.payloads import ENCRYPTED, PAYLOADS, SelectorRange
     from ikd.wire.codec import Malformed, decode
-    from ikd.wire.isakmp import HEADER_SIZE, Header, Payload, chain, encode_chain
+    from ikd.wire.isakmp import HEADER_SIZE, Header, Payload, chain, encode_chain, extents
+    from sadb.algorithms import (
+        ENCRYPTION,
+        GROUPS,
+        INTEGRITY,
+        PRF_BY_NAME,
+        MainSuite,
+        QuickSuite,
+        SecurityProtocol,
+    )
 
 KINDS = sorted(PAYLOADS)
+KINDS_1 = sorted(PAYLOADS_1)
+MAINS = [
+    MainSuite(group, cipher, PRF_BY_NAME[integrity.name], integrity)
+    for group in GROUPS
+    for cipher in ENCRYPTION
+    for integrity in INTEGRITY
+]
+QUICKS = [QuickSuite(SecurityProtocol.ESP, cipher, INTEGRITY[0]) for cipher in ENCRYPTION]
 
 
 def whole_datagram(data: bytes) -> None:
@@ -45,7 +65,47 @@ def inner_chain(data: bytes) -> None:
     chain(data[0], data[1:], PAYLOADS)
 
 
-TARGETS = (whole_datagram, one_payload, inner_chain)
+def datagram_of_ikev1(data: bytes) -> None:
+    """The same of IKEv1, then what the first octet of the initiator's cookie says the message is."""
+    header = Header.decode(data)
+    body = data[HEADER_SIZE:]
+    payloads, following = chain(header.next_payload, body, PAYLOADS_1)
+    assert following == 0
+    kind, octets = encode_chain(payloads)
+    assert chain(kind, octets, PAYLOADS_1) == (payloads, 0)
+    places = extents(header.next_payload, body)
+    assert [one.kind for one in places] == [one.kind for one in payloads]
+    assert not places or places[-1].end == len(body)
+    for one in payloads:
+        if isinstance(one, SecurityAssociation1):
+            choose(one)
+    method = sorted(shapes.PROOFS)[header.spi_i[0] % len(shapes.PROOFS)]
+    assert len(shapes.check(header.exchange, header.spi_i[1] % 7, payloads, method)) <= len(payloads)
+
+
+def choose(payload: SecurityAssociation1) -> None:
+    """What is chosen out of an offer is what its sender takes for an answer."""
+    proposals.compare_main(payload, MAINS[:1], (1,), sent=True)
+    proposals.compare_quick(payload, QUICKS[:1], (1,), sent=True)
+    main = proposals.choose_main(payload, MAINS, (1, 3))
+    if main:
+        answer = proposals.accept_main(main)
+        assert proposals.main_chosen(answer, [main.suite], (main.method,)) is not None
+    quick = proposals.choose_quick(payload, QUICKS, (1, 2), GROUPS, pfs=len(payload.proposals) % 2 == 0)
+    if quick:
+        answer = proposals.accept_quick(quick, b"\1\2\3\4")
+        assert answer.proposals[0].transforms == quick.proposal.transforms
+
+
+def payload_of_ikev1(data: bytes) -> None:
+    """The body of the payload of IKEv1 that the first octet chooses."""
+    kind = PAYLOADS_1[KINDS_1[data[0] % len(KINDS_1)]]
+    value = decode(kind, data[1:])
+    assert isinstance(value, Payload)
+    assert decode(kind, value.encode()) == value
+
+
+TARGETS = (whole_datagram, one_payload, inner_chain, datagram_of_ikev1, payload_of_ikev1)
 
 
 def one_input(data: bytes) -> None:

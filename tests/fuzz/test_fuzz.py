@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.ikev1 import IKE_SCAN, WINDOWS
 from support.require import require
 
 from ikd.ikev2.payloads import PAYLOADS, KeyExchange, Nonce, Notify, Proposal, SecurityAssociation, Transform
@@ -20,7 +21,7 @@ KINDS = sorted(PAYLOADS)
 
 
 def seeds() -> list[bytes]:
-    """A first message of IKE_SA_INIT whole, and each of its payloads alone."""
+    """A first message of IKE_SA_INIT whole, each of its payloads alone, and first messages of IKEv1."""
     transforms = tuple(
         Transform(type=t, id=n, attributes=((14, 128),)) for t, n in ((1, 20), (2, 5), (4, 31))
     )
@@ -33,7 +34,8 @@ def seeds() -> list[bytes]:
     kind, octets = encode_chain(payloads)
     header = Header(b"\1" * 8, ZERO_SPI, kind, 0x20, 34, 0x08, 0, HEADER_SIZE + len(octets))
     single = [bytes((1, KINDS.index(one.kind))) + one.encode() for one in payloads]
-    return [b"\0" + header.encode() + octets, b"\2" + bytes((kind,)) + octets, *single]
+    first = [b"\3" + one for one in (WINDOWS, IKE_SCAN)]
+    return [b"\0" + header.encode() + octets, b"\2" + bytes((kind,)) + octets, *single, *first]
 
 
 @pytest.mark.timeout(SECONDS + 90)
