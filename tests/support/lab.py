@@ -2,6 +2,7 @@
 
     inside_left -- left -- 198.51.100.0/24, 2001:db8::/64 -- right -- inside_right
                       \\ 192.168.7.0/24 -- nat -- /            (with nat=True left is behind it)
+    second -- 192.168.8.0/24 --/                                (with neighbour=True another host is, too)
 
 Names carry the process id and a number, so runs beside each other do not meet. Only IPv4 goes through the
 NAT.
@@ -26,6 +27,7 @@ _numbers = itertools.count()
 LEFT, RIGHT = "198.51.100.1", "198.51.100.2"
 LEFT6, RIGHT6 = "2001:db8::1", "2001:db8::2"
 NATTED, NAT = "192.168.7.2", "198.51.100.1"
+NEIGHBOUR = "192.168.8.2"
 INSIDE_LEFT, INSIDE_RIGHT = "10.1.0.1", "10.2.0.1"
 INSIDE_LEFT6, INSIDE_RIGHT6 = "fd00:1::1", "fd00:2::1"
 NET_LEFT, NET_RIGHT = "10.1.0.0/24", "10.2.0.0/24"
@@ -199,22 +201,24 @@ def _echo(listener: socket.socket, timeout: float) -> None:
 
 
 class Lab:
-    """The namespaces; `left`, `right` and `nat` are their names, e0 the link between the hosts on each."""
+    """The namespaces; `left`, `right`, `nat` and `second` are their names, e0 the link between the hosts on
+    each."""
 
-    def __init__(self, *, nat: bool = False) -> None:
+    def __init__(self, *, nat: bool = False, neighbour: bool = False) -> None:
         prefix = f"ikd{os.getpid()}n{next(_numbers)}"
         self.left, self.right = f"{prefix}l", f"{prefix}r"
-        self.nat = f"{prefix}n" if nat else None
-        self.left_address = NATTED if nat else LEFT
+        self.nat = f"{prefix}n" if nat or neighbour else None
+        self.second = f"{prefix}s" if neighbour else None
+        self.left_address = NATTED if self.nat else LEFT
         self._made: list[str] = []
         try:
-            self._make(nat)
+            self._make()
         except BaseException:
             self.close()
             raise
 
-    def _make(self, nat: bool) -> None:
-        for name in (self.left, self.right, *([self.nat] if self.nat else [])):
+    def _make(self) -> None:
+        for name in filter(None, (self.left, self.right, self.nat, self.second)):
             ip("netns", "add", name)
             self._made.append(name)
             ip("-n", name, "link", "set", "lo", "up")
@@ -226,6 +230,9 @@ class Lab:
             ip("-n", self.left, "route", "add", "default", "via", "192.168.7.1")
             run(self.nat, "sysctl", "-qw", "net.ipv4.ip_forward=1")
             nft(self.nat, MASQUERADE)
+            if self.second:
+                self._link(self.second, "e0", f"{NEIGHBOUR}/24", self.nat, "e2", "192.168.8.1/24")
+                ip("-n", self.second, "route", "add", "default", "via", "192.168.8.1")
         else:
             self._link(self.left, "e0", f"{LEFT}/24", self.right, "e0", f"{RIGHT}/24")
             self._address(self.left, "e0", f"{LEFT6}/64")
