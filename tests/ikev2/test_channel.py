@@ -33,6 +33,7 @@ SUITES = [
     "x25519 aes192 sha384",
     "x25519 aes256 sha512",
     "x25519 aes128 sha1",
+    "modp1024 3des sha1",
 ]
 PATH = Path(SocketAddress(ip_address("192.0.2.1"), 500), SocketAddress(ip_address("192.0.2.2"), 500))
 PATH6 = Path(SocketAddress(ip_address("2001:db8::1"), 4500), SocketAddress(ip_address("2001:db8::2"), 4500))

@@ -413,6 +413,7 @@ SUITES = (
     "aes256gmac",
     "null sha256",
     "aes128 sha1",
+    "3des sha1",
     "ah sha256",
     "ah sha512",
 )
