@@ -55,15 +55,13 @@ class _Side:
             raise Declined("the peer sent another Kerberos token after the last one")
         self._rounds += 1
         self._over = True  # unless this step turns out well and is not the last
-        stage = Stage.OBTAIN
+        stage = self._opened if self._context is None else Stage.REPLY
         try:
             if self._context is None:
                 data = self._first(token)
                 context = self._open()
-                stage = self._opened
             else:
-                assert self._context is not None
-                data, context, stage = _octets(token), self._context, Stage.REPLY
+                data, context = _octets(token), self._context
             answer = context.step(data)
             self._context = context
             return self._last(context, answer) if context.complete else self._more(answer)
@@ -76,7 +74,7 @@ class _Side:
             self._context = None
             raise
 
-    _opened: ClassVar[Stage]
+    _opened: ClassVar[Stage]  # what the first step is about
 
     def _first(self, token: Token | None) -> bytes | None:
         raise NotImplementedError
