@@ -22,7 +22,7 @@ from ikd.halfopen import HalfOpen
 from ikd.ikev2.admission import Ikev2Admission
 from ikd.keying import Environment, MainMode
 from ikd.life import State
-from ikd.outputs import Ask, Output
+from ikd.outputs import AllocateSpi, Ask, Install, Output, Release, Remove
 from ikd.settings import IkeSettings
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Header
@@ -50,7 +50,7 @@ class Endpoint:
         self._by_identity: dict[Identity, dict[int, Association]] = {}  # by what the peer proved
         self.strangers = HalfOpen()
         self._number = 0
-        self._tickets: dict[int, tuple[Association, Any]] = {}
+        self._tickets: dict[int, tuple[Association, Any, Question[Any]]] = {}
         self._ticket = 0
         self._timer: list[tuple[float, int, Association]] = []
         self._serial = 0
@@ -111,10 +111,20 @@ class Endpoint:
         with self._outputs as out:
             found = self._tickets.pop(ticket, None)
             if found is not None:
-                association, talk = found
-                self._touch(association)
-                association.answer(talk, value, now)
+                association, talk, question = found
+                if association.state is State.CLOSED:
+                    self._take_back(question, value)
+                else:
+                    self._touch(association)
+                    association.answer(talk, value, now)
         return out
+
+    def _take_back(self, question: Question[Any], value: object) -> None:
+        """The answer comes too late: what it made is nobody's."""
+        if isinstance(question, Install) and value is None:
+            self.emit(Remove(question.pair))
+        elif isinstance(question, AllocateSpi) and isinstance(value, int):
+            self.emit(Release(value))
 
     def deadline(self) -> float | None:
         """When `tick` has something to do. What was touched since the last time is looked at now: a datagram
@@ -284,7 +294,7 @@ class Endpoint:
     def ask(self, association: Association, talk: Any, question: Question[Any]) -> None:
         """A question of one of its exchanges."""
         self._ticket += 1
-        self._tickets[self._ticket] = (association, talk)
+        self._tickets[self._ticket] = (association, talk, question)
         self._outputs.out.append(Ask(self._ticket, question))
 
     def new_spi(self) -> bytes:
@@ -359,8 +369,9 @@ class Endpoint:
         _discard(self._by_address, association.path.peer.address, association)
         if association.peer is not None:
             _discard(self._by_identity, association.peer.identity, association)
-        for ticket in [one for one, (owner, _) in self._tickets.items() if owner is association]:
-            del self._tickets[ticket]
+        for owner, talk, _ in self._tickets.values():
+            if owner is association:
+                talk.conversation.close()
         if association.initiator and association.peer is None and association.rule:
             key = (association.rule, association.path.peer.address)
             self._held_down[key] = association.main.now + HOLD_DOWN

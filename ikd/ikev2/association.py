@@ -107,13 +107,21 @@ class Ikev2Association(Association):
             self._settle(now)
 
     def close_child(self, pair: SaPair, reason: str, now: float) -> None:
-        """Delete a Child SA here and at the peer."""
-        if pair.inbound.spi in self.session.children.pairs:
+        """Delete a Child SA here and at the peer; while the IKE SA is replaced, as soon as that is done."""
+        children = self.session.children
+        if pair.inbound.spi in children.pairs and self.session.ike_rekey is not None:
+            children.closing[pair.inbound.spi] = reason
+        elif pair.inbound.spi in children.pairs:
             self._start("delete child", informational.delete_children(self.session, [pair], reason), now)
 
     def rekey(self, now: float) -> None:
-        """Replace the IKE SA."""
-        if self.usable and self.life.move(Input.REKEY):
+        """Replace the IKE SA; not before requests about its Child SAs are answered, which would go down with
+        it."""
+        children = self.session.children
+        if self.usable and (children.asking or children.deleting):
+            self.life.rekey_at = now + child.BUSY_SECONDS
+            self._settle(now)
+        elif self.usable and self.life.move(Input.REKEY):
             self._start("rekey", rekey.rekey(self.session), now, rule=self.rule)
 
     def delete(self, reason: str, now: float) -> None:
@@ -402,6 +410,8 @@ class Ikev2Association(Association):
         talks = self.talks
         found = [*talks.deadlines(), *self.child_deadlines()]
         found += self.life.deadlines(self.session, talks.sent_at, busy=bool(talks.requests))
+        if self.usable and (self.session.children.due or self.session.children.closing):
+            found.append(self.session.now)  # left over by the IKE SA before this one
         return min(found, default=None)
 
     def tick(self, now: float) -> None:
@@ -446,6 +456,10 @@ class Ikev2Association(Association):
                 deferred, self._deferred = self._deferred, []
                 for talk in deferred:
                     self.talks.drive(talk, now)
+            elif self.session.children.closing and self.usable:
+                closing, self.session.children.closing = self.session.children.closing, {}
+                for spi, reason in closing.items():
+                    self.close_child(self.session.children.pairs[spi], reason, now)
             elif self.session.children.due and self.usable:
                 self._replace_due(now)
             else:

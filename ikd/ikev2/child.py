@@ -26,7 +26,7 @@ from ikd.ikev2.payloads import (
 )
 from ikd.ikev2.proposals import PROTOCOLS, accept_quick, choose_quick, compare, offer_quick, quick_chosen
 from ikd.ikev2.session import ChildRekey, Session
-from ikd.outputs import AllocateSpi, Install, Release
+from ikd.outputs import AllocateSpi, Install, Release, Remove
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Body, Payload
 from policy.peers import admits
@@ -284,15 +284,25 @@ def _request(
         exchanged = Exchanged(nonce, reply.one(Nonce).data, _agree(exchange, reply))
         pair = settle(session, rule, suites, wanted, spi, reply, exchanged, transport=transport, first=False)
         _check_group(pair.inbound.suite, exchange)
-        if pair.outbound.spi in session.children.early:
-            raise Unwanted(0, "the peer deleted the new Child SA before its answer arrived", by_peer=True)
+        _still_wanted(session, pair)
     except BaseException:
         session.emit(Release(spi))
         raise
     yield from install(session, pair, old)
+    try:
+        _still_wanted(session, pair)
+    except Unwanted:
+        session.emit(Remove(pair))
+        raise
     if box is not None:
         box.append(exchanged)
     return pair
+
+
+def _still_wanted(session: Session, pair: SaPair) -> None:
+    """Raises `Unwanted` when the peer has deleted what its answer, or our SADB, has just given us."""
+    if pair.outbound.spi in session.children.early:
+        raise Unwanted(0, "the peer deleted the new Child SA before we had it", by_peer=True)
 
 
 class Overtaken(Exception):

@@ -44,11 +44,13 @@ class Children(keying.Children):
 
     rekeys: dict[int, ChildRekey] = field(default_factory=dict)  # by inbound SPI of the pair that is replaced
     early: set[int] = field(default_factory=set)  # SPIs the peer deleted before its answer told us of them
+    closing: dict[int, str] = field(default_factory=dict)  # to be deleted on the successor, and why
 
     def forget(self, spi: int) -> None:
         """Nothing is being done to this pair any more."""
         keying.Children.forget(self, spi)
         self.rekeys.pop(spi, None)
+        self.closing.pop(spi, None)
 
     @property
     def asking(self) -> bool:

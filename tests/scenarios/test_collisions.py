@@ -63,6 +63,26 @@ def test_both_sides_agree_after_any_collision(left: str, right: str) -> None:
             assert 1 + bool(more) <= len(link.left.pairs) <= 1 + more, story(link)
 
 
+@pytest.mark.parametrize("second", COMMANDS)
+@pytest.mark.parametrize("first", COMMANDS)
+def test_both_sides_agree_after_two_commands_on_one_side(first: str, second: str) -> None:
+    """A side's own exchanges may overlap too, and their answers be lost: what travels in an IKE SA that is
+    being replaced must not go down with it at one end only."""
+    for n, (after, lost) in enumerate(product((0.0, 0.005, 0.015, 0.02), ((), (0,), (1,), (2,), (1, 2)))):
+        link = connected(nets=2)
+        link.fate = losing(*lost)
+        COMMANDS[first](link, link.left)
+        link.run(after)
+        COMMANDS[second](link, link.left)
+        if n % 2:
+            link.rekey(link.right)
+        link.run(150)
+        agree(link)
+        if first in REPLACING and second in REPLACING:
+            assert 1 <= len(link.left.ikes) <= 2, story(link)  # a new Child SA does not wait for a successor
+            assert link.left.pairs, story(link)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_child_rekeyed_by_both(order: int) -> None:
     """Section 2.8.1: both make a pair, and the one with the lowest of the four nonces goes."""

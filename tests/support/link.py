@@ -116,6 +116,7 @@ class Host:
     keys: list[Keys] = field(default_factory=list)
     asked: Callable[[Any], Any] | None = None  # answers a question instead of the SADB, when set
     keepalives: list[float] = field(default_factory=list)  # when it sent one
+    slow: float = 0.0  # seconds until a question is answered
 
     def of(self, kind: type[Event]) -> list[Any]:
         """Its events of a class."""
@@ -236,6 +237,7 @@ class Link:
         self.gaps: list[str] = []
         self._watched: dict[Host, tuple[str, Fields]] = {}
         self._queue: list[tuple[float, int, Flight]] = []
+        self._open: list[tuple[float, int, tuple[Host, Ask]]] = []  # questions and when they are answered
         self._serial = itertools.count()
 
     # Commands --------------------------------------------------------------------------------------------
@@ -298,6 +300,9 @@ class Link:
             self.now, what = due
             if what == "flight":
                 self._arrive(heapq.heappop(self._queue)[2])
+            elif what == "answer":
+                one, asked = heapq.heappop(self._open)[2]
+                self.perform(one, self._answered(one, asked))
             else:
                 self._tick(self.named(what))
         self.now = end
@@ -311,6 +316,7 @@ class Link:
 
     def _next(self) -> tuple[float, str] | None:
         due = [(when, "flight") for when, _, _ in self._queue[:1]]
+        due += [(when, "answer") for when, _, _ in self._open[:1]]
         for one in (self.left, self.right):
             for when in (one.endpoint.deadline(), one.database.deadline()):
                 if when is not None:
@@ -362,10 +368,11 @@ class Link:
             match output:
                 case Transmit():
                     self._send(one, output)
+                case Ask() if one.slow:
+                    later = (self.now + one.slow, next(self._serial), (one, output))
+                    heapq.heappush(self._open, later)
                 case Ask():
-                    pending[:0] = one.endpoint.answer(
-                        output.ticket, self._answer(one, output.question), self.now
-                    )
+                    pending[:0] = self._answered(one, output)
                 case Release():
                     one.database.release(output.spi)
                 case Remove():
@@ -381,6 +388,9 @@ class Link:
                 case Event():
                     one.events.append(output)
         self._look()
+
+    def _answered(self, one: Host, asked: Ask) -> list[Output]:
+        return one.endpoint.answer(asked.ticket, self._answer(one, asked.question), self.now)
 
     def _answer(self, one: Host, question: Any) -> Any:
         try:
