@@ -159,7 +159,8 @@ class Xl2tpd:
     def carries(self, count: int = 5, seconds: float = 15) -> None:
         """Wait until the session has carried data to the server and back this often from now on."""
         if kernel_ppp():
-            eventually(lambda: lab.ping(self.namespace, INSIDE, count=1).received == 1, "PPP is up", seconds)
+            once = ("ping", "-n", "-c", "1", "-W", "1", INSIDE)  # fails while there is no route to it
+            eventually(lambda: lab.run(self.namespace, *once).returncode == 0, "PPP is up", seconds)
             pinged = lab.ping(self.namespace, INSIDE, count=count)
             assert pinged.received == count, pinged
             return
