@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ikd.auth import Authenticated, Identity
 from ikd.events import DatagramDropped, IkeClosed, IkeEstablished
@@ -34,8 +34,11 @@ class Owner(Protocol):
     def ask(self, association: Association, talk: Any, question: Question[Any]) -> None: ...
     def new_spi(self) -> bytes: ...
     def first_contact(self, association: Association) -> bool: ...
+    def may_complain(self, now: float) -> bool: ...
     def established(self, association: Association) -> None: ...
     def adopt(self, association: Association) -> None: ...
+    def renew(self, association: Association, now: float) -> Association: ...
+    def sibling(self, association: Association) -> Association | None: ...
     def association_of(self, session: MainMode) -> Association | None: ...
     def moved(self, association: Association, old: Address) -> None: ...
     def forget(self, association: Association) -> None: ...
@@ -49,16 +52,20 @@ class Registry(Owner, Protocol):
     strangers: HalfOpen
 
     def by_spi(self, spi: bytes) -> Association | None: ...
-    def may_complain(self, now: float) -> bool: ...
     def dropped(self, reason: str, detail: str, path: Path) -> None: ...
+
+
+class Admission(Protocol):
+    """A keying module as the endpoint uses it."""
+
+    def begin(self, path: Path, now: float) -> Association: ...
+    def receive(self, header: Header, data: bytes, path: Path, now: float) -> None: ...
 
 
 class Association(ABC):
     """One main-mode SA. `number` names it in events and owns its pairs."""
 
     __slots__ = ("armed_at", "created", "first_key", "inherited", "life", "main", "owner")
-
-    keying: ClassVar[str]  # the module's name as rules write it
 
     def __init__(self, main: MainMode, owner: Owner, now: float) -> None:
         self.main = main
@@ -153,6 +160,11 @@ class Association(ABC):
 
     @property
     @abstractmethod
+    def answered(self) -> bool:
+        """Whether the other end has answered in this protocol in a way that means something."""
+
+    @property
+    @abstractmethod
     def usable(self) -> bool:
         """Whether new Child SAs may be made on it."""
 
@@ -230,7 +242,7 @@ class Association(ABC):
         spi_i, spi_r = self.spis
         return IkeEstablished(
             ike=main.number,
-            keying=self.keying,
+            keying=main.keying,
             peer=main.peer_name,
             authenticated_as=main.peer.description if main.peer else "",
             local=str(main.local_identity or ""),

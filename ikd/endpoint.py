@@ -10,15 +10,18 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from ikd.association import Association
+from ikd.association import Admission, Association
 from ikd.auth import Identity
 from ikd.auth.credentials import Credentials
-from ikd.events import DatagramDropped, NegotiationStarted
+from ikd.coexist import PATIENCE, Attempt, Verdicts
+from ikd.events import DatagramDropped, KeyingFellBack, NegotiationFailed, NegotiationStarted
 from ikd.exchange import Question
 from ikd.halfopen import HalfOpen
+from ikd.ikev1.admission import Ikev1Admission
 from ikd.ikev2.admission import Ikev2Admission
 from ikd.keying import Environment, MainMode
 from ikd.life import State
@@ -60,7 +63,9 @@ class Endpoint:
         self._held_down: OrderedDict[tuple[str, Address], float] = OrderedDict()
         self.associations: Mapping[int, Association] = MappingProxyType(self._associations)
         self._ikev2 = Ikev2Admission(self)
-        self._modules = {2: self._ikev2}  # by major version
+        self._modules: dict[str, Admission] = {"ikev1": Ikev1Admission(self), "ikev2": self._ikev2}
+        self._verdicts = Verdicts()
+        self._attempts: dict[int, Attempt] = {}  # negotiations that may fall back, by number
 
     # Facts -----------------------------------------------------------------------------------------------
 
@@ -96,7 +101,7 @@ class Endpoint:
         return out
 
     def _dispatch(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        module = self._modules.get(header.major)
+        module = self._modules.get(f"ikev{header.major}")
         if module is not None:
             module.receive(header, data, path, now)
             return
@@ -136,11 +141,18 @@ class Endpoint:
         timer = self._timer
         while timer and timer[0][2].armed_at != timer[0][0]:
             heapq.heappop(timer)
-        return timer[0][0] if timer else None
+        due = [one.due for one in self._attempts.values()]
+        return min([*due, *(one[0] for one in timer[:1])], default=None)
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due."""
         with self._outputs as out:
+            for number in [one for one, attempt in self._attempts.items() if attempt.due <= now]:
+                waiting = self._associations[number]
+                if waiting.answered:
+                    del self._attempts[number]
+                else:
+                    waiting.abandon("nobody answers", now)
             while (due := self.deadline()) is not None and due <= now:
                 association = heapq.heappop(self._timer)[2]
                 association.armed_at = None
@@ -170,12 +182,43 @@ class Endpoint:
                     self._touch(association)
                     association.create_child(rule, acquire, now)
                     return out
-            association = self._ikev2.begin(path, now)
-            self._outputs.out.append(
-                NegotiationStarted(ike=association.number, rule=rule.name, initiator=True, path=path)
-            )
-            association.initiate(rule, acquire, now, childless=childless)
+            modules = self._verdicts.order(rule, self._modules, path.peer.address, now)
+            if modules:
+                self._begin(Attempt(rule, path, acquire, childless, modules, 0.0), now)
         return out
+
+    def _begin(self, attempt: Attempt, now: float) -> None:
+        """Negotiate with the first of the modules that are left."""
+        module, *left = attempt.left
+        association = self._modules[module].begin(attempt.path, now)
+        if left:
+            due = now + PATIENCE
+            self._attempts[association.number] = replace(attempt, left=tuple(left), due=due)
+        self.emit(
+            NegotiationStarted(
+                ike=association.number,
+                rule=attempt.rule.name,
+                initiator=True,
+                path=attempt.path,
+                keying=module,
+            )
+        )
+        association.initiate(attempt.rule, attempt.acquire, now, childless=attempt.childless)
+
+    def _fall_back(self, association: Association, now: float) -> None:
+        """Nobody answered in this protocol: try the next one."""
+        attempt = self._attempts.pop(association.number, None)
+        if attempt is None or association.answered:
+            return
+        self.emit(
+            KeyingFellBack(
+                rule=attempt.rule.name,
+                peer=str(attempt.path.peer.address),
+                module=association.main.keying,
+                instead=attempt.left[0],
+            )
+        )
+        self._begin(attempt, now)
 
     @staticmethod
     def _can_carry(association: Association, rule: Rule, path: Path) -> bool:
@@ -262,6 +305,7 @@ class Endpoint:
             env = self.env
             env.policy, env.credentials, env.settings = policy, credentials, settings
             self._held_down.clear()
+            self._verdicts.forget()
             ended = {*changes.changed, *changes.removed}
             for association in list(self._associations.values()):
                 self._touch(association)
@@ -288,7 +332,12 @@ class Endpoint:
     # What associations need ------------------------------------------------------------------------------
 
     def emit(self, output: Output) -> None:
-        """An output of an association."""
+        """An output of an association. What fails before anybody has answered is not told of as long as
+        another protocol is left to try."""
+        if self._attempts and isinstance(output, NegotiationFailed) and output.ike in self._attempts:
+            association = self._associations.get(output.ike)
+            if association is not None and not association.answered:
+                return
         self._outputs.out.append(output)
 
     def ask(self, association: Association, talk: Any, question: Question[Any]) -> None:
@@ -314,9 +363,12 @@ class Endpoint:
         self._held_down.pop((association.rule, association.path.peer.address), None)
         main = association.main
         assert main.peer is not None
+        self._attempts.pop(association.number, None)
+        seconds = self.env.settings.verdict_seconds
+        self._verdicts.spoke(main.path.peer.address, main.keying, main.now, seconds)
         others = self._by_identity.setdefault(main.peer.identity, {})
         if main.initial_contact:
-            for other in list(others.values()):
+            for other in [one for one in others.values() if one is not association]:
                 other.abandon("the peer has begun anew", main.now)
             others = self._by_identity.setdefault(main.peer.identity, {})
         others[association.number] = association
@@ -337,6 +389,20 @@ class Endpoint:
         if main.peer is not None:
             self._by_identity.setdefault(main.peer.identity, {})[main.number] = association
         self._touch(association)
+
+    def renew(self, association: Association, now: float) -> Association:
+        """Another main-mode SA with the same peer in the same protocol, not begun yet."""
+        return self._modules[association.main.keying].begin(association.path, now)
+
+    def sibling(self, association: Association) -> Association | None:
+        """Another main-mode SA that is up with the same proven peer, by the same protocol."""
+        peer = association.peer
+        found = self._by_identity.get(peer.identity, {}).values() if peer else ()
+        for one in found:
+            if one is not association and one.usable and one.main.keying == association.main.keying:
+                self._touch(one)
+                return one
+        return None
 
     def association_of(self, main: MainMode) -> Association | None:
         """The association of a main-mode SA, None when it has closed."""
@@ -377,6 +443,7 @@ class Endpoint:
             self._held_down[key] = association.main.now + HOLD_DOWN
             while len(self._held_down) > MOST_HELD_DOWN:
                 self._held_down.popitem(last=False)
+        self._fall_back(association, association.main.now)
 
     # Inside ----------------------------------------------------------------------------------------------
 

@@ -241,6 +241,7 @@ class NegotiationStarted(Event):
     rule: str
     initiator: bool
     path: Path
+    keying: str = "ikev2"
 
     @property
     def text(self) -> str:
@@ -248,6 +249,21 @@ class NegotiationStarted(Event):
             f"{'negotiating with' if self.initiator else 'a negotiation begun by'} {self.path.peer.address}"
             + (f" for {self.rule}" if self.rule else "")
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyingFellBack(Event):
+    """A peer does not answer in one keying protocol, and the next one of the rule is tried."""
+
+    group: ClassVar[str] = "ike"
+    rule: str
+    peer: str
+    module: str
+    instead: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.rule}: {self.peer} does not answer in {self.module}, trying {self.instead}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ikd.auth import Authenticated, Identity
 from ikd.auth.credentials import Credentials
@@ -79,6 +80,8 @@ class MainMode:
         "suite",
     )
 
+    keying: ClassVar[str] = "ikev2"  # the module's name as rules write it
+
     def __init__(self, number: int, env: Environment, path: Path, now: float) -> None:
         self.number = number
         self.env = env
@@ -122,7 +125,7 @@ class MainMode:
 
     def rules(self) -> tuple[Rule, ...]:
         """The rules this IKE SA can serve by addresses and main-mode suite, most specific first."""
-        found = self.env.policy.for_peer(self.path.local.address, self.path.peer.address)
+        found = self.env.policy.for_peer(self.path.local.address, self.path.peer.address, self.keying)
         return tuple(rule for rule in found if rule.crypto and self.suite in rule.crypto.main)
 
     def serves(self, rule: Rule) -> bool:

@@ -31,7 +31,7 @@ MODULES = {
         Module("ikev2", frozenset(("certificate", "psk")), second=False, available=True),
         Module("authip", frozenset(("certificate", "kerberos", "ntlm", "anonymous")), True, available=False),
         Module(
-            "ikev1", frozenset(("certificate", "psk", "kerberos")), second=False, available=False, old=True
+            "ikev1", frozenset(("certificate", "psk", "kerberos")), second=False, available=True, old=True
         ),
     )
 }

@@ -140,6 +140,18 @@ def _block_cipher(row: Encryption, key: bytes) -> BlockCipherAlgorithm:
     return TripleDES(key)
 
 
+def cbc_encrypt(row: Encryption, key: bytes, iv: bytes, data: bytes) -> bytes:
+    """Whole blocks in CBC, without any check value: for IKEv1, whose hashes are elsewhere."""
+    encryptor = _Cipher(_block_cipher(row, key), _modes.CBC(iv)).encryptor()
+    return encryptor.update(data) + encryptor.finalize()
+
+
+def cbc_decrypt(row: Encryption, key: bytes, iv: bytes, data: bytes) -> bytes:
+    """The reverse; garbage gives garbage."""
+    decryptor = _Cipher(_block_cipher(row, key), _modes.CBC(iv)).decryptor()
+    return decryptor.update(data) + decryptor.finalize()
+
+
 class MacCipher:
     """CBC or NULL encryption, then HMAC over associated data, IV, ciphertext and `after` (RFC 4303 section
     3.3.2): there the high half of an extended sequence number stands, which is not sent (section 2.2.1)."""

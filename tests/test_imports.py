@@ -31,6 +31,7 @@ LAYERS = (
     frozenset({"association"}),
     frozenset({"halfopen"}),
     frozenset({"ikev1", "ikev2"}),
+    frozenset({"coexist"}),
     frozenset({"endpoint"}),
     frozenset(
         {

@@ -145,17 +145,22 @@ class CertificateVerifier:
             )
         if facts.key is None:
             raise Declined(f"the key of certificate {facts.title} has a type that is not accepted")
-        scheme = signature.verify(facts.key, token.method, token.data, self.transcript.octets)
+        scheme = self._verify(facts, token)
         claimed = str(self.identity)
         return Step(
             peer=Authenticated(
                 self.identity,
                 "certificate",
-                f"host cert {facts.title} ({scheme.name})",
+                f"host cert {facts.title} ({scheme})",
                 facts.expires,
                 (claimed, *(name for name in facts.names if name != claimed)),
             )
         )
+
+    def _verify(self, facts: Facts, token: Token) -> str:
+        """How the peer signed; raises `Declined`."""
+        assert facts.key is not None
+        return signature.verify(facts.key, token.method, token.data, self.transcript.octets).name
 
     def _check_rule(self, facts: Facts) -> None:
         reasons = [unfit(method, facts) for method in self.methods]

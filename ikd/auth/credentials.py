@@ -13,7 +13,18 @@ from itertools import chain
 
 from cryptography import x509
 
-from ikd.auth import Authenticated, Authenticator, Declined, Identity, Step, Token, Transcript, psk, signature
+from ikd.auth import (
+    Authenticated,
+    Authenticator,
+    Declined,
+    Identity,
+    Step,
+    Token,
+    Transcript,
+    hashed,
+    psk,
+    signature,
+)
 from ikd.auth.certificate import CertificateProver, CertificateVerifier, HostCertificate, unfit
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, key_hash
@@ -25,6 +36,8 @@ from ikd.auth.revocation import CrlCheck
 from policy.peers import matches, matches_any
 from policy.rules import AuthMethod, Rule
 from sadb.address import Address
+from sadb.algorithms import Prf
+from sadb.secret import Secret
 
 _FAMILIES = {psk.METHOD: "psk"} | dict.fromkeys(signature.METHODS, "certificate")
 _WORDS = {"psk": "a pre-shared key", "certificate": "a certificate"}
@@ -199,6 +212,52 @@ class Credentials:
             else:
                 fitting.append((host, above))
         return fitting, reason
+
+    # IKEv1 -----------------------------------------------------------------------------------------------
+
+    def authority_names(self) -> tuple[bytes, ...]:
+        """Names of the trusted authorities in DER, for Certificate Request payloads (RFC 2408 section
+        3.10)."""
+        return tuple(dict.fromkeys(one.subject.public_bytes() for one in self._material.anchors))
+
+    def hash_methods(self, rule: Rule) -> tuple[int, ...]:
+        """Authentication methods of phase 1 that a rule wants and we can prove ourselves with, in its
+        order."""
+        found: list[int] = []
+        for method in _first(rule):
+            if method.method == "psk" and any(psk.is_for(key, None) for key in self._material.keys):
+                found.append(hashed.PSK)
+            elif method.method == "certificate":
+                types = (host.facts.key_type for host, _ in self._fitting(method)[0])
+                found += (hashed.METHODS[one] for one in types if one in hashed.METHODS)
+            elif method.method == "kerberos" and self._material.keytab is not None:
+                found.append(hashed.GSS)
+        return tuple(dict.fromkeys(found))
+
+    def shared_key(self, rule: Rule, peer: Identity | None, address: Address) -> Secret:
+        """The pre-shared key for a peer by its address and what the rule says of it: main mode needs the key
+        before the peer has said its name; aggressive mode has it (`peer`). Raises `Declined`."""
+        return self._key(rule, self.local_identity(rule), peer, address).secret
+
+    def hash_signer(self, rule: Rule, method: int, identity: Identity, digest: bytes) -> Authenticator:
+        """Our signature over HASH_I or HASH_R; raises `Declined`."""
+        for wanted in _first(rule):
+            if wanted.method != "certificate":
+                continue
+            for host, _ in self._fitting(wanted)[0]:
+                fits = hashed.METHODS.get(host.facts.key_type or "") == method
+                if fits and host.facts.prove(identity):
+                    return hashed.HashSigner(host, method, digest)
+        raise Declined(
+            f"no certificate of ours fits authentication method {method} and names {identity}",
+            "set identity.id to a name of the certificate, or issue one for it",
+        )
+
+    def hash_verifier(self, rule: Rule, identity: Identity, digest: bytes, row: Prf) -> Authenticator:
+        """The side that checks the peer's signature over HASH_I or HASH_R."""
+        wanted = tuple(one for one in _first(rule) if one.method == "certificate")
+        transcript = Transcript(digest, row)
+        return hashed.HashVerifier(wanted, identity, transcript, self._trust, self._clock)
 
     # Kerberos, in IKEv1 and AuthIP -----------------------------------------------------------------------
 

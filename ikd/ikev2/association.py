@@ -40,8 +40,6 @@ class Ikev2Association(Association):
 
     __slots__ = ("_deferred", "_over", "session", "talks", "undecided")
 
-    keying = "ikev2"
-
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
         Association.__init__(self, session, owner, now)
         self.session = session
@@ -67,6 +65,11 @@ class Ikev2Association(Association):
     def waiting(self) -> str:
         """What it waits for, for people; empty when nothing."""
         return self.talks.waiting
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other end has answered: there are keys."""
+        return self.session.channel.armed
 
     @property
     def usable(self) -> bool:

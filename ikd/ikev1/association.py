@@ -1,0 +1,612 @@
+"""One ISAKMP SA as a thing that lives: what comes for it, what it is told to do, what goes wrong, and its
+end.
+
+RFC 2408, 2409, 3706. The exchanges are generators in `ikd.ikev1`, driven by `ikd.ikev1.conversations`; states
+and clocks are in `ikd.life`. Quick-mode SAs go with their ISAKMP SA, unless another one with the same peer
+takes them over: that is how phase 1 is rekeyed here.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import replace
+
+from ikd.association import Association, Owner
+from ikd.auth import Declined
+from ikd.events import AuthenticationFailed, Broken, NegotiationFailed
+from ikd.ikev1 import aggressive, informational, main_mode, quick_mode, shapes
+from ikd.ikev1.channel import Unprotected
+from ikd.ikev1.conversations import MOST_TALKS, Conversations, Talk, digest
+from ikd.ikev1.message import Message, Refused, Silent, Unauthentic, status
+from ikd.ikev1.numbers import Exchange, Method, N, ProtocolId, exchange_name, notify_name
+from ikd.ikev1.session import Session
+from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State
+from ikd.outputs import Move, Transmit
+from ikd.riders.fragment1 import FRAGMENT, Fragments
+from ikd.riders.natt import KEEPALIVE
+from ikd.riders.vendor import Known
+from ikd.wire.codec import Malformed
+from ikd.wire.isakmp import ZERO_SPI, Flags, Header, Payload
+from policy.rules import Rule
+from sadb.address import Path
+from sadb.backend import Unavailable
+from sadb.sa import Acquire, SaPair
+from sadb.sa import State as PairState
+
+PHASE_1 = 0  # message ID
+_RESPONDERS = {Exchange.MAIN: main_mode.respond, Exchange.AGGRESSIVE: aggressive.respond}
+_WRONG_KEY = Declined(
+    "the peer's message cannot be read: most likely the pre-shared key is not the one the peer has",
+    "compare the secret for this peer in both hosts' secrets",
+)
+
+
+class Ikev1Association(Association):
+    """One ISAKMP SA."""
+
+    __slots__ = ("_dead", "_deferred", "_fragments", "_over", "_probe", "predecessor", "session", "talks")
+
+    def __init__(self, session: Session, owner: Owner, now: float) -> None:
+        Association.__init__(self, session, owner, now)
+        self.session = session
+        self.talks = Conversations(
+            session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
+        )
+        self.predecessor: Ikev1Association | None = None  # the ISAKMP SA this one is to replace
+        self._fragments = Fragments()
+        self._deferred: list[
+            tuple[Rule, Acquire | None, SaPair | None]
+        ] = []  # quick modes that begin once it is up
+        self._dead: list[SaPair] = []  # replaced: to be deleted at the peer behind the message under way
+        self._probe: tuple[int, int, float] | None = None  # sequence number, tries and due time of R-U-THERE
+        self._over: tuple[str, bool] | None = None
+        hooks = session.hooks
+        hooks.emit = owner.emit
+        hooks.first_contact = lambda: owner.first_contact(self)
+        hooks.authenticated, hooks.close = self._authenticated, self._end
+        hooks.notify, hooks.delete = self._notify, self._replaced
+
+    # Facts -----------------------------------------------------------------------------------------------
+
+    @property
+    def spis(self) -> tuple[bytes, bytes]:
+        """Cookies of initiator and responder; the latter zero while unknown."""
+        return self.session.channel.cookie_i, self.session.channel.cookie_r
+
+    @property
+    def waiting(self) -> str:
+        """What it waits for, for people; empty when nothing."""
+        return self.talks.waiting
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other end has agreed to a proposal of ours."""
+        return self.session.suite is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether new quick-mode SAs may be made on it."""
+        return self.state is State.ESTABLISHED and not self.inherited
+
+    @property
+    def idle(self) -> bool:
+        """Whether no exchange of ours is under way."""
+        return not self._deferred and not any(one.initiator for one in self.talks.open)
+
+    def awaits(self, rule: str) -> bool:
+        """Whether a quick-mode SA for a rule is being made already."""
+        return rule in self.session.children.creating or any(one.name == rule for one, _, _ in self._deferred)
+
+    # Commands --------------------------------------------------------------------------------------------
+
+    def initiate(self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool) -> None:
+        """Begin phase 1, and a quick mode behind it unless `childless`."""
+        if not childless:
+            self._deferred.append((rule, acquire, None))
+        mode = aggressive if rule.aggressive else main_mode
+        exchange = Exchange.AGGRESSIVE if rule.aggressive else Exchange.MAIN
+        talk = self.talks.begin(exchange, PHASE_1, mode.initiate(self.session, rule), now, initiator=True)
+        talk.rule = rule.name
+        self.talks.drive(talk, now)
+        self._settle(now)
+
+    def create_child(self, rule: Rule, acquire: Acquire | None, now: float) -> None:
+        """Make a further quick-mode SA, as soon as the ISAKMP SA is up."""
+        self._deferred.append((rule, acquire, None))
+        self._settle(now)
+
+    def rekey_child(self, pair: SaPair, now: float) -> None:
+        """Replace a quick-mode SA; one that has a newer twin is deleted instead."""
+        session = self.session
+        rule = session.env.policy.rule(pair.rule)
+        if pair.inbound.spi not in session.children.pairs or rule is None or not rule.enabled:
+            return
+        twin = any(
+            (one.rule, one.selector, one.inbound.state) == (pair.rule, pair.selector, PairState.MATURE)
+            and one is not pair
+            and one.created >= pair.created
+            for one in session.children.pairs.values()
+        )
+        if twin:
+            self.close_child(pair, "another one serves", now)
+        else:
+            self._deferred.append((rule, None, pair))
+            self._settle(now)
+
+    def close_child(self, pair: SaPair, reason: str, now: float) -> None:
+        """Delete a quick-mode SA here and at the peer."""
+        self.session.now = now
+        if pair.inbound.spi in self.session.children.pairs:
+            self._inform(informational.delete_pair(pair))
+            self.session.drop(pair, reason)
+
+    def rekey(self, now: float) -> None:
+        """Replace the ISAKMP SA by another phase 1, which takes over the quick-mode SAs."""
+        if self.usable and self.session.rule is not None:
+            self.life.rekey_at = now + AGAIN_SECONDS  # should it come to nothing
+            heir = self.owner.renew(self, now)
+            assert isinstance(heir, Ikev1Association)
+            heir.predecessor = self
+            heir.initiate(self.session.rule, None, now, childless=True)
+
+    def delete(self, reason: str, now: float) -> None:
+        """Delete it here and at the peer, which does not acknowledge it."""
+        self.session.now = now
+        if self.life.move(Input.DELETE):
+            if not self.inherited:
+                for pair in self.session.children.pairs.values():
+                    self._inform(informational.delete_pair(pair))
+            self._inform(informational.delete_main(self.session))
+        self._end(reason, False)
+        self._settle(now)
+
+    def abandon(self, reason: str, now: float) -> None:
+        """End it here without telling the peer, which is gone or knows."""
+        self._end(reason, False)
+        self._settle(now)
+
+    def unknown_spi(self, spi: int, now: float) -> None:
+        """The peer sends packets for an SA nobody has here: tell it."""
+        self.session.now = now
+        self._notify(N.INVALID_SPI, b"", ProtocolId.ESP, spi.to_bytes(4, "big"))
+
+    # Receiving -------------------------------------------------------------------------------------------
+
+    def first_request(self, header: Header, data: bytes, now: float) -> None:
+        """The first message of a peer's phase 1; raises `Malformed`, and then nothing is kept."""
+        message, _ = self.session.channel.open(header, data, b"")
+        if message.encrypted:
+            raise Malformed("a first message that is encrypted")
+        payloads = shapes.check(message.exchange, 1, message.payloads)
+        message = replace(message, payloads=payloads)
+        self.talks.tell_received(message, self.path)
+        steps = _RESPONDERS[Exchange(header.exchange)](self.session, message)
+        talk = self.talks.begin(header.exchange, PHASE_1, steps, now, initiator=False)
+        talk.number, talk.heard = 1, digest(data)
+        self.talks.drive(talk, now)
+        self._settle(now)
+
+    def receive(self, header: Header, data: bytes, path: Path, now: float) -> None:
+        """A datagram for this ISAKMP SA, whoever it came from."""
+        self.session.now = now
+        try:
+            if header.next_payload == FRAGMENT:
+                self._fragment(header, data, path, now)
+            elif header.exchange == Exchange.INFORMATIONAL:
+                self._informational(header, data, path)
+            elif header.exchange in (Exchange.MAIN, Exchange.AGGRESSIVE, Exchange.QUICK):
+                self._exchange(header, data, path, now)
+            else:
+                self.dropped("unexpected", f"{exchange_name(header.exchange)} is not spoken", path)
+        except Unprotected as error:
+            self.dropped("unprotected", str(error), path)
+        except Unauthentic as error:
+            self.dropped("unverified", str(error), path)
+        except Malformed as error:
+            self.dropped("malformed", str(error), path)
+        self._settle(now)
+
+    def answer(self, talk: Talk, value: object, now: float) -> None:
+        """The answer to a question of one of its exchanges; an exception fails it."""
+        if self.state is State.CLOSED or talk.conversation.done:
+            return
+        if isinstance(value, Exception):
+            self.talks.drive(talk, now, error=value)
+        else:
+            self.talks.drive(talk, now, value)
+        self._settle(now)
+
+    def _fragment(self, header: Header, data: bytes, path: Path, now: float) -> None:
+        if not self.session.may_fragment:
+            raise Malformed("a fragment that was not agreed on")
+        whole = self._fragments.add(header, data, now)
+        self.talks.fragmenting = True
+        if whole is not None:
+            inner = Header.decode(whole)
+            if inner.next_payload == FRAGMENT or (inner.spi_i, inner.spi_r) != (header.spi_i, header.spi_r):
+                raise Malformed("fragments of another message")
+            self.receive(inner, whole, path, now)
+
+    def _exchange(self, header: Header, data: bytes, path: Path, now: float) -> None:
+        talk = self.talks.talks.get(header.message_id)
+        if talk is None:
+            self._begin_theirs(header, data, path, now)
+            return
+        if talk.exchange != header.exchange:
+            self.dropped("unexpected", f"{exchange_name(header.exchange)} in the middle of another", path)
+            return
+        mark = digest(data)
+        if talk.heard == mark:
+            self.talks.repeat(talk)
+            return
+        if talk.conversation.done or not talk.waiting:
+            return  # finished, or being worked on
+        channel = self.session.channel
+        learned = channel.cookie_r == ZERO_SPI
+        if learned:  # hashes cover it; it is forgotten again when the message proves to be nothing
+            channel.cookie_r = header.spi_r
+        try:
+            message, iv = self._open(header, data, talk)
+        except Malformed:
+            if learned:
+                channel.cookie_r = ZERO_SPI
+            if header.flags & Flags.ENCRYPTION and not talk.message_id and self.session.method == Method.PSK:
+                talk.hint = _WRONG_KEY
+            raise
+
+        def accept() -> None:
+            if message.encrypted:
+                talk.iv = iv
+                self._follow(path)
+            talk.number, talk.heard = talk.number + 1, mark
+            talk.waiting, talk.due, talk.hint = False, None, None
+            self.life.heard = now
+            self.talks.tell_received(message, path)
+
+        refused = self.talks.drive(talk, now, message, accept=accept)
+        if refused is not None:
+            if learned:
+                channel.cookie_r = ZERO_SPI
+            reason = "unverified" if isinstance(refused, Unauthentic) else "refused"
+            self.dropped(reason, str(refused), path)
+
+    def _open(self, header: Header, data: bytes, talk: Talk) -> tuple[Message, bytes]:
+        """The next message of an exchange, and the IV behind it; raises `Malformed`."""
+        session = self.session
+        message, iv = session.channel.open(header, data, talk.iv or session.channel.start_iv)
+        must = self._must_encrypt(talk)
+        if must is not None and message.encrypted is not must:
+            raise Unprotected(f"{talk.stage} message {talk.number + 1} in the clear")
+        payloads = shapes.check(message.exchange, talk.number + 1, message.payloads, session.method)
+        return replace(message, payloads=payloads), iv
+
+    def _begin_theirs(self, header: Header, data: bytes, path: Path, now: float) -> None:
+        """A quick mode of the peer; one whose hash does not fit is forgotten at once."""
+        if header.exchange != Exchange.QUICK or self.state is State.CONNECTING or not header.message_id:
+            self.dropped("unexpected", f"{exchange_name(header.exchange)} does not belong here", path)
+            return
+        if len(self.talks.talks) >= MOST_TALKS:
+            self.dropped("exchange-limit", f"{MOST_TALKS} exchanges are under way", path)
+            return
+        channel = self.session.channel
+        message, iv = channel.open(header, data, channel.iv_of(header.message_id))
+        message = replace(message, payloads=shapes.check(Exchange.QUICK, 1, message.payloads))
+        quick_mode.check(self.session, message)
+        self._follow(path)
+        self.life.heard = now
+        self.talks.tell_received(message, path)
+        steps = quick_mode.respond(self.session, message)
+        talk = self.talks.begin(Exchange.QUICK, header.message_id, steps, now, initiator=False)
+        talk.number, talk.heard, talk.iv, talk.child = 1, digest(data), iv, True
+        self.talks.drive(talk, now)
+
+    def _must_encrypt(self, talk: Talk) -> bool | None:
+        """Whether the next message of an exchange has to be encrypted; None where both are seen."""
+        if talk.exchange == Exchange.MAIN:
+            return talk.number + 1 >= 5
+        if talk.exchange == Exchange.AGGRESSIVE:
+            return None if talk.number + 1 == 3 else False
+        return True
+
+    def _follow(self, path: Path) -> None:
+        """A peer behind a NAT is where its last authentic message came from."""
+        session = self.session
+        if path == session.path or not (self.state is State.CONNECTING or session.nat_peer):
+            return
+        old, session.path = session.path, path
+        if old.peer.address != path.peer.address:
+            self.owner.moved(self, old.peer.address)
+        for pair in self.children.values():
+            self.owner.emit(Move(pair, path))
+
+    # Informational ---------------------------------------------------------------------------------------
+
+    def _informational(self, header: Header, data: bytes, path: Path) -> None:
+        session = self.session
+        if not session.channel.armed:
+            self._hint(header, data, path)
+            return
+        self._note_last_block()
+        message, _ = session.channel.open(header, data, session.channel.iv_of(header.message_id))
+        if not message.encrypted:
+            raise Unprotected("an informational message in the clear")
+        informational.check(session, message)
+        payloads = shapes.check(message.exchange, 1, message.payloads)
+        message = replace(message, payloads=payloads)
+        self.talks.tell_received(message, path)
+        if self.state is State.CONNECTING:
+            if declined := message.error():
+                self._told(declined.type)
+            return
+        self._follow(path)
+        self.life.heard = session.now
+        self._heed(message)
+
+    def _heed(self, message: Message) -> None:
+        """Act on an authentic informational message."""
+        session = self.session
+        if notify := message.notify(N.R_U_THERE):
+            self._inform(
+                informational.are_you_there(session, int.from_bytes(notify.data[:4], "big"), answer=True)
+            )
+        acknowledged = message.notify(N.R_U_THERE_ACK)
+        if acknowledged and self._probe and int.from_bytes(acknowledged.data[:4], "big") == self._probe[0]:
+            self._probe = None
+        if message.notify(N.INITIAL_CONTACT) and not session.initial_contact:
+            session.initial_contact = True
+            self.owner.established(self)
+        for talk in self.talks.open:
+            declined = message.error()
+            if declined and talk.child and talk.waiting and talk.initiator:
+                reason = f"the peer refused: {notify_name(declined.type)}"
+                self.talks.drive(
+                    talk, session.now, error=Refused(declined.type, reason, _REMEDY, by_peer=True)
+                )
+                break
+        if informational.deleted(session, message):
+            heir = self.owner.sibling(self)
+            if heir is not None and not self.inherited:
+                self.hand_over(heir)
+            self._end("deleted by the peer", True)
+
+    def _hint(self, header: Header, data: bytes, path: Path) -> None:
+        """An error in the clear before there are keys may be forged: it counts when nothing better comes."""
+        message, _ = self.session.channel.open(header, data, b"")
+        payloads = shapes.check(message.exchange, 0, message.payloads)
+        declined = Message(message.exchange, payloads).error()
+        if declined and self.initiator:
+            self._told(declined.type)
+        else:
+            self.dropped("unprotected", "an informational message in the clear", path)
+
+    def _told(self, number: int) -> None:
+        """The peer declines phase 1."""
+        talk = self.talks.talks.get(PHASE_1)
+        if talk and talk.waiting:
+            reason = f"the peer refused: {notify_name(number)}"
+            talk.hint = Refused(number, reason, _REMEDY, by_peer=True)
+
+    def _inform(self, *payloads: Payload) -> None:
+        """One protected informational message."""
+        session = self.session
+        if not session.channel.armed:
+            return
+        self._note_last_block()
+        number = self._message_id()
+        message = informational.sealed(session, number, payloads)
+        datagram, _ = session.channel.seal(message, session.channel.iv_of(number))
+        self.talks.sent_at = session.now
+        self.owner.emit(Transmit(datagram, session.path))
+        self.talks.tell_sent(message)
+
+    def _notify(self, kind: int, data: bytes, protocol: int, spi: bytes) -> None:
+        self._inform(status(kind, data, protocol, spi))
+
+    def _message_id(self) -> int:
+        while True:
+            number = int.from_bytes(self.session.env.random(4), "big")
+            if number and number not in self.talks.talks:
+                return number
+
+    def _note_last_block(self) -> None:
+        """IVs of phase 2 come from the last block of phase 1, as far as it has gone."""
+        talk = self.talks.talks.get(PHASE_1)
+        if talk is not None:
+            channel = self.session.channel
+            channel.last_block = talk.iv or channel.start_iv
+
+    # What goes wrong -------------------------------------------------------------------------------------
+
+    def _broke_off(self, talk: Talk, error: Exception, now: float) -> None:
+        """An exchange ended with an exception."""
+        session = self.session
+        if not isinstance(error, (Refused, Malformed, Declined, Unavailable, Silent, Unauthentic)):
+            text = "".join(traceback.format_exception(error))
+            self.owner.emit(Broken(where=talk.stage, error=type(error).__name__, traceback=text))
+            self._end("an internal error", False)
+            return
+        self._tell_peer(talk, error)
+        rule = talk.rule or session.rule_name
+        if isinstance(error, Declined):
+            self.owner.emit(
+                AuthenticationFailed(
+                    ike=self.number,
+                    rule=rule,
+                    identity=str(session.claimed) if session.claimed else "",
+                    address=str(session.path.peer.address),
+                    reason=str(error),
+                )
+            )
+        if not talk.message_id:
+            self._end(str(error) or "refused", False)
+        self._failed(error, talk.stage, rule, initiator=talk.initiator, child=bool(talk.message_id))
+
+    def _failed(self, error: Exception, stage: str, rule: str, *, initiator: bool, child: bool) -> None:
+        """The event that `ikctl why` tells of."""
+        if self.state in (State.DELETING, State.CLOSED):
+            return
+        refused = error if isinstance(error, Refused) else None
+        self.owner.emit(
+            NegotiationFailed(
+                ike=self.number,
+                rule=rule,
+                peer=str(self.session.path.peer.address),
+                initiator=initiator,
+                stage=stage,
+                notify=notify_name(refused.notify) if refused and refused.notify else "",
+                reason=str(error) or type(error).__name__,
+                remedy=getattr(error, "remedy", ""),
+                child=child,
+                comparison=refused.comparison if refused else None,
+            )
+        )
+
+    def _tell_peer(self, talk: Talk, error: Exception) -> None:
+        """The notify that tells the peer, unless it told us."""
+        if isinstance(error, Silent) or (isinstance(error, Refused) and (error.by_peer or not error.notify)):
+            return
+        kind = _NOTIFIES.get(type(error), N.PAYLOAD_MALFORMED)
+        if isinstance(error, Refused):
+            kind = N(error.notify)
+        session = self.session
+        if session.channel.armed:
+            self._notify(kind, b"", ProtocolId.ISAKMP, b"")
+        elif not talk.initiator and self.owner.may_complain(session.now):
+            message = Message(Exchange.INFORMATIONAL, (status(kind),), self._message_id())
+            datagram, _ = session.channel.seal(message, b"")
+            self.owner.emit(Transmit(datagram, session.path))
+            self.talks.tell_sent(message)
+
+    def _gone(self) -> None:
+        self._end("the peer does not answer", False)
+
+    # Hooks of the session --------------------------------------------------------------------------------
+
+    def _authenticated(self) -> None:
+        self.life.move(Input.AUTHENTICATED)
+        self.begin_life()
+        former = self.predecessor
+        self.owner.emit(self.established(former.number if former else 0))
+        self.owner.established(self)
+
+    def _take_over(self, now: float) -> None:
+        """Replace the predecessor: its quick-mode SAs are ours now, and the peer hears that it is gone."""
+        former, self.predecessor = self.predecessor, None
+        if former is not None and former.state is not State.CLOSED:
+            former.hand_over(self)
+            former.delete("replaced", now)
+
+    def _replaced(self, pair: SaPair, reason: str) -> None:
+        self._dead.append(pair)
+        self.session.drop(pair, reason, linger=True)
+
+    def _end(self, reason: str, by_peer: bool) -> None:
+        self._over = self._over or (reason, by_peer)
+
+    # Time ------------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        found = [*self.talks.deadlines(), *self.child_deadlines()]
+        if self._probe:
+            found.append(self._probe[2])
+        busy = self._probe is not None or Known.DPD not in self.session.vendors
+        found += self.life.deadlines(self.session, self.talks.sent_at, busy=busy)
+        return min(found, default=None)
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        self.session.now = now
+        life = self.life
+        if self.state is State.CONNECTING and not self.initiator and now >= life.half_open_until:
+            self._half_open_over(now)
+        self.talks.tick(now)
+        if life.up and self._over is None:
+            self._live(now)
+        self._settle(now)
+
+    def _half_open_over(self, now: float) -> None:
+        """The peer did not go on, or what it sent could not be read."""
+        talk = self.talks.talks.get(PHASE_1)
+        if talk and talk.hint and not talk.conversation.done:
+            self.talks.drive(talk, now, error=talk.hint)
+        self._end("the peer did not go on", False)
+
+    def _live(self, now: float) -> None:
+        session, settings = self.session, self.session.env.settings
+        self.tick_children(now)
+        if self.life.hard_at is not None and self.life.hard_at <= now:
+            self.life.hard_at = now + REPLACED_SECONDS
+            self.delete("replaced" if self.inherited else "its lifetime is over", now)
+            return
+        if self.rekey_at is not None and self.rekey_at <= now:
+            self.rekey(now)
+        if settings.liveness and Known.DPD in session.vendors:
+            self._liveness(now)
+        keepalive = settings.nat_keepalive if session.nat_local else 0
+        if keepalive and self.talks.sent_at + keepalive <= now:
+            self.talks.sent_at = now
+            self.owner.emit(Transmit(KEEPALIVE, session.path))
+
+    def _liveness(self, now: float) -> None:
+        """Dead peer detection, RFC 3706: an answer to R-U-THERE, or any other sign of life, is enough."""
+        settings, before = self.session.env.settings, self.life.heard
+        if self._probe is None:
+            if self.heard_of_traffic() + settings.liveness <= now:
+                sequence = int.from_bytes(self.session.env.random(4), "big") & 0x7FFFFFFF
+                self._send_probe(sequence, 1, now)
+            return
+        sequence, tries, due = self._probe
+        if self.heard_of_traffic() > before:
+            self._probe = None
+        elif due <= now:
+            if tries >= settings.retransmit_tries:
+                error = Silent(
+                    f"the peer does not answer (R-U-THERE sent {tries} times)",
+                    "check that the peer runs, and that firewalls pass UDP 500 and 4500",
+                )
+                self._failed(error, "INFORMATIONAL", self.rule, initiator=True, child=False)
+                self._gone()
+            else:
+                self._send_probe(sequence, tries + 1, now)
+
+    def _send_probe(self, sequence: int, tries: int, now: float) -> None:
+        settings = self.session.env.settings
+        wait = min(
+            settings.retransmit_first * settings.retransmit_factor ** (tries - 1), settings.retransmit_cap
+        )
+        self._probe = (sequence, tries, now + wait)
+        self._inform(informational.are_you_there(self.session, sequence))
+
+    # The end of every step -------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Begin what had to wait, delete what is replaced, and end what is over."""
+        self.session.now = now
+        talk = self.talks.talks.get(PHASE_1)
+        if self.life.up and (talk is None or talk.conversation.done):
+            self._note_last_block()
+            if self.predecessor is not None:
+                self._take_over(now)
+            while self._deferred and self._over is None:
+                self._begin_quick(*self._deferred.pop(0), now)
+        while self._dead:
+            self._inform(informational.delete_pair(self._dead.pop()))
+        if self._over is not None and self.state is not State.CLOSED:
+            self.talks.close()
+            self.bury(*self._over)
+
+    def _begin_quick(self, rule: Rule, acquire: Acquire | None, old: SaPair | None, now: float) -> None:
+        number = self._message_id()
+        steps = quick_mode.initiate(self.session, number, rule, acquire, old)
+        talk = self.talks.begin(Exchange.QUICK, number, steps, now, initiator=True)
+        talk.rule, talk.child = rule.name, True
+        self.talks.drive(talk, now)
+
+
+_REMEDY = "compare `crypto`, `auth`, `local` and `remote` of both hosts' rules; the peer's log may say more"
+_NOTIFIES: dict[type[Exception], N] = {
+    Declined: N.AUTHENTICATION_FAILED,
+    Unavailable: N.NO_PROPOSAL_CHOSEN,
+    Unauthentic: N.INVALID_HASH_INFORMATION,
+}

@@ -1,0 +1,250 @@
+"""The exchanges of one ISAKMP SA that are under way: what each waits for, its chain of IVs, and repetitions.
+
+RFC 2408 section 5.1. An exchange is known by its message ID (0 in phase 1). Whoever waits for an answer
+repeats its last message; whoever has answered does so again when the same message comes once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ikd.events import MessageReceived, MessageSent
+from ikd.exchange import Conversation, Pause, Question, Send, Steps, Wait
+from ikd.ikev1.message import Message, Silent
+from ikd.ikev1.numbers import Exchange, exchange_name
+from ikd.ikev1.session import Session
+from ikd.outputs import Transmit
+from ikd.riders.fragment1 import cut
+from sadb.address import Path
+
+MOST_TALKS = 64  # quick modes and other exchanges of phase 2 at a time
+KEPT_SECONDS = 60.0  # how long a finished exchange answers repetitions
+
+
+@dataclass(slots=True, eq=False)
+class Talk:
+    """One exchange. `number` counts its messages, `iv` is that of the next one, `heard` the digest of the
+    last one the peer sent; `waiting` tells that an answer is due."""
+
+    conversation: Conversation[Message | None]
+    exchange: int
+    message_id: int
+    initiator: bool
+    iv: bytes = field(default=b"", repr=False)
+    number: int = 0
+    heard: bytes = b""
+    sent: list[bytes] = field(default_factory=list)
+    message: Message | None = None  # the last of ours
+    rule: str = ""
+    child: bool = False
+    waiting: bool = False
+    due: float | None = None
+    wait: float = 0.0
+    tries: int = 0
+    hint: Exception | None = field(default=None, repr=False)
+    forget_at: float | None = None
+
+    @property
+    def stage(self) -> str:
+        """The exchange, for people."""
+        return exchange_name(self.exchange)
+
+
+class Conversations:
+    """Drives the exchanges of a session. `ask` passes a question on, `broke_off` hears of exceptions, and the
+    other end is given up through `gone`."""
+
+    __slots__ = ("_ask", "_broke_off", "_gone", "fragmenting", "sent_at", "session", "talks")
+
+    def __init__(
+        self,
+        session: Session,
+        ask: Callable[[Talk, Question[Any]], None],
+        broke_off: Callable[[Talk, Exception, float], None],
+        gone: Callable[[], None],
+    ) -> None:
+        self.session = session
+        self._ask = ask
+        self._broke_off = broke_off
+        self._gone = gone
+        self.talks: dict[int, Talk] = {}  # by message ID
+        self.sent_at = session.now
+        self.fragmenting = False  # large messages go out in fragments (MS-IKEE section 3.3)
+
+    # Facts -----------------------------------------------------------------------------------------------
+
+    @property
+    def open(self) -> list[Talk]:
+        """Those that are not finished."""
+        return [one for one in self.talks.values() if not one.conversation.done]
+
+    @property
+    def waiting(self) -> str:
+        """What is waited for, for people."""
+        return next((f"{one.stage} message {one.number + 1}" for one in self.open if one.waiting), "")
+
+    def deadlines(self) -> Iterable[float]:
+        """When a message is to be repeated, or a finished exchange forgotten."""
+        for one in self.talks.values():
+            if one.due is not None:
+                yield one.due
+            if one.forget_at is not None:
+                yield one.forget_at
+
+    # Driving ---------------------------------------------------------------------------------------------
+
+    def begin(
+        self, exchange: int, message_id: int, steps: Steps[Message | None], now: float, *, initiator: bool
+    ) -> Talk:
+        """A new exchange, not resumed yet."""
+        iv = self.session.channel.iv_of(message_id) if message_id else b""
+        talk = Talk(Conversation(exchange_name(exchange), steps), exchange, message_id, initiator, iv)
+        self.talks[message_id] = talk
+        return talk
+
+    def drive(
+        self,
+        talk: Talk,
+        now: float,
+        value: Any = None,
+        *,
+        error: Exception | None = None,
+        accept: Callable[[], None] | None = None,
+    ) -> Exception | None:
+        """Run an exchange to its next wish and see to that. A message (`value`) is believed, which `accept`
+        notes, unless the exchange waits for another one: then the reason is returned."""
+        self.session.now = now
+        conversation = talk.conversation
+        try:
+            step = conversation.fail(error) if error else conversation.resume(value)
+        except Exception as failed:
+            if accept:
+                accept()
+            talk.waiting, talk.due = False, None
+            self._broke_off(talk, failed, now)
+            return None
+        if isinstance(step, Wait):
+            talk.hint = talk.hint or (step.error if not talk.message_id else None)
+            return step.error
+        if accept:
+            accept()
+        if conversation.done:
+            talk.waiting, talk.due, talk.forget_at = False, None, now + KEPT_SECONDS
+            if conversation.result is not None:
+                self._send(talk, conversation.result, now)
+            return None
+        match step:
+            case Send():
+                self._send(talk, step.message, now)
+                talk.waiting = True
+                # the responder of phase 1 leaves repetitions to the initiator: it is a stranger
+                if talk.initiator or talk.message_id:
+                    talk.wait = self.session.env.settings.retransmit_first
+                    talk.due, talk.tries = now + talk.wait, 1
+            case Question():
+                talk.waiting, talk.due = False, None
+                self._ask(talk, step)
+            case Pause():
+                raise TypeError("no exchange of IKEv1 pauses")
+        return None
+
+    def _send(self, talk: Talk, message: Message, now: float) -> None:
+        session = self.session
+        message = Message(message.exchange, message.payloads, talk.message_id, message.encrypted)
+        if message.encrypted and not talk.iv:
+            talk.iv = session.channel.start_iv
+        datagram, talk.iv = session.channel.seal(message, talk.iv)
+        talk.number += 1
+        talk.message, talk.sent = message, [datagram]
+        self._transmit(talk, now)
+
+    def _transmit(self, talk: Talk, now: float, tries: int = 1) -> None:
+        session = self.session
+        self.sent_at = now
+        datagrams = talk.sent
+        if self.fragmenting:
+            datagrams = cut(talk.sent[0], session.path, session.env.random)
+        for one in datagrams:
+            session.emit(Transmit(one, session.path))
+        assert talk.message is not None
+        self.tell_sent(talk.message, tries)
+
+    def tell_sent(self, message: Message, tries: int = 1) -> None:
+        """The event for the log."""
+        self.session.emit(
+            MessageSent(
+                ike=self.session.number,
+                exchange=exchange_name(message.exchange),
+                message_id=message.message_id,
+                response=False,
+                payloads=message.names(),
+                path=self.session.path,
+                tries=tries,
+            )
+        )
+
+    def tell_received(self, message: Message, path: Path, *, repeated: bool = False) -> None:
+        """The event for the log."""
+        self.session.emit(
+            MessageReceived(
+                ike=self.session.number,
+                exchange=exchange_name(message.exchange),
+                message_id=message.message_id,
+                response=False,
+                payloads=message.names(),
+                path=path,
+                repeated=repeated,
+            )
+        )
+
+    def repeat(self, talk: Talk) -> None:
+        """The peer has not heard our last message."""
+        for one in talk.sent:
+            self.session.emit(Transmit(one, self.session.path))
+
+    # Time ------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Repeat what is not answered in time, and forget what is long finished."""
+        for number, talk in list(self.talks.items()):
+            if talk.forget_at is not None and talk.forget_at <= now:
+                del self.talks[number]
+            elif talk.due is not None and talk.due <= now:
+                self._overdue(talk, now)
+
+    def _overdue(self, talk: Talk, now: float) -> None:
+        """Repeat a message, or believe the hint, or give up."""
+        settings = self.session.env.settings
+        if talk.hint is not None:
+            talk.due = None
+            self.drive(talk, now, error=talk.hint)
+        elif talk.tries >= settings.retransmit_tries:
+            talk.due = None
+            error = Silent(
+                f"the peer does not answer ({talk.stage} message {talk.number} sent {talk.tries} times)",
+                "check that the peer runs, and that firewalls pass UDP 500 and 4500",
+            )
+            if talk.initiator:
+                self._gone()
+            self.drive(talk, now, error=error)
+        else:
+            talk.tries += 1
+            talk.wait = min(talk.wait * settings.retransmit_factor, settings.retransmit_cap)
+            talk.due = now + talk.wait
+            if talk.tries > 2 and talk.exchange != Exchange.QUICK and self.session.may_fragment:
+                self.fragmenting = True
+            self._transmit(talk, now, talk.tries)
+
+    def close(self) -> None:
+        """Abandon everything."""
+        for talk in self.talks.values():
+            talk.conversation.close()
+        self.talks.clear()
+
+
+def digest(data: bytes) -> bytes:
+    """What a repetition has in common with the original: every octet."""
+    return hashlib.blake2b(data, digest_size=16).digest()

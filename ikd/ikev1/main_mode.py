@@ -1,0 +1,170 @@
+"""Main mode in both roles: RFC 2409 sections 5.1 and 5.4.
+
+What comes in the clear is a hint until a proof has been checked. The responder keeps a stranger's first
+message only within the limits of half-open negotiations, and answers nothing on its own.
+"""
+
+from __future__ import annotations
+
+from ikd.auth import Identity
+from ikd.exchange import Send, Steps, send
+from ikd.ikev1 import phase1
+from ikd.ikev1.message import Message, Refused
+from ikd.ikev1.numbers import Exchange, N
+from ikd.ikev1.payloads import Identification, KeyExchange, Nonce, SecurityAssociation
+from ikd.ikev1.proposals import MainChoice, accept_main, choose_main, compare_main, main_chosen, offer_main
+from ikd.ikev1.session import Session
+from ikd.wire.codec import Malformed
+from policy.peers import admits
+from policy.rules import Rule
+from sadb.algorithms import Group
+from sadb.crypto import BadPublic
+from sadb.crypto import KeyExchange as DiffieHellman
+
+
+def _message(*payloads: object, encrypted: bool = False) -> Message:
+    return Message(Exchange.MAIN, tuple(payloads), encrypted=encrypted)  # type: ignore[arg-type]
+
+
+def take_public(message: Message, group: Group) -> tuple[bytes, bytes]:
+    """Public value and nonce; raises `Malformed` for a value of another size than the group's."""
+    public = message.one(KeyExchange).public
+    if len(public) != group.public:
+        raise Malformed(f"a public value of {len(public)} octets for {group.name}")
+    return public, message.one(Nonce).data
+
+
+def agree(exchange: DiffieHellman, public: bytes) -> bytes:
+    """The shared secret; raises `Malformed` for a value that is not in the group."""
+    try:
+        return exchange.agree(public)
+    except BadPublic as error:
+        raise Malformed(str(error)) from error
+
+
+# Initiator --------------------------------------------------------------------------------------------------
+
+
+def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
+    """Make an ISAKMP SA."""
+    session.rule = rule
+    terms = phase1.terms(session, (rule,))
+    offer = offer_main(terms.suites, terms.methods, terms.life)
+    session.sa = offer.encode()
+
+    def take_answer(reply: Message) -> MainChoice:
+        if refused := phase1.declined_by_peer(reply):
+            raise refused
+        found = main_chosen(reply.one(SecurityAssociation), terms.suites, terms.methods)
+        if found is None:
+            raise Malformed("the peer chose a proposal we did not offer")
+        phase1.hear(session, reply)
+        return found
+
+    # HDR, SA  -->
+    first = Send(_message(offer, *phase1.announcements(session, initiator=True)))
+    # <--  HDR, SA
+    phase1.chosen(session, (yield from phase1.expect(first, take_answer)))
+    assert session.suite is not None
+    exchange = DiffieHellman(session.suite.group)
+    session.public_i, session.nonce_i = exchange.public, session.env.random(phase1.NONCE)
+
+    def take_keys(reply: Message) -> bytes:
+        public, session.nonce_r = take_public(reply, exchange.group)
+        shared = agree(exchange, public)
+        session.public_r = public
+        phase1.find_nat(session, reply)
+        return shared
+
+    # HDR, KE, Ni, [NAT-D, NAT-D]  -->
+    third = _message(
+        KeyExchange(public=exchange.public), Nonce(data=session.nonce_i), *phase1.discovery(session)
+    )
+    # <--  HDR, KE, Nr, [NAT-D, NAT-D,] [CERTREQ]
+    shared = yield from phase1.expect(Send(third), take_keys)
+    phase1.make_keys(session, rule, shared)
+    phase1.float_port(session)
+    identity = phase1.own_identity(session, rule)
+    proof = yield from phase1.prove(session, rule, identity)
+    # HDR*, IDii, [CERT,] HASH_I or SIG_I  -->
+    fifth = _message(
+        identity, *proof, *phase1.requests(session), *phase1.initial_contact(session), encrypted=True
+    )
+    # <--  HDR*, IDir, [CERT,] HASH_R or SIG_R
+    reply: Message = yield from send(fifth)
+    yield from phase1.verify(session, rule, reply)
+    phase1.proven(session, rule, reply)
+    return None
+
+
+# Responder --------------------------------------------------------------------------------------------------
+
+
+def respond(session: Session, request: Message) -> Steps[Message | None]:
+    """Main mode of a peer."""
+    # <--  HDR, SA
+    path = session.path
+    rules = session.env.policy.for_peer(path.local.address, path.peer.address, "ikev1")
+    if not rules:
+        raise Refused(
+            N.NO_PROPOSAL_CHOSEN,
+            f"no rule secures traffic with {path.peer.address} by IKEv1",
+            'add a rule for this peer, or "ikev1" to its `keying`',
+        )
+    terms = phase1.terms(session, rules)
+    payload = request.one(SecurityAssociation)
+    choice = choose_main(payload, terms.suites, terms.methods)
+    if choice is None:
+        raise Refused(
+            N.NO_PROPOSAL_CHOSEN,
+            "the peer offered nothing that our rules accept",
+            "make `crypto` and `auth` of the rule and the peer's proposals meet",
+            comparison=compare_main(payload, terms.suites, terms.methods, sent=False),
+        )
+    session.sa = request.body(SecurityAssociation)
+    phase1.hear(session, request)
+    phase1.chosen(session, choice)
+    exchange = DiffieHellman(choice.suite.group)
+
+    def take_keys(message: Message) -> bytes:
+        public, session.nonce_i = take_public(message, exchange.group)
+        session.public_i = public
+        phase1.find_nat(session, message)
+        return public
+
+    # HDR, SA  -->
+    second = _message(accept_main(choice), *phase1.announcements(session, initiator=False))
+    # <--  HDR, KE, Ni, [NAT-D, NAT-D]
+    public = yield from phase1.expect(Send(second), take_keys)
+    session.public_r, session.nonce_r = exchange.public, session.env.random(phase1.NONCE)
+    rule = session.rule = _rule_for(session, rules)
+    phase1.make_keys(session, rule, agree(exchange, public))
+    # HDR, KE, Nr, [NAT-D, NAT-D,] [CERTREQ]  -->
+    fourth = _message(
+        KeyExchange(public=exchange.public),
+        Nonce(data=session.nonce_r),
+        *phase1.requests(session),
+        *phase1.discovery(session),
+    )
+    # <--  HDR*, IDii, [CERT,] HASH_I or SIG_I
+    request = yield from send(fourth)
+    payload_i = request.one(Identification)
+    rule = session.rule = _rule_for(session, rules, Identity(payload_i.type, payload_i.data))
+    yield from phase1.verify(session, rule, request)
+    identity = phase1.own_identity(session, rule)
+    proof = yield from phase1.prove(session, rule, identity)
+    phase1.proven(session, rule, request)
+    # HDR*, IDir, [CERT,] HASH_R or SIG_R  -->
+    return _message(identity, *proof, encrypted=True)
+
+
+def _rule_for(session: Session, rules: tuple[Rule, ...], claimed: Identity | None = None) -> Rule:
+    """The rule whose authentication the peer is put to: one that wants what was agreed and, once the peer has
+    said its name, expects it; else the first, whose refusal will say whom it expects."""
+    able = [rule for rule in rules if phase1.serves(session, rule)]
+    if not able:
+        raise Refused(N.NO_PROPOSAL_CHOSEN, "no single rule wants both the suite and the method agreed on")
+    if claimed is not None:
+        name = (str(claimed),)
+        return next((rule for rule in able if admits(rule, name)), able[0])
+    return able[0]

@@ -1,0 +1,283 @@
+"""What main mode and aggressive mode have in common: vendor IDs, NAT traversal, keys, and the proofs of
+either side.
+
+RFC 2409 sections 5.1 and 5.4, RFC 3947 section 3, RFC 4754.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ikd.auth import Authenticate, Authenticated, Declined, Identity, Token
+from ikd.events import PeerAuthenticated
+from ikd.exchange import Step, Steps, Wait, ask
+from ikd.ikev1.keys import derive, hash_i, hash_r, skeyid_psk, skeyid_signature
+from ikd.ikev1.message import Message, Refused, Unauthentic, status
+from ikd.ikev1.numbers import CertificateEncoding, Method, N, ProtocolId, Traversal, notify_name
+from ikd.ikev1.payloads import (
+    Certificate,
+    CertificateRequest,
+    Hash,
+    Identification,
+    NatDiscovery,
+    NatDiscoveryDraft,
+    Signature,
+    VendorId,
+)
+from ikd.ikev1.proposals import Life, MainChoice, speaks
+from ikd.ikev1.session import Session
+from ikd.riders import vendor
+from ikd.riders.vendor import Known
+from ikd.wire.codec import Malformed
+from ikd.wire.isakmp import Payload
+from policy.peers import admits
+from policy.rules import Rule
+from sadb.address import SocketAddress
+from sadb.algorithms import MainSuite
+from sadb.secret import Secret
+
+T = TypeVar("T")
+
+NONCE = 32
+_DISCOVERY = {Traversal.RFC_3947: NatDiscovery, Traversal.DRAFT_02: NatDiscoveryDraft}
+_X509 = CertificateEncoding.X509_SIGNATURE
+
+
+def expect(step: Step, take: Callable[[Message], T]) -> Steps[T]:
+    """Send, and take the first message that `take` believes; others count for nothing."""
+    while True:
+        message: Message = yield step
+        try:
+            return take(message)
+        except (Malformed, Unauthentic) as error:
+            step = Wait(error)
+        except Refused as refused:
+            if message.encrypted:
+                raise
+            step = Wait(refused)
+
+
+# What is offered --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What we offer or accept for a rule, or for all rules a peer may use."""
+
+    suites: tuple[MainSuite, ...]
+    methods: tuple[int, ...]
+    life: Life
+
+
+def terms(session: Session, rules: tuple[Rule, ...]) -> Terms:
+    """The terms of some rules; raises `Refused` when there are none."""
+    suites = tuple(
+        dict.fromkeys(one for rule in rules if rule.crypto for one in rule.crypto.main if speaks(one))
+    )
+    credentials = session.env.credentials
+    methods = tuple(dict.fromkeys(one for rule in rules for one in credentials.hash_methods(rule)))
+    if not suites or not methods:
+        lacking = "main-mode suite" if not suites else "authentication method"
+        raise Refused(
+            N.NO_PROPOSAL_CHOSEN,
+            f"no {lacking} of IKEv1 for traffic with {session.path.peer.address}",
+            "IKEv1 needs a cipher with a hash (aes256 sha256), and a pre-shared key or a certificate",
+        )
+    seconds = min((rule.crypto.lifetime.main_seconds for rule in rules if rule.crypto), default=28800.0)
+    return Terms(suites, methods, Life(seconds=int(seconds)))
+
+
+def chosen(session: Session, choice: MainChoice) -> None:
+    """Take note of what was agreed."""
+    session.suite, session.method = choice.suite, choice.method
+
+
+def serves(session: Session, rule: Rule) -> bool:
+    """Whether a rule wants the suite and the method that were agreed."""
+    credentials = session.env.credentials
+    suites = rule.crypto.main if rule.crypto else ()
+    return session.suite in suites and session.method in credentials.hash_methods(rule)
+
+
+# Vendor IDs and NAT -----------------------------------------------------------------------------------------
+
+
+def announcements(session: Session, *, initiator: bool) -> list[Payload]:
+    """Our vendor IDs, in the order Windows has them. NAT traversal is for IPv4 (MS-IKEE section 3.1.5)."""
+    known: list[bytes] = []
+    if session.path.peer.address.version == 4:
+        known += [Known.RFC_3947.value, Known.NAT_DRAFT_02.value]
+    if session.env.settings.fragmentation:
+        known.append(Known.FRAGMENTATION.value)
+    if initiator and session.hooks.first_contact():
+        known.append(Known.INITIAL_CONTACT.value)
+    known.append(Known.DPD.value)
+    return [VendorId(data=one) for one in known]
+
+
+def hear(session: Session, message: Message) -> None:
+    """What the peer says it knows; of NAT traversal the newer text counts (RFC 3947, MS-IKEE section 3)."""
+    session.vendors = vendor.heard(one.data for one in message.every(VendorId))
+    if session.path.peer.address.version == 6:
+        return
+    if Known.RFC_3947 in session.vendors:
+        session.traversal = Traversal.RFC_3947
+    elif Known.NAT_DRAFT_02 in session.vendors:
+        session.traversal = Traversal.DRAFT_02
+
+
+def _fingerprint(session: Session, where: SocketAddress) -> bytes:
+    """HASH = hash(CKY-I | CKY-R | IP | Port), RFC 3947 section 3.2."""
+    channel = session.channel
+    data = channel.cookie_i + channel.cookie_r + where.address.packed + where.port.to_bytes(2, "big")
+    return hashlib.new(session.row.hash, data).digest()
+
+
+def discovery(session: Session) -> list[Payload]:
+    """NAT-D for the other end, then for ours; nothing when the peer does not know it."""
+    made = _DISCOVERY.get(session.traversal)
+    if made is None:
+        return []
+    path = session.path
+    return [made(hash=_fingerprint(session, path.peer)), made(hash=_fingerprint(session, path.local))]
+
+
+def find_nat(session: Session, message: Message) -> None:
+    """Whether addresses or ports changed on the way."""
+    found = [one.hash for one in message.every(NatDiscovery)]
+    if len(found) < 2:
+        return
+    session.nat_local = _fingerprint(session, session.path.local) != found[0]
+    session.nat_peer = _fingerprint(session, session.path.peer) not in found[1:]
+
+
+def float_port(session: Session) -> None:
+    """With a NAT on the way everything goes on over UDP 4500 (RFC 3947 section 4)."""
+    if session.nat:
+        session.path = session.path.moved(session.env.settings.nat_port)
+
+
+# Keys -------------------------------------------------------------------------------------------------------
+
+
+def make_keys(session: Session, rule: Rule, shared: bytes) -> None:
+    """SKEYID by method, everything derived from it, and the cipher; raises `Declined` without a key."""
+    assert session.suite is not None
+    row, channel = session.row, session.channel
+    if session.method == Method.PSK:
+        key = session.env.credentials.shared_key(rule, session.claimed, session.path.peer.address)
+        skeyid = skeyid_psk(row, key, session.nonce_i, session.nonce_r)
+    else:
+        skeyid = skeyid_signature(row, session.nonce_i, session.nonce_r, shared)
+    session.keys = derive(session.suite, skeyid, shared, channel.cookie_i, channel.cookie_r)
+    channel.arm(session.suite, session.keys, session.public_i, session.public_r)
+
+
+def _skeyid(session: Session) -> Secret:
+    assert session.keys is not None
+    return session.keys.skeyid
+
+
+def _hash(session: Session, identity: bytes, *, of_initiator: bool) -> bytes:
+    """HASH_I or HASH_R."""
+    make = hash_i if of_initiator else hash_r
+    return make(session.row, _skeyid(session), session.transcript, identity)
+
+
+# Proofs -----------------------------------------------------------------------------------------------------
+
+
+def own_identity(session: Session, rule: Rule) -> Identification:
+    """What we claim to be."""
+    identity = session.env.credentials.local_identity(rule, session.path.local.address)
+    session.local_identity = identity
+    return Identification(type=identity.kind, data=identity.data)
+
+
+def prove(session: Session, rule: Rule, identity: Identification) -> Steps[list[Payload]]:
+    """[CERT,] SIG or HASH of ours."""
+    digest = _hash(session, identity.encode(), of_initiator=session.initiator)
+    if session.method == Method.PSK:
+        return [Hash(data=digest)]
+    assert session.local_identity is not None
+    credentials = session.env.credentials
+    signer = credentials.hash_signer(rule, session.method, session.local_identity, digest)
+    token = (yield from ask(Authenticate(signer))).token
+    assert token is not None
+    certificates = (Certificate(encoding=_X509, data=one) for one in token.certificates)
+    return [*certificates, Signature(data=token.data)]
+
+
+def requests(session: Session) -> Iterator[Payload]:
+    """Certificate requests with the authorities we trust, when certificates prove."""
+    if session.method != Method.PSK:
+        for name in session.env.credentials.authority_names():
+            yield CertificateRequest(encoding=_X509, authority=name)
+
+
+def verify(session: Session, rule: Rule, message: Message, named: Message | None = None) -> Steps[None]:
+    """Check the peer's proof and whether it may use the rule; raises `Declined`. `named` is the message with
+    its identity when that is another one."""
+    named = named or message
+    payload = named.one(Identification)
+    claimed = session.claimed = Identity(payload.type, payload.data)
+    digest = _hash(session, named.body(Identification), of_initiator=not session.initiator)
+    if session.method == Method.PSK:
+        if not hmac.compare_digest(message.one(Hash).data, digest):
+            raise Declined(
+                f"the pre-shared key for {claimed} is not the one the peer has",
+                "compare the secret for this peer in both hosts' secrets",
+            )
+        name = str(claimed)
+        peer = Authenticated(claimed, "psk", f"pre-shared key {name}", names=(name,))
+    else:
+        verifier = session.env.credentials.hash_verifier(rule, claimed, digest, session.row)
+        certificates = tuple(one.data for one in message.every(Certificate) if one.encoding == _X509)
+        token = Token(message.one(Signature).data, session.method, certificates)
+        step = yield from ask(Authenticate(verifier, token))
+        assert step.peer is not None
+        peer = step.peer
+    verdict = admits(rule, peer.names)
+    if not verdict:
+        remedy = f'if this is the right host, correct `peer` or `allow` of rule "{rule.name}"'
+        raise Declined(verdict.reason, remedy)
+    session.peer = peer
+
+
+def proven(session: Session, rule: Rule, message: Message) -> None:
+    """The peer is who it says and may use the rule: the ISAKMP SA is up."""
+    assert session.peer is not None
+    session.rule = rule
+    vendor_says = Known.INITIAL_CONTACT in session.vendors and not session.initiator
+    session.initial_contact = vendor_says or message.notify(N.INITIAL_CONTACT) is not None
+    session.emit(
+        PeerAuthenticated(
+            ike=session.number,
+            rule=rule.name,
+            identity=str(session.peer.identity),
+            method=session.peer.method,
+            description=session.peer.description,
+            address=str(session.path.peer.address),
+        )
+    )
+    session.hooks.authenticated()
+
+
+def initial_contact(session: Session) -> list[Payload]:
+    """N(INITIAL-CONTACT), RFC 2407 section 4.6.3.3, when it is true."""
+    if not session.hooks.first_contact():
+        return []
+    spi = session.channel.cookie_i + session.channel.cookie_r
+    return [status(N.INITIAL_CONTACT, protocol=ProtocolId.ISAKMP, spi=spi)]
+
+
+def declined_by_peer(message: Message) -> Refused | None:
+    """An error the peer tells instead of going on."""
+    notify = message.error()
+    if notify is None:
+        return None
+    return Refused(notify.type, f"the peer refused: {notify_name(notify.type)}", by_peer=True)

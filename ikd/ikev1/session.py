@@ -1,0 +1,98 @@
+"""What the exchanges of one ISAKMP SA share: its channel, keys, what the peer can do, and its quick-mode SAs
+(RFC 2408, 2409).
+
+`ikd.ikev1.association` drives its exchanges, `ikd.endpoint` holds all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ikd import keying
+from ikd.ikev1.channel import Channel
+from ikd.ikev1.keys import IkeKeys, Transcript
+from ikd.ikev1.numbers import ENCAPSULATIONS, Method, Traversal
+from ikd.keying import Environment
+from ikd.outputs import Output
+from ikd.riders.vendor import Known
+from sadb.address import Path
+from sadb.algorithms import Prf
+from sadb.sa import Mode, SaPair
+
+
+class Hooks:
+    """What a session asks of those who hold it; set by the association."""
+
+    __slots__ = ("authenticated", "close", "delete", "emit", "first_contact", "notify")
+
+    emit: Callable[[Output], None]
+    first_contact: Callable[[], bool]  # whether we have no other main-mode SA with this peer
+    authenticated: Callable[[], None]  # the peer is proven
+    notify: Callable[[int, bytes, int, bytes], None]  # an informational message: type, data, protocol, SPI
+    delete: Callable[[SaPair, str], None]  # a quick-mode SA that is replaced: drop it here and at the peer
+    close: Callable[[str, bool], None]  # this ISAKMP SA is over; whether the peer wanted it
+
+
+class Session(keying.MainMode):
+    """One ISAKMP SA."""
+
+    __slots__ = (
+        "_initiator",
+        "channel",
+        "hooks",
+        "keys",
+        "method",
+        "nonce_i",
+        "nonce_r",
+        "public_i",
+        "public_r",
+        "sa",
+        "traversal",
+        "vendors",
+    )
+
+    keying = "ikev1"
+
+    def __init__(self, initiator: bool, env: Environment, channel: Channel, path: Path, now: float) -> None:
+        keying.MainMode.__init__(self, 0, env, path, now)
+        self._initiator = initiator
+        self.channel = channel
+        self.hooks = Hooks()
+        self.keys: IkeKeys | None = None
+        self.method: int = Method.PSK
+        self.nonce_i = self.nonce_r = b""
+        self.public_i = self.public_r = b""
+        self.sa = b""  # the initiator's SA payload as it was on the wire, which the hashes cover
+        self.traversal = Traversal.NONE
+        self.vendors: frozenset[Known] = frozenset()  # what the peer says it knows
+
+    @property
+    def initiator(self) -> bool:
+        """Whether we sent the first message."""
+        return self._initiator
+
+    def emit(self, output: Output) -> None:
+        """Hand an output or event to the world."""
+        self.hooks.emit(output)
+
+    @property
+    def may_fragment(self) -> bool:
+        """Whether the peer takes Microsoft's fragments."""
+        return self.env.settings.fragmentation and Known.FRAGMENTATION in self.vendors
+
+    @property
+    def row(self) -> Prf:
+        """The PRF: HMAC of the negotiated hash."""
+        assert self.suite is not None
+        return self.suite.prf
+
+    @property
+    def transcript(self) -> Transcript:
+        """What HASH_I and HASH_R cover."""
+        channel = self.channel
+        return Transcript(self.public_i, self.public_r, channel.cookie_i, channel.cookie_r, self.sa)
+
+    def encapsulation(self, mode: Mode) -> int:
+        """The encapsulation mode of a quick-mode SA, as this SA's revision of NAT traversal numbers it."""
+        traversal = self.traversal if self.nat else Traversal.NONE
+        return ENCAPSULATIONS[traversal, mode is Mode.TUNNEL]
