@@ -27,11 +27,13 @@ from support.link import (
 from ikd.events import Broken
 from ikd.ikev2.message import Message
 from ikd.settings import IkeSettings
+from sadb.sa import Expire
 
 SIDES = st.sampled_from(BOTH)
 QUICK = settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
+RULE = 'crypto = "short"'
 SHORT = '[crypto.short]\nlifetime = { main = "9 min", quick = "2 min" }\n'
 
 
@@ -40,8 +42,7 @@ class TwoHosts(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        rules = {f"{name}_rule": 'crypto = "short"' for name in BOTH}
-        self.link = Link(*tunnel_hosts(nets=3, sets=SHORT, **rules))
+        self.link = Link(*tunnel_hosts(nets=3, sets=SHORT, left_rule=RULE, right_rule=RULE))
         self.luck = random.Random(0)
         self.loss = self.copies = 0.0
         self.slow = 0.01
@@ -59,6 +60,8 @@ class TwoHosts(RuleBasedStateMachine):
 
     @rule(side=SIDES, net=st.sampled_from(["net", "net1", "net2"]))
     def up(self, side: str, net: str) -> None:
+        if self.link.named(side).endpoint.policy.rule(net) is None:
+            return
         if not any(one.awaits(net) for one in self.link.named(side).ikes):
             self.link.up(net, side)
 
@@ -90,6 +93,28 @@ class TwoHosts(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.link.run(seconds)
 
+    @rule(side=SIDES, seconds=st.sampled_from([0.0, 0.05, 2.0]))
+    def slowness(self, side: str, seconds: float) -> None:
+        self.link.named(side).slow = seconds
+
+    @rule(side=SIDES, hard=st.booleans(), inbound=st.booleans())
+    def limit(self, side: str, hard: bool, inbound: bool) -> None:
+        one = self.link.named(side)
+        for pair in one.pairs[-1:]:
+            half = pair.inbound if inbound else pair.outbound
+            found = one.database.noticed(Expire(half.spi, inbound, hard, "octets", pair.owner))
+            if found is not None:
+                self.link.perform(one, one.endpoint.expired(found, self.link.now))
+
+    @rule(side=SIDES, nets=st.integers(2, 3))
+    def reload(self, side: str, nets: int) -> None:
+        self.link.reload(self.link.named(side), tunnel_rules(side, nets=nets, extra=RULE) + SHORT)
+
+    @rule(side=SIDES)
+    def out_of_order(self, side: str) -> None:
+        backend = self.link.named(side).backend
+        backend.refuse = None if backend.refuse else "out of order"
+
     @rule(back=st.integers(1, 30), side=SIDES)
     def replay(self, back: int, side: str) -> None:
         if len(self.link.flights) >= back:
@@ -104,6 +129,8 @@ class TwoHosts(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.loss = self.copies = 0.0
         self.slow = 0.01
+        for one in (self.link.left, self.link.right):
+            one.slow, one.backend.refuse = 0.0, None
         self.link.run(400)
         while self.link.left.endpoint.idle is False or self.link.right.endpoint.idle is False:
             self.link.run(1)
