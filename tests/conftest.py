@@ -3,6 +3,7 @@ Kerberos realm that tests share."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -20,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # How long one example takes says more about what else the machine is doing.
 settings.register_profile("ikd", deadline=None)
-settings.load_profile("ikd")
+settings.register_profile("quick", deadline=None, max_examples=20)  # make unit: an answer within a minute
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ikd"))
 
 
 @pytest.fixture(scope="session")
