@@ -31,7 +31,7 @@ def _message(*payloads: object, encrypted: bool = False) -> Message:
 def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
     """Make an ISAKMP SA with three messages."""
     session.rule = rule
-    terms = phase1.terms(session, (rule,))
+    terms = phase1.terms(session, (rule,), tokens=False)
     group = terms.suites[0].group
     suites = tuple(one for one in terms.suites if one.group == group)  # the public value is sent at once
     offer = offer_main(suites, terms.methods, terms.life)
@@ -48,7 +48,7 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
             raise Malformed("the peer chose a proposal we did not offer")
         public, nonce = take_public(reply, group)
         shared = agree(exchange, public)
-        phase1.chosen(session, found)
+        phase1.chosen(session, found, terms)
         session.public_r, session.nonce_r = public, nonce
         phase1.hear(session, reply)
         phase1.find_nat(session, reply)
@@ -63,13 +63,13 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
         KeyExchange(public=exchange.public),
         Nonce(data=session.nonce_i),
         identity,
-        *phase1.announcements(session, initiator=True),
+        *phase1.announcements(session, (), initiator=True),
     )
     # <--  HDR, SA, KE, Nr, IDir, [CERT,] HASH_R or SIG_R
     reply = yield from phase1.expect(Send(first), take)
     yield from phase1.verify(session, rule, reply)
     phase1.float_port(session)
-    proof = yield from phase1.prove(session, rule, identity)
+    proof = yield from phase1.proof(session).prove(rule, identity)
     contact = phase1.initial_contact(session)
     phase1.proven(session, rule, reply)
     # HDR*, [CERT,] HASH_I or SIG_I, [NAT-D, NAT-D]  -->
@@ -98,7 +98,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     session.claimed = Identity(payload.type, payload.data)
     name = (str(session.claimed),)
     rule = session.rule = next((rule for rule in rules if admits(rule, name)), rules[0])
-    terms = phase1.terms(session, (rule,))
+    terms = phase1.terms(session, (rule,), tokens=False)
     offered = request.one(SecurityAssociation)
     choice = choose_main(offered, terms.suites, terms.methods)
     if choice is None:
@@ -110,14 +110,14 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         )
     session.sa = request.body(SecurityAssociation)
     phase1.hear(session, request)
-    phase1.chosen(session, choice)
+    phase1.chosen(session, choice, terms)
     exchange = DiffieHellman(choice.suite.group)
     public, session.nonce_i = take_public(request, exchange.group)
     session.public_i, session.public_r = public, exchange.public
     session.nonce_r = session.env.random(phase1.NONCE)
     phase1.make_keys(session, rule, agree(exchange, public))
     identity = phase1.own_identity(session, rule)
-    proof = yield from phase1.prove(session, rule, identity)
+    proof = yield from phase1.proof(session).prove(rule, identity)
     # HDR, SA, KE, Nr, IDir, [CERT,] HASH_R or SIG_R, [NAT-D, NAT-D]  -->
     second = _message(
         accept_main(choice),
@@ -125,8 +125,8 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         Nonce(data=session.nonce_r),
         identity,
         *proof,
-        *phase1.requests(session),
-        *phase1.announcements(session, initiator=False),
+        *phase1.proof(session).requests(),
+        *phase1.announcements(session, (), initiator=False),
         *phase1.discovery(session),
     )
     # <--  HDR*, [CERT,] HASH_I or SIG_I

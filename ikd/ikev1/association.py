@@ -64,7 +64,7 @@ class Ikev1Association(Association):
         hooks.emit = owner.emit
         hooks.first_contact = lambda: owner.first_contact(self)
         hooks.authenticated, hooks.close = self._authenticated, self._end
-        hooks.notify, hooks.delete = self._notify, self._replaced
+        hooks.notify, hooks.delete, hooks.part = self._notify, self._replaced, self.talks.part
 
     # Facts -----------------------------------------------------------------------------------------------
 
@@ -236,11 +236,13 @@ class Ikev1Association(Association):
             self.dropped("unexpected", f"{exchange_name(header.exchange)} in the middle of another", path)
             return
         mark = digest(data)
+        if not (talk.waiting or talk.conversation.done):
+            return  # being worked on; to repeat what came before would have the peer repeat itself, too
         if talk.heard == mark:
             self.talks.repeat(talk)
             return
-        if talk.conversation.done or not talk.waiting:
-            return  # finished, or being worked on
+        if talk.conversation.done:
+            return
         channel = self.session.channel
         learned = channel.cookie_r == ZERO_SPI
         if learned:  # hashes cover it; it is forgotten again when the message proves to be nothing
@@ -277,7 +279,8 @@ class Ikev1Association(Association):
         must = self._must_encrypt(talk)
         if must is not None and message.encrypted is not must:
             raise Unprotected(f"{talk.stage} message {talk.number + 1} in the clear")
-        payloads = shapes.check(message.exchange, talk.number + 1, message.payloads, session.method)
+        number = talk.number + 1 if talk.message_id else session.place(talk.number + 1)
+        payloads = shapes.check(message.exchange, number, message.payloads, session.method)
         return replace(message, payloads=payloads), iv
 
     def _begin_theirs(self, header: Header, data: bytes, path: Path, now: float) -> None:
@@ -303,7 +306,7 @@ class Ikev1Association(Association):
     def _must_encrypt(self, talk: Talk) -> bool | None:
         """Whether the next message of an exchange has to be encrypted; None where both are seen."""
         if talk.exchange == Exchange.MAIN:
-            return talk.number + 1 >= 5
+            return self.session.place(talk.number + 1) >= 5
         if talk.exchange == Exchange.AGGRESSIVE:
             return None if talk.number + 1 == 3 else False
         return True

@@ -161,6 +161,10 @@ class Conversations:
         talk.message, talk.sent = message, [datagram]
         self._transmit(talk, now)
 
+    def part(self, message: Message) -> None:
+        """Send the peer a last message of phase 1, which has failed here."""
+        self._send(self.talks[0], message, self.session.now)
+
     def _transmit(self, talk: Talk, now: float, tries: int = 1) -> None:
         session = self.session
         self.sent_at = now

@@ -1,4 +1,5 @@
-"""Main mode in both roles: RFC 2409 sections 5.1 and 5.4.
+"""Main mode in both roles: RFC 2409 sections 5.1 and 5.4; the tokens of Kerberos travel beside the public
+values.
 
 What comes in the clear is a hint until a proof has been checked. The responder keeps a stranger's first
 message only within the limits of half-open negotiations, and answers nothing on its own.
@@ -6,12 +7,13 @@ message only within the limits of half-open negotiations, and answers nothing on
 
 from __future__ import annotations
 
-from ikd.auth import Identity
-from ikd.exchange import Send, Steps, send
+from ikd.auth import Declined, Identity
+from ikd.exchange import Send, Steps
 from ikd.ikev1 import phase1
 from ikd.ikev1.message import Message, Refused
 from ikd.ikev1.numbers import Exchange, N
-from ikd.ikev1.payloads import Identification, KeyExchange, Nonce, SecurityAssociation
+from ikd.ikev1.payloads import GssToken, Identification, KeyExchange, Nonce, SecurityAssociation
+from ikd.ikev1.proofs import encode_name
 from ikd.ikev1.proposals import MainChoice, accept_main, choose_main, compare_main, main_chosen, offer_main
 from ikd.ikev1.session import Session
 from ikd.wire.codec import Malformed
@@ -20,6 +22,8 @@ from policy.rules import Rule
 from sadb.algorithms import Group
 from sadb.crypto import BadPublic
 from sadb.crypto import KeyExchange as DiffieHellman
+
+_XAUTH = "the peer means XAUTH by authentication method 65001, which is Kerberos here"
 
 
 def _message(*payloads: object, encrypted: bool = False) -> Message:
@@ -49,7 +53,7 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
     """Make an ISAKMP SA."""
     session.rule = rule
     terms = phase1.terms(session, (rule,))
-    offer = offer_main(terms.suites, terms.methods, terms.life)
+    offer = offer_main(terms.suites, terms.methods, terms.life, encode_name(terms.name))
     session.sa = offer.encode()
 
     def take_answer(reply: Message) -> MainChoice:
@@ -59,13 +63,16 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
         if found is None:
             raise Malformed("the peer chose a proposal we did not offer")
         phase1.hear(session, reply)
+        if found.method not in terms.understood(session):
+            raise Refused(0, _XAUTH, "let the peer announce Kerberos (vendor ID GSSAPI), or do without it")
         return found
 
     # HDR, SA  -->
-    first = Send(_message(offer, *phase1.announcements(session, initiator=True)))
+    first = Send(_message(offer, *phase1.announcements(session, terms.methods, initiator=True)))
     # <--  HDR, SA
-    phase1.chosen(session, (yield from phase1.expect(first, take_answer)))
+    phase1.chosen(session, (yield from phase1.expect(first, take_answer)), terms)
     assert session.suite is not None
+    proof = phase1.proof(session)
     exchange = DiffieHellman(session.suite.group)
     session.public_i, session.nonce_i = exchange.public, session.env.random(phase1.NONCE)
 
@@ -74,24 +81,25 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
         shared = agree(exchange, public)
         session.public_r = public
         phase1.find_nat(session, reply)
+        proof.hear(reply)
         return shared
 
-    # HDR, KE, Ni, [NAT-D, NAT-D]  -->
+    tokens = yield from proof.begin(rule)
+    # HDR, KE, Ni, [GSSi,] [NAT-D, NAT-D]  -->
     third = _message(
-        KeyExchange(public=exchange.public), Nonce(data=session.nonce_i), *phase1.discovery(session)
+        KeyExchange(public=exchange.public), Nonce(data=session.nonce_i), *tokens, *phase1.discovery(session)
     )
-    # <--  HDR, KE, Nr, [NAT-D, NAT-D,] [CERTREQ]
+    # <--  HDR, KE, Nr, [GSSr,] [NAT-D, NAT-D,] [CERTREQ]
     shared = yield from phase1.expect(Send(third), take_keys)
+    yield from proof.finish()
     phase1.make_keys(session, rule, shared)
     phase1.float_port(session)
     identity = phase1.own_identity(session, rule)
-    proof = yield from phase1.prove(session, rule, identity)
+    proving = yield from proof.prove(rule, identity)
     # HDR*, IDii, [CERT,] HASH_I or SIG_I  -->
-    fifth = _message(
-        identity, *proof, *phase1.requests(session), *phase1.initial_contact(session), encrypted=True
-    )
+    fifth = _message(identity, *proving, *proof.requests(), *phase1.initial_contact(session), encrypted=True)
     # <--  HDR*, IDir, [CERT,] HASH_R or SIG_R
-    reply: Message = yield from send(fifth)
+    reply: Message = yield Send(fifth)
     yield from phase1.verify(session, rule, reply)
     phase1.proven(session, rule, reply)
     return None
@@ -113,58 +121,66 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         )
     terms = phase1.terms(session, rules)
     payload = request.one(SecurityAssociation)
-    choice = choose_main(payload, terms.suites, terms.methods)
+    phase1.hear(session, request)
+    choice = choose_main(payload, terms.suites, terms.understood(session))
     if choice is None:
+        foreign = choose_main(payload, terms.suites, terms.methods)
         raise Refused(
             N.NO_PROPOSAL_CHOSEN,
-            "the peer offered nothing that our rules accept",
+            _XAUTH if foreign else "the peer offered nothing that our rules accept",
             "make `crypto` and `auth` of the rule and the peer's proposals meet",
             comparison=compare_main(payload, terms.suites, terms.methods, sent=False),
         )
     session.sa = request.body(SecurityAssociation)
-    phase1.hear(session, request)
-    phase1.chosen(session, choice)
+    phase1.chosen(session, choice, terms)
+    proof = phase1.proof(session)
     exchange = DiffieHellman(choice.suite.group)
 
     def take_keys(message: Message) -> bytes:
         public, session.nonce_i = take_public(message, exchange.group)
         session.public_i = public
         phase1.find_nat(session, message)
+        proof.hear(message)
         return public
 
     # HDR, SA  -->
-    second = _message(accept_main(choice), *phase1.announcements(session, initiator=False))
-    # <--  HDR, KE, Ni, [NAT-D, NAT-D]
+    second = _message(
+        accept_main(choice, encode_name(terms.name)),
+        *phase1.announcements(session, (choice.method,), initiator=False),
+    )
+    # <--  HDR, KE, Ni, [GSSi,] [NAT-D, NAT-D]
     public = yield from phase1.expect(Send(second), take_keys)
     session.public_r, session.nonce_r = exchange.public, session.env.random(phase1.NONCE)
     rule = session.rule = _rule_for(session, rules)
+    keys = KeyExchange(public=exchange.public), Nonce(data=session.nonce_r)
+    try:
+        tokens = yield from proof.answer(rule)
+    except Declined as declined:
+        if declined.token:  # it says more to the peer than a notify can
+            session.hooks.part(_message(*keys, GssToken(token=declined.token)))
+        raise
     phase1.make_keys(session, rule, agree(exchange, public))
-    # HDR, KE, Nr, [NAT-D, NAT-D,] [CERTREQ]  -->
-    fourth = _message(
-        KeyExchange(public=exchange.public),
-        Nonce(data=session.nonce_r),
-        *phase1.requests(session),
-        *phase1.discovery(session),
-    )
+    # HDR, KE, Nr, [GSSr,] [NAT-D, NAT-D,] [CERTREQ]  -->
+    fourth = _message(*keys, *tokens, *proof.requests(), *phase1.discovery(session))
     # <--  HDR*, IDii, [CERT,] HASH_I or SIG_I
-    request = yield from send(fourth)
+    request = yield from proof.settle(fourth)
     payload_i = request.one(Identification)
-    rule = session.rule = _rule_for(session, rules, Identity(payload_i.type, payload_i.data))
+    names = proof.names(Identity(payload_i.type, payload_i.data))
+    rule = session.rule = _rule_for(session, rules, names)
     yield from phase1.verify(session, rule, request)
     identity = phase1.own_identity(session, rule)
-    proof = yield from phase1.prove(session, rule, identity)
+    proving = yield from proof.prove(rule, identity)
     phase1.proven(session, rule, request)
     # HDR*, IDir, [CERT,] HASH_R or SIG_R  -->
-    return _message(identity, *proof, encrypted=True)
+    return _message(identity, *proving, encrypted=True)
 
 
-def _rule_for(session: Session, rules: tuple[Rule, ...], claimed: Identity | None = None) -> Rule:
-    """The rule whose authentication the peer is put to: one that wants what was agreed and, once the peer has
-    said its name, expects it; else the first, whose refusal will say whom it expects."""
+def _rule_for(session: Session, rules: tuple[Rule, ...], names: tuple[str, ...] = ()) -> Rule:
+    """The rule whose authentication the peer is put to: one that wants what was agreed and, once the peer's
+    names are known, expects it; else the first, whose refusal will say whom it expects."""
     able = [rule for rule in rules if phase1.serves(session, rule)]
     if not able:
         raise Refused(N.NO_PROPOSAL_CHOSEN, "no single rule wants both the suite and the method agreed on")
-    if claimed is not None:
-        name = (str(claimed),)
-        return next((rule for rule in able if admits(rule, name)), able[0])
+    if names:
+        return next((rule for rule in able if admits(rule, names)), able[0])
     return able[0]

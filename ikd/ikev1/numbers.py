@@ -68,6 +68,7 @@ class MainAttribute(IntEnum):
     PRF = 13
     KEY_LENGTH = 14
     GSS_NAME = 16384  # the sender's name, draft-ietf-ipsec-isakmp-gss-auth-07
+    GSS_NAME_OLD = 32001  # the same, seen from Windows 2000
 
 
 class QuickAttribute(IntEnum):

@@ -7,27 +7,18 @@ RFC 2409 sections 5.1 and 5.4, RFC 3947 section 3, RFC 4754.
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ikd.auth import Authenticate, Authenticated, Declined, Identity, Token
+from ikd.auth import Declined, Identity
 from ikd.events import PeerAuthenticated
-from ikd.exchange import Step, Steps, Wait, ask
-from ikd.ikev1.keys import derive, hash_i, hash_r, skeyid_psk, skeyid_signature
+from ikd.exchange import Step, Steps, Wait
+from ikd.ikev1.keys import derive
 from ikd.ikev1.message import Message, Refused, Unauthentic, status
-from ikd.ikev1.numbers import CertificateEncoding, Method, N, ProtocolId, Traversal, notify_name
-from ikd.ikev1.payloads import (
-    Certificate,
-    CertificateRequest,
-    Hash,
-    Identification,
-    NatDiscovery,
-    NatDiscoveryDraft,
-    Signature,
-    VendorId,
-)
+from ikd.ikev1.numbers import Method, N, ProtocolId, Traversal, notify_name
+from ikd.ikev1.payloads import Identification, NatDiscovery, NatDiscoveryDraft, VendorId
+from ikd.ikev1.proofs import Proof, proof_of
 from ikd.ikev1.proposals import Life, MainChoice, speaks
 from ikd.ikev1.session import Session
 from ikd.riders import vendor
@@ -38,13 +29,11 @@ from policy.peers import admits
 from policy.rules import Rule
 from sadb.address import SocketAddress
 from sadb.algorithms import MainSuite
-from sadb.secret import Secret
 
 T = TypeVar("T")
 
 NONCE = 32
 _DISCOVERY = {Traversal.RFC_3947: NatDiscovery, Traversal.DRAFT_02: NatDiscoveryDraft}
-_X509 = CertificateEncoding.X509_SIGNATURE
 
 
 def expect(step: Step, take: Callable[[Message], T]) -> Steps[T]:
@@ -66,34 +55,48 @@ def expect(step: Step, take: Callable[[Message], T]) -> Steps[T]:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What we offer or accept for a rule, or for all rules a peer may use."""
+    """What we offer or accept for a rule, or for all rules a peer may use; `name` is what we call ourselves
+    with Kerberos, empty without it."""
 
     suites: tuple[MainSuite, ...]
     methods: tuple[int, ...]
     life: Life
+    name: str = ""
+
+    def understood(self, session: Session) -> tuple[int, ...]:
+        """The methods whose numbers mean to the peer what they mean to us."""
+        if vendor.means_kerberos(session.vendors):
+            return self.methods
+        return tuple(one for one in self.methods if one != Method.GSS)
 
 
-def terms(session: Session, rules: tuple[Rule, ...]) -> Terms:
-    """The terms of some rules; raises `Refused` when there are none."""
+def terms(session: Session, rules: tuple[Rule, ...], *, tokens: bool = True) -> Terms:
+    """The terms of some rules; raises `Refused` when there are none. Kerberos only with `tokens`."""
     suites = tuple(
         dict.fromkeys(one for rule in rules if rule.crypto for one in rule.crypto.main if speaks(one))
     )
     credentials = session.env.credentials
     methods = tuple(dict.fromkeys(one for rule in rules for one in credentials.hash_methods(rule)))
+    if not tokens:
+        methods = tuple(one for one in methods if one != Method.GSS)
     if not suites or not methods:
         lacking = "main-mode suite" if not suites else "authentication method"
         raise Refused(
             N.NO_PROPOSAL_CHOSEN,
             f"no {lacking} of IKEv1 for traffic with {session.path.peer.address}",
-            "IKEv1 needs a cipher with a hash (aes256 sha256), and a pre-shared key or a certificate",
+            "IKEv1 needs a cipher with a hash (aes256 sha256), and a pre-shared key, a "
+            "certificate or, in main mode, Kerberos",
         )
     seconds = min((rule.crypto.lifetime.main_seconds for rule in rules if rule.crypto), default=28800.0)
-    return Terms(suites, methods, Life(seconds=int(seconds)))
+    kerberos = [rule for rule in rules if Method.GSS in credentials.hash_methods(rule)]
+    name = credentials.kerberos_name(kerberos[0]) if Method.GSS in methods else ""
+    return Terms(suites, methods, Life(seconds=int(seconds)), name)
 
 
-def chosen(session: Session, choice: MainChoice) -> None:
+def chosen(session: Session, choice: MainChoice, terms: Terms) -> None:
     """Take note of what was agreed."""
     session.suite, session.method = choice.suite, choice.method
+    session.proof = proof_of(session, choice, terms.name)
 
 
 def serves(session: Session, rule: Rule) -> bool:
@@ -106,9 +109,10 @@ def serves(session: Session, rule: Rule) -> bool:
 # Vendor IDs and NAT -----------------------------------------------------------------------------------------
 
 
-def announcements(session: Session, *, initiator: bool) -> list[Payload]:
-    """Our vendor IDs, in the order Windows has them. NAT traversal is for IPv4 (MS-IKEE section 3.1.5)."""
-    known: list[bytes] = []
+def announcements(session: Session, methods: Collection[int], *, initiator: bool) -> list[Payload]:
+    """Our vendor IDs, in the order Windows has them, for what is offered or was agreed on. NAT traversal is
+    for IPv4 (MS-IKEE section 3.1.5)."""
+    known: list[bytes] = [Known.GSSAPI.value] if Method.GSS in methods else []
     if session.path.peer.address.version == 4:
         known += [Known.RFC_3947.value, Known.NAT_DRAFT_02.value]
     if session.env.settings.fragmentation:
@@ -167,28 +171,19 @@ def float_port(session: Session) -> None:
 def make_keys(session: Session, rule: Rule, shared: bytes) -> None:
     """SKEYID by method, everything derived from it, and the cipher; raises `Declined` without a key."""
     assert session.suite is not None
-    row, channel = session.row, session.channel
-    if session.method == Method.PSK:
-        key = session.env.credentials.shared_key(rule, session.claimed, session.path.peer.address)
-        skeyid = skeyid_psk(row, key, session.nonce_i, session.nonce_r)
-    else:
-        skeyid = skeyid_signature(row, session.nonce_i, session.nonce_r, shared)
+    channel = session.channel
+    skeyid = proof(session).skeyid(rule, shared)
     session.keys = derive(session.suite, skeyid, shared, channel.cookie_i, channel.cookie_r)
     channel.arm(session.suite, session.keys, session.public_i, session.public_r)
 
 
-def _skeyid(session: Session) -> Secret:
-    assert session.keys is not None
-    return session.keys.skeyid
-
-
-def _hash(session: Session, identity: bytes, *, of_initiator: bool) -> bytes:
-    """HASH_I or HASH_R."""
-    make = hash_i if of_initiator else hash_r
-    return make(session.row, _skeyid(session), session.transcript, identity)
-
-
 # Proofs -----------------------------------------------------------------------------------------------------
+
+
+def proof(session: Session) -> Proof:
+    """How both sides prove themselves."""
+    assert session.proof is not None
+    return session.proof
 
 
 def own_identity(session: Session, rule: Rule) -> Identification:
@@ -198,49 +193,13 @@ def own_identity(session: Session, rule: Rule) -> Identification:
     return Identification(type=identity.kind, data=identity.data)
 
 
-def prove(session: Session, rule: Rule, identity: Identification) -> Steps[list[Payload]]:
-    """[CERT,] SIG or HASH of ours."""
-    digest = _hash(session, identity.encode(), of_initiator=session.initiator)
-    if session.method == Method.PSK:
-        return [Hash(data=digest)]
-    assert session.local_identity is not None
-    credentials = session.env.credentials
-    signer = credentials.hash_signer(rule, session.method, session.local_identity, digest)
-    token = (yield from ask(Authenticate(signer))).token
-    assert token is not None
-    certificates = (Certificate(encoding=_X509, data=one) for one in token.certificates)
-    return [*certificates, Signature(data=token.data)]
-
-
-def requests(session: Session) -> Iterator[Payload]:
-    """Certificate requests with the authorities we trust, when certificates prove."""
-    if session.method != Method.PSK:
-        for name in session.env.credentials.authority_names():
-            yield CertificateRequest(encoding=_X509, authority=name)
-
-
 def verify(session: Session, rule: Rule, message: Message, named: Message | None = None) -> Steps[None]:
     """Check the peer's proof and whether it may use the rule; raises `Declined`. `named` is the message with
     its identity when that is another one."""
     named = named or message
     payload = named.one(Identification)
-    claimed = session.claimed = Identity(payload.type, payload.data)
-    digest = _hash(session, named.body(Identification), of_initiator=not session.initiator)
-    if session.method == Method.PSK:
-        if not hmac.compare_digest(message.one(Hash).data, digest):
-            raise Declined(
-                f"the pre-shared key for {claimed} is not the one the peer has",
-                "compare the secret for this peer in both hosts' secrets",
-            )
-        name = str(claimed)
-        peer = Authenticated(claimed, "psk", f"pre-shared key {name}", names=(name,))
-    else:
-        verifier = session.env.credentials.hash_verifier(rule, claimed, digest, session.row)
-        certificates = tuple(one.data for one in message.every(Certificate) if one.encoding == _X509)
-        token = Token(message.one(Signature).data, session.method, certificates)
-        step = yield from ask(Authenticate(verifier, token))
-        assert step.peer is not None
-        peer = step.peer
+    session.claimed = Identity(payload.type, payload.data)
+    peer = yield from proof(session).verify(rule, named.body(Identification), message)
     verdict = admits(rule, peer.names)
     if not verdict:
         remedy = f'if this is the right host, correct `peer` or `allow` of rule "{rule.name}"'

@@ -189,6 +189,9 @@ def read_responder_lifetime(data: bytes, *, main: bool = False) -> Life:
 # What we offer ---------------------------------------------------------------------------------------------
 
 
+_GSS_NAMES = (MainAttribute.GSS_NAME, MainAttribute.GSS_NAME_OLD)
+
+
 def offer_main(
     suites: Iterable[MainSuite], methods: Sequence[int], life: Life, gss_name: bytes = b""
 ) -> SecurityAssociation:
@@ -361,7 +364,7 @@ def choose_main(
             if wanted is None or wanted not in offered:
                 continue
             proposal, transform = offered[wanted]
-            names = (value for kind, value in transform.attributes if kind == MainAttribute.GSS_NAME)
+            names = (value for kind, value in transform.attributes if kind in _GSS_NAMES)
             name = next((one for one in names if isinstance(one, bytes)), b"")
             life = _life(transform.attributes, _MAIN_LIFE)
             return MainChoice(suite, method, life, replace(proposal, transforms=(transform,)), name)
@@ -412,8 +415,7 @@ def accept_main(choice: MainChoice, gss_name: bytes = b"") -> SecurityAssociatio
     (transform,) = choice.proposal.transforms
     if gss_name and choice.gss_name:
         named = tuple(
-            (kind, gss_name if kind == MainAttribute.GSS_NAME else value)
-            for kind, value in transform.attributes
+            (kind, gss_name if kind in _GSS_NAMES else value) for kind, value in transform.attributes
         )
         transform = replace(transform, attributes=named)
     return SecurityAssociation(proposals=(replace(choice.proposal, spi=b"", transforms=(transform,)),))

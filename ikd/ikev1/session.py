@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ikd import keying
 from ikd.ikev1.channel import Channel
@@ -19,17 +20,22 @@ from sadb.address import Path
 from sadb.algorithms import Prf
 from sadb.sa import Mode, SaPair
 
+if TYPE_CHECKING:
+    from ikd.ikev1.message import Message
+    from ikd.ikev1.proofs import Proof
+
 
 class Hooks:
     """What a session asks of those who hold it; set by the association."""
 
-    __slots__ = ("authenticated", "close", "delete", "emit", "first_contact", "notify")
+    __slots__ = ("authenticated", "close", "delete", "emit", "first_contact", "notify", "part")
 
     emit: Callable[[Output], None]
     first_contact: Callable[[], bool]  # whether we have no other main-mode SA with this peer
     authenticated: Callable[[], None]  # the peer is proven
     notify: Callable[[int, bytes, int, bytes], None]  # an informational message: type, data, protocol, SPI
     delete: Callable[[SaPair, str], None]  # a quick-mode SA that is replaced: drop it here and at the peer
+    part: Callable[[Message], None]  # a last message of phase 1, which has failed
     close: Callable[[str, bool], None]  # this ISAKMP SA is over; whether the peer wanted it
 
 
@@ -44,6 +50,9 @@ class Session(keying.MainMode):
         "method",
         "nonce_i",
         "nonce_r",
+        "pair_due",
+        "pair_messages",
+        "proof",
         "public_i",
         "public_r",
         "sa",
@@ -60,6 +69,9 @@ class Session(keying.MainMode):
         self.hooks = Hooks()
         self.keys: IkeKeys | None = None
         self.method: int = Method.PSK
+        self.proof: Proof | None = None  # how both sides prove themselves, once that is agreed on
+        self.pair_due = False  # the peer's next message is one of an additional pair of tokens
+        self.pair_messages = 0  # of such pairs, so far
         self.nonce_i = self.nonce_r = b""
         self.public_i = self.public_r = b""
         self.sa = b""  # the initiator's SA payload as it was on the wire, which the hashes cover
@@ -91,6 +103,11 @@ class Session(keying.MainMode):
         """What HASH_I and HASH_R cover."""
         channel = self.channel
         return Transcript(self.public_i, self.public_r, channel.cookie_i, channel.cookie_r, self.sa)
+
+    def place(self, number: int) -> int:
+        """Where a message of phase 1 stands in the tables of shapes: messages of additional pairs of tokens
+        have number 0 there and do not count."""
+        return 0 if self.pair_due else number - self.pair_messages
 
     def encapsulation(self, mode: Mode) -> int:
         """The encapsulation mode of a quick-mode SA, as this SA's revision of NAT traversal numbers it."""

@@ -1,4 +1,5 @@
-"""Vendor IDs: what peers announce with them, and what we announce (MS-IKEE section 2.1, RFC 3706, RFC 3947).
+"""Vendor IDs: what peers announce with them (MS-IKEE section 2.1, RFC 3706, RFC 3947). What we announce is in
+`ikd.riders.announced`.
 
 The octets are constants: three of the names MS-IKEE prints do not hash to what is sent. Matched by their
 first 16 octets, because versions, modules or abilities follow.
@@ -6,8 +7,10 @@ first 16 octets, because versions, modules or abilities follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
+
+MOST_FOLLOWING = 16  # octets kept of what follows; a realm's name has as many
 
 
 class Known(Enum):
@@ -40,6 +43,80 @@ def recognised(data: bytes) -> Known | None:
     return _BY_PREFIX.get(data[:16])
 
 
-def heard(all_data: Iterable[bytes]) -> frozenset[Known]:
-    """What a peer announces."""
-    return frozenset(found for data in all_data if (found := recognised(data)) is not None)
+def means_kerberos(vendors: frozenset[Known]) -> bool:
+    """Whether authentication method 65001 of a peer is Kerberos; to others it is XAUTH."""
+    if vendors & {Known.GSSAPI, Known.GSSAPI_DRAFT}:
+        return True
+    return Known.MICROSOFT in vendors and Known.XAUTH not in vendors
+
+
+def heard(all_data: Iterable[bytes]) -> dict[Known, bytes]:
+    """What a peer announces, and what follows the first 16 octets of each."""
+    found: dict[Known, bytes] = {}
+    for data in all_data:
+        known = recognised(data)
+        if known is not None:
+            found.setdefault(known, data[16 : 16 + MOST_FOLLOWING])
+    return found
+
+
+def word(following: bytes) -> int | None:
+    """The number that follows a vendor ID, None without one."""
+    return int.from_bytes(following[:4], "big") if len(following) >= 4 else None
+
+
+def microsoft(vendors: Mapping[Known, bytes]) -> int | None:
+    """Which version of Microsoft's implementation the peer is, 0 when it does not say, None for others."""
+    return None if Known.MICROSOFT not in vendors else word(vendors[Known.MICROSOFT]) or 0
+
+
+# For people -------------------------------------------------------------------------------------------------
+
+NAMES: dict[Known, str] = {
+    Known.MICROSOFT: "Microsoft",
+    Known.KEYING_MODULES: "keying modules",
+    Known.GSSAPI: "Kerberos",
+    Known.GSSAPI_DRAFT: "Kerberos (draft)",
+    Known.INITIAL_CONTACT: "initial contact",
+    Known.NLBS_PRESENT: "member of a cluster",
+    Known.FRAGMENTATION: "fragmentation",
+    Known.NAT_DRAFT_02: "NAT traversal (draft-02)",
+    Known.RFC_3947: "NAT traversal (RFC 3947)",
+    Known.AUTHIP: "AuthIP",
+    Known.CGA: "CGA",
+    Known.NEGOTIATION_DISCOVERY: "negotiation discovery",
+    Known.XBOX: "Xbox",
+    Known.XBOX_NEGOTIATION: "Xbox negotiation",
+    Known.REALM: "security realm",
+    Known.DPD: "dead peer detection",
+    Known.XAUTH: "XAUTH",
+}
+SYSTEMS = {
+    2: "Windows 2000",
+    3: "Windows XP",
+    4: "Windows Server 2003",
+    5: "Windows Vista",
+    6: "Windows Server 2008",
+    7: "Windows 7",
+    8: "Windows Server 2008 R2",
+    9: "Windows 8, Server 2012 or later",
+}
+MODULES = {0: "IKE", 1: "AuthIP", 2: "IKEv2"}
+_MEANINGS: dict[Known, Mapping[int, str]] = {Known.MICROSOFT: SYSTEMS, Known.KEYING_MODULES: MODULES}
+
+
+def names(vendors: Mapping[Known, bytes]) -> tuple[str, ...]:
+    """What a peer announces, for people: `Microsoft 9 (Windows 8, Server 2012 or later)`."""
+    return tuple(_name(known, following) for known, following in vendors.items())
+
+
+def _name(known: Known, following: bytes) -> str:
+    number = word(following)
+    if number is None:
+        return NAMES[known]
+    if known is Known.REALM:
+        return f"{NAMES[known]} {following.hex()}"
+    if known is Known.FRAGMENTATION:  # others than Microsoft say which messages
+        return f"{NAMES[known]} {number:#010x}"
+    meaning = _MEANINGS.get(known, {}).get(number)
+    return f"{NAMES[known]} {number}" + (f" ({meaning})" if meaning else "")
