@@ -47,6 +47,7 @@ demo: system-demo $(STAMP)
 test: system $(STAMP) kerberos
 	$(PYTEST) -n $(WORKERS) --dist worksteal tests
 
+unit: export HYPOTHESIS_PROFILE = quick
 unit: $(STAMP) kerberos
 	$(PYTEST) -n $(WORKERS) -m "not interop and not container" --ignore=tests/fuzz tests
 
