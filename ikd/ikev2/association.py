@@ -219,8 +219,8 @@ class Ikev2Association(Association):
             try:
                 payloads = shapes.check(message.exchange, True, message.payloads)
                 message = Message(message.exchange, payloads, True, message.message_id, message.octets)
-            except (Malformed, UnknownCritical) as error:
-                broken = broken or error
+            except (Malformed, UnknownCritical) as error:  # nobody can be told of a critical payload now
+                broken = broken or Malformed(str(error))
         self.talks.received(message, path)
         del self.talks.requests[header.message_id]
         if broken:

@@ -282,8 +282,14 @@ def _request(
         if reply.error():
             raise declined_by_peer(reply.error() or Notify(type=0, spi=b""), suites, rule)
         exchanged = Exchanged(nonce, reply.one(Nonce).data, _agree(exchange, reply))
-        pair = settle(session, rule, suites, wanted, spi, reply, exchanged, transport=transport, first=False)
-        _check_group(pair.inbound.suite, exchange)
+        try:
+            pair = settle(
+                session, rule, suites, wanted, spi, reply, exchanged, transport=transport, first=False
+            )
+            _check_group(pair.inbound.suite, exchange)
+        except Refused:
+            yield from disown(session, suites, spi)
+            raise
         _still_wanted(session, pair)
     except BaseException:
         session.emit(Release(spi))
@@ -330,6 +336,12 @@ def _give_way(session: Session, old: SaPair | None, times: int) -> Steps[None]:
 def backoff(session: Session, times: int) -> float:
     """Seconds to give way for, longer each time and not the same at both ends."""
     return BUSY_SECONDS * times * (0.5 + int.from_bytes(session.env.random(1), "big") / 256)
+
+
+def disown(session: Session, suites: Sequence[QuickSuite], spi: int) -> Steps[None]:
+    """The peer has made a Child SA that we do not take: it has to go there too."""
+    for protocol in dict.fromkeys(PROTOCOLS[one.protocol] for one in suites):
+        yield from delete_children(session, [], "", extra=(protocol, (spi,)))
 
 
 def install(session: Session, pair: SaPair, old: SaPair | None = None) -> Steps[None]:

@@ -311,6 +311,8 @@ def _prove(session: Session, rule: Rule, acquire: Acquire | None, spi: int) -> S
         yield from child.install(session, pair)
     except (Refused, Malformed, Unavailable) as error:
         session.emit(Release(spi))
+        if not isinstance(error, Unavailable) and reply.error() is None:
+            yield from child.disown(session, suites, spi)
         session.emit(told(session, error, "IKE_AUTH", rule.name, child=True))
         return
     session.add(pair)
