@@ -509,3 +509,59 @@ def test_a_peer_that_takes_no_ike_sa_without_a_child(first: str) -> None:
     link.run(40)
     agree(link, ikes=0, pairs=0)
     assert "RFC 6023" in link.named(first).failures[0].reason
+
+
+@ORDERS
+def test_the_next_ike_sa_in_another_group(first: str) -> None:
+    """INVALID_KE_PAYLOAD when the IKE SA is replaced: the peer's order decides, and the request is made
+    again."""
+    sets = '[crypto.a]\nmain = ["x25519 aes256gcm sha384", "p256 aes256gcm sha384"]\n'
+    sets += '[crypto.b]\nmain = ["p256 aes256gcm sha384", "x25519 aes256gcm sha384"]\n'
+    link = Link(*tunnel_hosts(left_rule='crypto = "a"', right_rule='crypto = "b"', sets=sets))
+    link.up("net", first)
+    link.run(1)
+    for side in (link.left, link.right):
+        link.rekey(side)
+        link.run(5)
+        agree(link, ikes=1, pairs=1)
+        suite = link.left.ikes[0].suite
+        assert suite is not None
+        assert suite.group.name == ("p256" if side is link.left else "x25519")
+
+
+@ORDERS
+def test_of_twins_only_one_is_replaced(first: str) -> None:
+    """Both sides made a pair for the same traffic at once: when the older is due, it is deleted instead."""
+    link = Link(*tunnel_hosts())
+    link.up("net", "left")
+    link.up("net", "right")
+    link.run(5)
+    link.watch()
+    assert len(link.left.pairs) == 2
+    host = link.named(first)
+    older = min(host.pairs, key=lambda one: one.created)
+    if all(one.owner == older.owner for one in host.pairs):
+        link.perform(host, host.endpoint.rekey_child(older, link.now))
+        link.run(5)
+        agree(link, pairs=1)
+    else:  # on IKE SAs of their own they know nothing of each other
+        link.perform(host, host.endpoint.rekey_child(older, link.now))
+        link.run(5)
+        agree(link, pairs=2)
+    assert older not in host.pairs
+    assert not link.gaps
+
+
+def test_a_twin_on_the_same_ike_sa() -> None:
+    """The second pair was asked for by hand; the first, when it is due, is not replaced but deleted."""
+    link = connected()
+    old = link.left.pairs[0]
+    link.up("net", "left")
+    link.run(3)
+    agree(link, ikes=1, pairs=2)
+    link.watch()
+    link.perform(link.left, link.left.endpoint.rekey_child(old, link.now))
+    link.run(5)
+    agree(link, ikes=1, pairs=1)
+    assert old not in link.left.pairs
+    assert not link.gaps

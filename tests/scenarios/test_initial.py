@@ -521,3 +521,31 @@ def test_a_half_open_peer_that_comes_too_late() -> None:
     link.run(100)
     assert not link.left.pairs
     assert not link.right.pairs
+
+
+def test_more_ike_sas_than_there_may_be() -> None:
+    """Beyond `limits.associations` first messages are dropped and counted; who is there stays."""
+    link = road_link(associations=3, cookie_threshold=100)
+    link.up("net")
+    link.run(2)
+    flood(link, 20, 20)
+    assert len(link.right.ikes) == 3
+    assert link.right.drops.count("association-limit") == 18
+    assert link.right.pairs
+
+
+@pytest.mark.parametrize("change", ["no initiator flag", "zero SPI", "responder's SPI", "message ID"])
+def test_first_messages_that_are_none(change: str) -> None:
+    """The header of a first message leaves nothing to choose (section 3.1)."""
+    link = Link(*tunnel_hosts())
+    data = first_message(link)
+    header = Header.decode(data)
+    changes: dict[str, dict[str, object]] = {
+        "no initiator flag": {"flags": 0},
+        "zero SPI": {"spi_i": bytes(8)},
+        "responder's SPI": {"spi_r": b"\1" * 8},
+        "message ID": {"message_id": 1},
+    }
+    link.inject(link.right, replace(header, **changes[change]).encode() + data[HEADER_SIZE:])
+    assert not link.right.ikes
+    assert link.right.drops == ["malformed"]
