@@ -7,7 +7,7 @@ first 16 octets, because versions, modules or abilities follow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 
 MOST_FOLLOWING = 16  # octets kept of what follows; a realm's name has as many
@@ -43,9 +43,9 @@ def recognised(data: bytes) -> Known | None:
     return _BY_PREFIX.get(data[:16])
 
 
-def means_kerberos(vendors: frozenset[Known]) -> bool:
+def means_kerberos(vendors: Collection[Known]) -> bool:
     """Whether authentication method 65001 of a peer is Kerberos; to others it is XAUTH."""
-    if vendors & {Known.GSSAPI, Known.GSSAPI_DRAFT}:
+    if Known.GSSAPI in vendors or Known.GSSAPI_DRAFT in vendors:
         return True
     return Known.MICROSOFT in vendors and Known.XAUTH not in vendors
 
