@@ -1,7 +1,8 @@
 """Proofs of IKEv1: signatures over HASH_I and HASH_R (RFC 2409 section 5.1, RFC 4754), as authenticators.
 
-RSA signs the hash itself, without naming the hash algorithm; ECDSA signs the octets of the hash with the hash
-of its curve and is written as r | s. What a rule demands of the certificate is the same as in IKEv2.
+What is signed is HASH_I or HASH_R itself, not hashed once more: RSA does not name the hash algorithm, ECDSA
+wants it made with the hash of its curve (`hash_of`) and is written as r | s. What a rule demands of the
+certificate is the same as in IKEv2.
 """
 
 from __future__ import annotations
@@ -27,14 +28,21 @@ METHODS = {
     "ecdsa-p384": signature.ECDSA_384,
     "ecdsa-p521": signature.ECDSA_521,
 }
+_HASHES = {signature.ECDSA_256: "sha256", signature.ECDSA_384: "sha384", signature.ECDSA_521: "sha512"}
 _SCHEMES = {scheme.method: scheme for scheme in signature.OLD_SCHEMES if scheme.family == "ecdsa"}
+
+
+def hash_of(method: int) -> str | None:
+    """The hash that a method makes HASH_I and HASH_R with, None for the negotiated one (RFC 2409 section 5.1,
+    RFC 4754 section 4)."""
+    return _HASHES.get(method)
 
 
 def sign(key: PrivateKey, method: int, digest: bytes) -> bytes:
     """The SIG payload's data; `digest` is HASH_I or HASH_R."""
     if isinstance(key, rsa.RSAPrivateKey):
         return key.sign(digest, padding.PKCS1v15(), NoDigestInfo())
-    return signature.sign(key, _SCHEMES[method], digest)
+    return signature.sign(key, _SCHEMES[method], digest, hashed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +73,11 @@ class HashVerifier(CertificateVerifier):
             )
         if not isinstance(key, rsa.RSAPublicKey):
             assert key is not None
-            return signature.verify(key, token.method, token.data, self.transcript.octets).name
+            digest = self.transcript.octets
+            return signature.verify(key, token.method, token.data, digest, hashed=True).name
         try:
-            digest: Any = NoDigestInfo()  # the library's type hints do not know that it verifies, too
-            key.verify(token.data, self.transcript.octets, padding.PKCS1v15(), digest)
+            unnamed: Any = NoDigestInfo()  # the library's type hints do not know that it verifies, too
+            key.verify(token.data, self.transcript.octets, padding.PKCS1v15(), unnamed)
         except (InvalidSignature, ValueError) as error:
             raise Declined(
                 f"the peer's signature (rsa) does not fit its certificate {facts.title}",

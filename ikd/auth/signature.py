@@ -14,7 +14,11 @@ from functools import lru_cache
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    Prehashed,
+    decode_dss_signature,
+    encode_dss_signature,
+)
 
 from ikd.auth import Declined
 
@@ -159,13 +163,13 @@ def choose(key: PrivateKey, announced: frozenset[int], *, pss: bool = False) -> 
     )
 
 
-def sign(key: PrivateKey, scheme: Scheme, octets: bytes) -> bytes:
-    """The AUTH data."""
+def sign(key: PrivateKey, scheme: Scheme, octets: bytes, *, hashed: bool = False) -> bytes:
+    """The AUTH data. With `hashed`, `octets` are what ECDSA would hash them to."""
     match key:
         case rsa.RSAPrivateKey():
             signature = key.sign(octets, _rsa_padding(scheme), _HASHES[scheme.hash])
         case ec.EllipticCurvePrivateKey():
-            signature = key.sign(octets, ec.ECDSA(_HASHES[scheme.hash]))
+            signature = key.sign(octets, _ecdsa(scheme, hashed))
         case _:
             signature = key.sign(octets)
     if scheme.method == DIGITAL_SIGNATURE:
@@ -193,15 +197,15 @@ def read(method: int, data: bytes) -> tuple[Scheme, bytes]:
     return scheme, signature
 
 
-def verify(key: PublicKey, method: int, data: bytes, octets: bytes) -> Scheme:
-    """Check AUTH data; returns how it was signed, raises `Declined`."""
+def verify(key: PublicKey, method: int, data: bytes, octets: bytes, *, hashed: bool = False) -> Scheme:
+    """Check AUTH data; returns how it was signed, raises `Declined`. `hashed` as in `sign`."""
     scheme, signature = read(method, data)
     if scheme.family != _family(key):
         raise Declined(
             f"the peer signed with {scheme.name}, but its certificate has a key of {key_type(key)}"
         )
     try:
-        _verify(key, scheme, signature, octets)
+        _verify(key, scheme, signature, octets, hashed)
     except (InvalidSignature, UnsupportedAlgorithm, ValueError) as error:
         raise Declined(
             f"the peer's signature ({scheme.name}) does not fit its certificate",
@@ -210,16 +214,21 @@ def verify(key: PublicKey, method: int, data: bytes, octets: bytes) -> Scheme:
     return scheme
 
 
-def _verify(key: PublicKey, scheme: Scheme, signature: bytes, octets: bytes) -> None:
+def _verify(key: PublicKey, scheme: Scheme, signature: bytes, octets: bytes, hashed: bool) -> None:
     match key:
         case rsa.RSAPublicKey():
             key.verify(signature, octets, _rsa_padding(scheme), _HASHES[scheme.hash])
         case ec.EllipticCurvePublicKey():
             if scheme.method != DIGITAL_SIGNATURE:
                 signature = _der_signature(key, scheme, signature)
-            key.verify(signature, octets, ec.ECDSA(_HASHES[scheme.hash]))
+            key.verify(signature, octets, _ecdsa(scheme, hashed))
         case _:
             key.verify(signature, octets)
+
+
+def _ecdsa(scheme: Scheme, hashed: bool) -> ec.ECDSA:
+    digest = _HASHES[scheme.hash]
+    return ec.ECDSA(Prehashed(digest) if hashed else digest)
 
 
 def _der_signature(key: ec.EllipticCurvePublicKey, scheme: Scheme, data: bytes) -> bytes:

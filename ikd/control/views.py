@@ -14,6 +14,7 @@ from ikd import __version__
 from ikd.control.failures import Failure
 from ikd.control.protocol import Json, hyphened, plain, stamp
 from ikd.events import Event, NegotiationFailed
+from ikd.riders import vendor
 from policy.engine import Changes
 from sadb.address import Address
 from sadb.sa import SaPair, Usage
@@ -62,7 +63,7 @@ def association(one: Association, pairs: Iterable[SaPair], now: float) -> Json:
         "local_address": str(one.path.local.address),
         "local_port": one.path.local.port,
         "local": str(one.local_identity) if one.local_identity else "",
-        "keying": KEYING,
+        "keying": one.main.keying,
         "state": plain(one.state),
         "waiting": one.waiting,
         "role": "initiator" if one.initiator else "responder",
@@ -73,6 +74,7 @@ def association(one: Association, pairs: Iterable[SaPair], now: float) -> Json:
         "age": round(now - one.created, 3),
         "rekey_in": _left(one.rekey_at, now),
         "nat": one.nat,
+        "vendor_ids": list(vendor.names(one.main.vendors)),
         "spi_i": one.spi_i.hex(),
         "spi_r": one.spi_r.hex(),
     }
@@ -131,7 +133,7 @@ def peer(one: Association, pairs: Collection[SaPair], usage: UsageOf, plane: str
         "peer": peer_name(one, one.path.peer.address),
         "peer_address": str(one.path.peer.address),
         "rules": list(rules),
-        "keying": KEYING,
+        "keying": one.main.keying,
         "state": plain(one.state),
         "waiting": one.waiting,
         "authenticated_as": one.peer.description if one.peer else "",

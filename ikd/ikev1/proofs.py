@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from ikd.auth import Authenticate, Authenticated, Authenticator, Declined, Identity, Step, Token
+from ikd.auth.hashed import hash_of
 from ikd.exchange import Steps, ask, send
 from ikd.ikev1.keys import hash_i, hash_r, skeyid_psk, skeyid_signature
 from ikd.ikev1.message import Message
@@ -20,6 +21,7 @@ from ikd.ikev1.proposals import MainChoice
 from ikd.ikev1.session import Session
 from ikd.wire.isakmp import Payload
 from policy.rules import Rule
+from sadb.algorithms import PRF, Prf
 from sadb.secret import Secret
 
 _X509 = CertificateEncoding.X509_SIGNATURE
@@ -82,12 +84,17 @@ class Proof:
         """Certificate requests with the authorities we trust."""
         yield from ()
 
+    @property
+    def row(self) -> Prf:
+        """The PRF of HASH_I and HASH_R."""
+        return self.session.row
+
     def _hash(self, identity: bytes, extra: bytes = b"", *, ours: bool) -> bytes:
         """HASH_I or HASH_R."""
         session = self.session
         assert session.keys is not None
         make = hash_i if session.initiator is ours else hash_r
-        return make(session.row, session.keys.skeyid, session.transcript, identity, extra)
+        return make(self.row, session.keys.skeyid, session.transcript, identity, extra)
 
     def _claimed(self) -> Identity:
         assert self.session.claimed is not None
@@ -127,6 +134,12 @@ class SignatureProof(Proof):
     """A certificate, whose key signs the hash."""
 
     __slots__ = ()
+
+    @property
+    def row(self) -> Prf:
+        """The PRF of HASH_I and HASH_R: where the method has a hash of its own, with that one."""
+        name = hash_of(self.session.method)
+        return next((one for one in PRF if one.name == name), self.session.row)
 
     def prove(self, rule: Rule, identity: Identification) -> Steps[list[Payload]]:
         """[CERT,] SIG of ours."""

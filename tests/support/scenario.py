@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,21 @@ def tunnel_policy(
     """policy.toml with one tunnel rule, `net`."""
     return TUNNEL.format(
         local=local, remote=remote, local_net=local_net, remote_net=remote_net, peer=peer, extra=extra
+    )
+
+
+def ikev1_rule(
+    *,
+    more: str = "",
+    keying: tuple[str, ...] = ("ikev1",),
+    main: tuple[str, ...] = ("p256 aes128 sha256", "modp2048 aes128 sha256"),
+    quick: tuple[str, ...] = ("aes128 sha256",),
+    crypto: str = "",
+) -> str:
+    """The end of a rule of IKEv1 with its crypto set; `more` goes into the rule, `crypto` into the set."""
+    return (
+        f'keying = {json.dumps(keying)}\n{more}\ncrypto = "old"\n\n'
+        f"[crypto.old]\nmain = {json.dumps(main)}\nquick = {json.dumps(quick)}\n{crypto}"
     )
 
 
@@ -165,6 +181,7 @@ def certificate_peers(
     *,
     padding: int = 0,
     peer: str = PEER_ID,
+    extra: str = "",
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     connection: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -180,7 +197,7 @@ def certificate_peers(
     ikd = Ikd(
         lab.left,
         home,
-        tunnel_policy(lab.left_address, place.RIGHT, peer=peer),
+        tunnel_policy(lab.left_address, place.RIGHT, peer=peer, extra=extra),
         settings=merged({"identity": identity}, settings or {}),
     )
     charon = _charon(lab, directory, merged(pubkey(PEER_ID, IKD_ID), connection or {}), options)

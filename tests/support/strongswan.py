@@ -27,6 +27,9 @@ PLUGINS = (
     "updown counters vici"
 )
 TOOLS = (CHARON, "swanctl", "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so")
+IKEV1 = "aes128-sha256-ecp256,aes128-sha256-modp2048"
+# Without it charon does not answer aggressive mode with a pre-shared key.
+WEAK_AGGRESSIVE = {"i_dont_care_about_security_and_use_aggressive_mode_psk": "yes"}
 
 Tree = Mapping[str, Any]
 
@@ -117,6 +120,12 @@ def pubkey(local_id: str = "peer.lab", remote_id: str = "ikd.lab") -> dict[str, 
         "local": {"auth": "pubkey", "certs": "host.pem", "id": local_id},
         "remote": {"auth": "pubkey", "id": remote_id},
     }
+
+
+def ikev1(*, aggressive: bool = False, proposals: str = IKEV1, esp: str = "aes128-sha256") -> dict[str, Any]:
+    """The change to a connection that makes it one of IKEv1."""
+    change = {"version": 1, "proposals": proposals, "children": {"net": {"esp_proposals": esp}}}
+    return change | ({"aggressive": "yes"} if aggressive else {})
 
 
 class Charon:
