@@ -252,6 +252,20 @@ class NegotiationStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeerAnnounced(Event):
+    """What a peer says with vendor IDs that are known here; nothing proves it yet."""
+
+    group: ClassVar[str] = "ike"
+    level: ClassVar[str] = "debug"
+    ike: int
+    vendor_ids: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return f"the peer announces {', '.join(self.vendor_ids)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyingFellBack(Event):
     """A peer does not answer in one keying protocol, and the next one of the rule is tried."""
 

@@ -7,7 +7,7 @@ channel and keys; each protocol's association drives it. Outputs and events leav
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,6 +15,8 @@ from ikd.auth import Authenticated, Identity
 from ikd.auth.credentials import Credentials
 from ikd.events import ChildClosed, ChildEstablished
 from ikd.outputs import Output, Remove
+from ikd.riders.announced import PROFILES, Announced
+from ikd.riders.vendor import Known
 from ikd.settings import IkeSettings
 from policy.engine import Policy
 from policy.rules import AuthMethod, Rule
@@ -78,6 +80,7 @@ class MainMode:
         "peer",
         "rule",
         "suite",
+        "vendors",
     )
 
     keying: ClassVar[str] = "ikev2"  # the module's name as rules write it
@@ -94,6 +97,7 @@ class MainMode:
         self.peer: Authenticated | None = None
         self.nat_local = self.nat_peer = False
         self.initial_contact = False  # the peer says that it has no other with us
+        self.vendors: Mapping[Known, bytes] = {}  # what the peer says it knows, and what follows
         self.children = Children()
 
     @property
@@ -113,6 +117,11 @@ class MainMode:
         return self.nat_local or self.nat_peer
 
     @property
+    def announced(self) -> Announced:
+        """What we say with vendor IDs."""
+        return PROFILES[self.env.settings.vendor_ids]
+
+    @property
     def peer_name(self) -> str:
         """The peer for people: what it proved, what it claims, or its address."""
         who = self.peer.identity if self.peer else self.claimed
@@ -127,6 +136,10 @@ class MainMode:
         """The rules this IKE SA can serve by addresses and main-mode suite, most specific first."""
         found = self.env.policy.for_peer(self.path.local.address, self.path.peer.address, self.keying)
         return tuple(rule for rule in found if rule.crypto and self.suite in rule.crypto.main)
+
+    def idle_seconds(self, rule: Rule | None) -> float | None:
+        """After how long without traffic a pair of a rule goes; None is never."""
+        return rule.crypto.lifetime.idle_seconds if rule and rule.crypto else None
 
     def serves(self, rule: Rule) -> bool:
         """Whether the proof this peer gave is one the rule asks for."""

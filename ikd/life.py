@@ -110,11 +110,10 @@ class Life:
 
 
 def idle_limits(session: MainMode) -> list[tuple[float, SaPair]]:
-    """Pairs of rules with an idle limit, and when they meet it."""
+    """Pairs with an idle limit, and when they meet it."""
     found = []
     for spi, pair in session.children.pairs.items():
-        rule = session.env.policy.rule(pair.rule)
-        limit = rule.crypto.lifetime.idle_seconds if rule and rule.crypto else None
+        limit = session.idle_seconds(session.env.policy.rule(pair.rule))
         if limit is not None and spi not in session.children.deleting:
             last = max(pair.created, pair.inbound.usage.last or 0.0, pair.outbound.usage.last or 0.0)
             found.append((last + limit, pair))

@@ -337,6 +337,12 @@ class IkeSettings:
         "How long it is remembered which keying module a peer speaks, when a rule names several: so long the "
         "others are not tried first. 0 asks anew each time.",
     )
+    vendor_ids: str = _option(
+        "standard",
+        _one_of("none", "standard", "windows"),
+        "Vendor IDs we send. IKEv1 has NAT traversal, fragmentation and dead peer detection only with them; "
+        "`windows` makes peers take this host for Windows and adds what they may then expect.",
+    )
     window: int = _option(
         8, _number(1, 64, "requests", whole=True), "Requests the peer may have open (SET_WINDOW_SIZE)."
     )
@@ -367,6 +373,13 @@ class IkeSettings:
         200,
         _number(0, 1_000_000, "negotiations", whole=True),
         "Unproven peers from which on a first message must return a cookie (RFC 7296 section 2.6); 0 always.",
+        table="limits",
+    )
+    ikev1_cookies: bool = _option(
+        True,
+        _flag(),
+        "Whether from cookie_threshold on a first message of IKEv1 must return a cookie, too. Windows does; "
+        "other systems mostly do not know it and have to wait until the flood is over.",
         table="limits",
     )
     cookie_lifetime: float = _option(

@@ -513,7 +513,7 @@ class Ikev1Association(Association):
         found = [*self.talks.deadlines(), *self.child_deadlines()]
         if self._probe:
             found.append(self._probe[2])
-        busy = self._probe is not None or Known.DPD not in self.session.vendors
+        busy = self._probe is not None or not self.session.both(Known.DPD)
         found += self.life.deadlines(self.session, self.talks.sent_at, busy=busy)
         return min(found, default=None)
 
@@ -544,7 +544,7 @@ class Ikev1Association(Association):
             return
         if self.rekey_at is not None and self.rekey_at <= now:
             self.rekey(now)
-        if settings.liveness and Known.DPD in session.vendors:
+        if settings.liveness and session.both(Known.DPD):
             self._liveness(now)
         keepalive = settings.nat_keepalive if session.nat_local else 0
         if keepalive and self.talks.sent_at + keepalive <= now:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ikd.auth import Declined, Identity
-from ikd.events import PeerAuthenticated
+from ikd.events import PeerAnnounced, PeerAuthenticated
 from ikd.exchange import Step, Steps, Wait
 from ikd.ikev1.keys import derive
 from ikd.ikev1.message import Message, Refused, Unauthentic, status
@@ -21,7 +21,7 @@ from ikd.ikev1.payloads import Identification, NatDiscovery, NatDiscoveryDraft, 
 from ikd.ikev1.proofs import Proof, proof_of
 from ikd.ikev1.proposals import Life, MainChoice, speaks
 from ikd.ikev1.session import Session
-from ikd.riders import vendor
+from ikd.riders import failover, vendor
 from ikd.riders.vendor import Known
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Payload
@@ -110,27 +110,32 @@ def serves(session: Session, rule: Rule) -> bool:
 
 
 def announcements(session: Session, methods: Collection[int], *, initiator: bool) -> list[Payload]:
-    """Our vendor IDs, in the order Windows has them, for what is offered or was agreed on. NAT traversal is
-    for IPv4 (MS-IKEE section 3.1.5)."""
-    known: list[bytes] = [Known.GSSAPI.value] if Method.GSS in methods else []
-    if session.path.peer.address.version == 4:
-        known += [Known.RFC_3947.value, Known.NAT_DRAFT_02.value]
-    if session.env.settings.fragmentation:
-        known.append(Known.FRAGMENTATION.value)
-    if initiator and session.hooks.first_contact():
-        known.append(Known.INITIAL_CONTACT.value)
-    known.append(Known.DPD.value)
-    return [VendorId(data=one) for one in known]
+    """Our vendor IDs, for what is offered or was agreed on. NAT traversal is for IPv4 (MS-IKEE section
+    3.1.5). Windows' responders say nothing of initial contact, and nor do we."""
+    first = session.hooks.first_contact()
+    session.had_another = initiator and not first
+    fitting = {
+        Known.GSSAPI: Method.GSS in methods,
+        Known.RFC_3947: session.path.peer.address.version == 4,
+        Known.NAT_DRAFT_02: session.path.peer.address.version == 4,
+        Known.FRAGMENTATION: session.env.settings.fragmentation,
+        Known.INITIAL_CONTACT: initiator and first,
+        Known.KEYING_MODULES: initiator,
+    }
+    left_out = {known for known, fits in fitting.items() if not fits}
+    return [VendorId(data=one) for one in session.announced.of_ikev1(left_out)]
 
 
 def hear(session: Session, message: Message) -> None:
     """What the peer says it knows; of NAT traversal the newer text counts (RFC 3947, MS-IKEE section 3)."""
     session.vendors = vendor.heard(one.data for one in message.every(VendorId))
+    if session.vendors:
+        session.emit(PeerAnnounced(ike=session.number, vendor_ids=vendor.names(session.vendors)))
     if session.path.peer.address.version == 6:
         return
-    if Known.RFC_3947 in session.vendors:
+    if session.both(Known.RFC_3947):
         session.traversal = Traversal.RFC_3947
-    elif Known.NAT_DRAFT_02 in session.vendors:
+    elif session.both(Known.NAT_DRAFT_02):
         session.traversal = Traversal.DRAFT_02
 
 
@@ -211,8 +216,8 @@ def proven(session: Session, rule: Rule, message: Message) -> None:
     """The peer is who it says and may use the rule: the ISAKMP SA is up."""
     assert session.peer is not None
     session.rule = rule
-    vendor_says = Known.INITIAL_CONTACT in session.vendors and not session.initiator
-    session.initial_contact = vendor_says or message.notify(N.INITIAL_CONTACT) is not None
+    anew = failover.begins_anew(session.vendors, initiator=session.initiator, had_another=session.had_another)
+    session.initial_contact = anew or message.notify(N.INITIAL_CONTACT) is not None
     session.emit(
         PeerAuthenticated(
             ike=session.number,

@@ -15,7 +15,9 @@ from ikd.ikev1.keys import IkeKeys, Transcript
 from ikd.ikev1.numbers import ENCAPSULATIONS, Method, Traversal
 from ikd.keying import Environment
 from ikd.outputs import Output
+from ikd.riders import failover
 from ikd.riders.vendor import Known
+from policy.rules import Rule
 from sadb.address import Path
 from sadb.algorithms import Prf
 from sadb.sa import Mode, SaPair
@@ -45,6 +47,7 @@ class Session(keying.MainMode):
     __slots__ = (
         "_initiator",
         "channel",
+        "had_another",
         "hooks",
         "keys",
         "method",
@@ -57,7 +60,6 @@ class Session(keying.MainMode):
         "public_r",
         "sa",
         "traversal",
-        "vendors",
     )
 
     keying = "ikev1"
@@ -76,7 +78,7 @@ class Session(keying.MainMode):
         self.public_i = self.public_r = b""
         self.sa = b""  # the initiator's SA payload as it was on the wire, which the hashes cover
         self.traversal = Traversal.NONE
-        self.vendors: frozenset[Known] = frozenset()  # what the peer says it knows
+        self.had_another = False  # with this peer, when we began this one
 
     @property
     def initiator(self) -> bool:
@@ -90,7 +92,16 @@ class Session(keying.MainMode):
     @property
     def may_fragment(self) -> bool:
         """Whether the peer takes Microsoft's fragments."""
-        return self.env.settings.fragmentation and Known.FRAGMENTATION in self.vendors
+        return self.env.settings.fragmentation and self.both(Known.FRAGMENTATION)
+
+    def both(self, one: Known) -> bool:
+        """Whether the peer and we have announced an ability."""
+        return one in self.vendors and self.announced.knows(one)
+
+    def idle_seconds(self, rule: Rule | None) -> float | None:
+        """After how long without traffic a quick-mode SA goes; sooner with a member of a cluster."""
+        of_rule = keying.MainMode.idle_seconds(self, rule)
+        return failover.idle_seconds(self.vendors, of_rule, self.announced.idle)
 
     @property
     def row(self) -> Prf:

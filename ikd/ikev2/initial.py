@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from ikd.auth import Authenticate, Declined, Identity, Token
 from ikd.auth.signature import ANNOUNCED
-from ikd.events import PeerAuthenticated
+from ikd.events import PeerAnnounced, PeerAuthenticated
 from ikd.exchange import Send, Step, Steps, Wait, ask, send
 from ikd.ikev2 import child, selectors
 from ikd.ikev2.failure import told
@@ -33,11 +33,13 @@ from ikd.ikev2.payloads import (
     SecurityAssociation,
     TrafficSelectorsI,
     TrafficSelectorsR,
+    VendorId,
 )
 from ikd.ikev2.proposals import accept_main, choose_main, compare, main_chosen, offer_main
 from ikd.ikev2.session import Session
 from ikd.outputs import AllocateSpi, Release
-from ikd.riders import natt
+from ikd.riders import natt, vendor
+from ikd.riders.vendor import Known
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Body, Payload
 from policy.peers import admits
@@ -71,12 +73,17 @@ def _abilities(session: Session) -> list[Payload]:
     found: list[Payload] = [status(N.SIGNATURE_HASH_ALGORITHMS, _HASHES)]
     if session.env.settings.fragmentation:
         found.append(status(N.IKEV2_FRAGMENTATION_SUPPORTED))
+    left_out = () if session.initiator and session.hooks.first_contact() else (Known.INITIAL_CONTACT,)
+    found += (VendorId(data=one) for one in session.announced.of_ikev2(left_out))
     return found
 
 
 def _hear(session: Session, message: Message) -> None:
     """Take note of the peer's abilities, and of a NAT on the way."""
     settings = session.env.settings
+    session.vendors = vendor.heard(one.data for one in message.every(VendorId))
+    if session.vendors:
+        session.emit(PeerAnnounced(ike=session.number, vendor_ids=vendor.names(session.vendors)))
     if settings.fragmentation and message.notify(N.IKEV2_FRAGMENTATION_SUPPORTED):
         session.channel.fragments = settings.fragment_size
     if notify := message.notify(N.SIGNATURE_HASH_ALGORITHMS):

@@ -173,4 +173,5 @@ _PROVEN = (
     "nat_local",
     "nat_peer",
     "childless",
+    "vendors",
 )

@@ -1,5 +1,6 @@
-"""Cookies against floods of first messages, RFC 7296 section 2.6: nothing is kept for a peer that has not
-shown that it receives at its address."""
+"""Cookies against floods of first messages: nothing is kept for a peer that has not shown that it receives at
+its address. `Cookies` are those of IKEv2 (RFC 7296 section 2.6), `ResponderCookies` those of IKEv1 (MS-IKEE
+section 3.9)."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ from collections.abc import Callable
 
 from sadb.address import Path
 
+SLICE = 150.0  # seconds for which a secret of IKEv1 makes cookies
 
-class Cookies:
-    """Makes and checks cookies: version | HMAC(secret, Ni | address | port | SPIi). Secrets change every
-    `lifetime` seconds; the one before stays good for as long."""
+
+class _Secrets:
+    """Secrets that change every `lifetime` seconds; the one before stays good for as long."""
 
     __slots__ = ("_changed", "_lifetime", "_random", "_secrets", "_version")
 
@@ -21,6 +23,22 @@ class Cookies:
         self._version = 0
         self._secrets: dict[int, bytes] = {0: random(32)}
         self._changed: float | None = None
+
+    def _turn(self, now: float) -> None:
+        if self._changed is None:
+            self._changed = now
+        elif now - self._changed >= self._lifetime:
+            former = self._version
+            self._version = (former + 1) % 256
+            kept = {former: self._secrets[former]} if now - self._changed < 2 * self._lifetime else {}
+            self._secrets = kept | {self._version: self._random(32)}
+            self._changed = now
+
+
+class Cookies(_Secrets):
+    """Makes and checks cookies: version | HMAC(secret, Ni | address | port | SPIi)."""
+
+    __slots__ = ()
 
     def make(self, nonce: bytes, spi_i: bytes, path: Path, now: float) -> bytes:
         """The cookie this peer has to return."""
@@ -36,17 +54,34 @@ class Cookies:
         )
 
     def _cookie(self, version: int, nonce: bytes, spi_i: bytes, path: Path) -> bytes:
-        where = path.peer.address.packed + path.peer.port.to_bytes(2, "big")
-        return bytes((version,)) + hmac.digest(
-            self._secrets[version], len(nonce).to_bytes(2, "big") + nonce + where + spi_i, "sha256"
-        )
+        octets = len(nonce).to_bytes(2, "big") + nonce + _where(path) + spi_i
+        return bytes((version,)) + hmac.digest(self._secrets[version], octets, "sha256")
 
-    def _turn(self, now: float) -> None:
-        if self._changed is None:
-            self._changed = now
-        elif now - self._changed >= self._lifetime:
-            former = self._version
-            self._version = (former + 1) % 256
-            kept = {former: self._secrets[former]} if now - self._changed < 2 * self._lifetime else {}
-            self._secrets = kept | {self._version: self._random(32)}
-            self._changed = now
+
+class ResponderCookies(_Secrets):
+    """Makes and checks responder cookies of IKEv1: the first octets of HMAC(secret, CKY-I | address | port |
+    our address). They are ours alone to read, so that Windows' own construction does not matter."""
+
+    __slots__ = ()
+
+    def __init__(self, random: Callable[[int], bytes], lifetime: float = SLICE) -> None:
+        _Secrets.__init__(self, random, lifetime)
+
+    def make(self, cookie_i: bytes, path: Path, now: float) -> bytes:
+        """The responder cookie this peer has to return."""
+        self._turn(now)
+        return self._cookie(self._version, cookie_i, path)
+
+    def good(self, cookie: bytes, cookie_i: bytes, path: Path, now: float) -> bool:
+        """Whether it was made in this slice of time or the one before, for this initiator and address."""
+        self._turn(now)
+        made = [self._cookie(version, cookie_i, path) for version in self._secrets]
+        return any(hmac.compare_digest(cookie, one) for one in made)
+
+    def _cookie(self, version: int, cookie_i: bytes, path: Path) -> bytes:
+        octets = cookie_i + _where(path) + path.local.address.packed
+        return hmac.digest(self._secrets[version], octets, "sha256")[:8]
+
+
+def _where(path: Path) -> bytes:
+    return path.peer.address.packed + path.peer.port.to_bytes(2, "big")

@@ -1,4 +1,4 @@
-"""Cookies (RFC 7296 section 2.6).
+"""Cookies (RFC 7296 section 2.6, MS-IKEE section 3.9).
 
 If one of these fails, a flood from forged addresses costs memory, or an honest peer under load is turned
 away."""
@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from ikd.riders.cookie import Cookies
+from ikd.riders.cookie import SLICE, Cookies, ResponderCookies
 from sadb.address import Path, SocketAddress
 
 NONCE, SPI = b"n" * 32, b"12345678"
@@ -105,3 +105,35 @@ def test_two_hosts() -> None:
     """Another host's cookie is worth nothing here."""
     other = Cookies(random.Random(2).randbytes, 60.0)
     assert not other.good(cookies().make(NONCE, SPI, path(), 0.0), NONCE, SPI, path(), 0.0)
+
+
+# IKEv1 ------------------------------------------------------------------------------------------------------
+
+
+def responder_cookies() -> ResponderCookies:
+    """The same for IKEv1."""
+    return ResponderCookies(random.Random(1).randbytes)
+
+
+def test_a_responder_cookie_is_good_for_its_initiator_and_address() -> None:
+    """Eight octets that only come back from where they were sent."""
+    maker = responder_cookies()
+    cookie = maker.make(SPI, path(), 0.0)
+    assert len(cookie) == 8
+    assert maker.good(cookie, SPI, path(), 1.0)
+    assert not maker.good(cookie, b"87654321", path(), 1.0)
+    assert not maker.good(cookie, SPI, path("192.0.2.2"), 1.0)
+    assert not maker.good(cookie, SPI, path(port=501), 1.0)
+    assert not maker.good(bytes(8), SPI, path(), 1.0)
+    assert not responder_cookies().good(b"", SPI, path(), 1.0)
+
+
+def test_two_slices() -> None:
+    """Good in its own slice of 150 seconds and the next one."""
+    maker = responder_cookies()
+    cookie = maker.make(SPI, path(), 0.0)
+    assert maker.good(cookie, SPI, path(), SLICE - 1)
+    assert maker.good(cookie, SPI, path(), SLICE + 1)
+    assert not maker.good(cookie, SPI, path(), 2 * SLICE + 2)
+    assert maker.make(SPI, path(), 2 * SLICE + 3) != cookie
+    assert not maker.good(cookie, SPI, path(), 99 * SLICE)
