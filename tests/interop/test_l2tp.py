@@ -88,7 +88,7 @@ class Site:
 
 
 def protected(wire: Capture) -> None:
-    """Nothing of L2TP was to be read on the wire."""
+    """Nothing of L2TP was to be read on the wire while sessions were up: not even in an ICMP error."""
     clear = wire.tshark("-Y", "udp.port == 1701 || l2tp", "-T", "fields", "-e", "frame.number")
     assert not clear.strip(), wire.tshark("-Y", "udp.port == 1701 || l2tp")
     assert wire.protocols()["esp"] > 10
@@ -102,9 +102,9 @@ def test_session_between_two_hosts(hosts: Lab, place: Path, keying: str) -> None
     with (
         site.daemon(hosts.right, "server", SERVER),
         site.daemon(hosts.left, "client", CLIENT) as ikd,
-        Capture(hosts.right, "e0", place / "w.pcap") as wire,
         Xl2tpd(hosts.right, place / "lns", lab.RIGHT) as lns,
         Xl2tpd(hosts.left, place / "lac", lab.LEFT, server=lab.RIGHT, name="client") as lac,
+        Capture(hosts.right, "e0", place / "w.pcap") as wire,
     ):
         lac.dial()
         lac.carries()
@@ -131,12 +131,12 @@ def test_two_callers_behind_one_nat(neighbours: Lab, place: Path, keying: str) -
             ("two", neighbours.second, lab.NEIGHBOUR),
         )
         daemons = [enter(site.daemon(namespace, name, CLIENT)) for name, namespace, _ in places]
-        wire = enter(Capture(neighbours.right, "e0", place / "w.pcap"))
         lns = enter(Xl2tpd(neighbours.right, place / "lns", lab.RIGHT))
         callers = [
             enter(Xl2tpd(where, place / f"lac-{name}", address, server=lab.RIGHT, name=name))
             for name, where, address in places
         ]
+        wire = enter(Capture(neighbours.right, "e0", place / "w.pcap"))
         for caller in callers:
             caller.dial()
         for caller in callers * 2:
@@ -166,12 +166,12 @@ def test_callers_with_ports_of_their_own(neighbours: Lab, place: Path, keying: s
         site.daemon(neighbours.right, "server", SERVER),
         site.daemon(neighbours.left, "one", CLIENT),
         site.daemon(neighbours.second, "two", CLIENT),
-        Capture(neighbours.right, "e0", place / "w.pcap") as wire,
         Xl2tpd(neighbours.right, place / "lns", lab.RIGHT) as lns,
         Xl2tpd(neighbours.left, place / "a", lab.NATTED, server=lab.RIGHT, port=21701, name="one") as first,
         Xl2tpd(
             neighbours.second, place / "b", lab.NEIGHBOUR, server=lab.RIGHT, port=31701, name="two"
         ) as second,
+        Capture(neighbours.right, "e0", place / "w.pcap") as wire,
     ):
         for caller in (first, second):
             caller.dial()
