@@ -141,8 +141,10 @@ class Endpoint:
         timer = self._timer
         while timer and timer[0][2].armed_at != timer[0][0]:
             heapq.heappop(timer)
-        due = [one.due for one in self._attempts.values()]
-        return min([*due, *(one[0] for one in timer[:1])], default=None)
+        found = [timer[0][0]] if timer else []
+        if self._attempts:
+            found += [one.due for one in self._attempts.values()]
+        return min(found, default=None)
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due."""
@@ -241,6 +243,7 @@ class Endpoint:
         """Delete an IKE SA here and at the peer."""
         with self._outputs as out:
             self._touch(association)
+            self._attempts.pop(association.number, None)  # whoever ends it does not want another protocol
             association.delete(reason, now)
         return out
 
@@ -306,6 +309,7 @@ class Endpoint:
             env.policy, env.credentials, env.settings = policy, credentials, settings
             self._held_down.clear()
             self._verdicts.forget()
+            self._attempts.clear()
             ended = {*changes.changed, *changes.removed}
             for association in list(self._associations.values()):
                 self._touch(association)
@@ -324,6 +328,7 @@ class Endpoint:
     def shutdown(self, now: float) -> list[Output]:
         """Delete all SAs at the peers; `idle` tells when they have answered."""
         with self._outputs as out:
+            self._attempts.clear()
             for association in list(self._associations.values()):
                 self._touch(association)
                 association.delete("this host shuts down", now)
