@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ikd.auth import Identity
 from ikd.exchange import Send, Steps, send
-from ikd.ikev1 import phase1
+from ikd.ikev1 import phase1, shapes
 from ikd.ikev1.main_mode import agree, take_public
 from ikd.ikev1.message import Message, Refused
 from ikd.ikev1.numbers import Exchange, N
@@ -46,6 +46,7 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
         found = main_chosen(reply.one(SecurityAssociation), suites, terms.methods)
         if found is None:
             raise Malformed("the peer chose a proposal we did not offer")
+        shapes.check(Exchange.AGGRESSIVE, 2, reply.payloads, found.method)
         public, nonce = take_public(reply, group)
         shared = agree(exchange, public)
         phase1.chosen(session, found, terms)

@@ -236,13 +236,13 @@ class Ikev1Association(Association):
             self.dropped("unexpected", f"{exchange_name(header.exchange)} in the middle of another", path)
             return
         mark = digest(data)
-        if not (talk.waiting or talk.conversation.done):
-            return  # being worked on; to repeat what came before would have the peer repeat itself, too
         if talk.heard == mark:
-            self.talks.repeat(talk)
+            # only what answers it is repeated, else both would repeat themselves for ever
+            if not (talk.initiator and talk.due is not None):
+                self.talks.repeat(talk)
             return
-        if talk.conversation.done:
-            return
+        if talk.conversation.done or not talk.waiting:
+            return  # finished, or being worked on
         channel = self.session.channel
         learned = channel.cookie_r == ZERO_SPI
         if learned:  # hashes cover it; it is forgotten again when the message proves to be nothing
@@ -260,7 +260,7 @@ class Ikev1Association(Association):
             if message.encrypted:
                 talk.iv = iv
                 self._follow(path)
-            talk.number, talk.heard = talk.number + 1, mark
+            talk.number, talk.heard, talk.sent = talk.number + 1, mark, []
             talk.waiting, talk.due, talk.hint = False, None, None
             self.life.heard = now
             self.talks.tell_received(message, path)

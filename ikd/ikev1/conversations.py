@@ -14,7 +14,7 @@ from typing import Any
 from ikd.events import MessageReceived, MessageSent
 from ikd.exchange import Conversation, Pause, Question, Send, Steps, Wait
 from ikd.ikev1.message import Message, Silent
-from ikd.ikev1.numbers import Exchange, exchange_name
+from ikd.ikev1.numbers import Exchange, Method, exchange_name
 from ikd.ikev1.session import Session
 from ikd.outputs import Transmit
 from ikd.riders.fragment1 import cut
@@ -22,6 +22,13 @@ from sadb.address import Path
 
 MOST_TALKS = 64  # quick modes and other exchanges of phase 2 at a time
 KEPT_SECONDS = 60.0  # how long a finished exchange answers repetitions
+
+# Remedies where the peer has answered until we proved ourselves.
+_UNREADABLE = (
+    "most likely its pre-shared key is another one, so that it cannot read this message: compare the secret "
+    "for this peer in both hosts' secrets; else look whether firewalls pass UDP 4500"
+)
+_UNBELIEVED = "the peer's log may say why it does not believe us; else look whether firewalls pass UDP 4500"
 
 
 @dataclass(slots=True, eq=False)
@@ -168,13 +175,16 @@ class Conversations:
     def _transmit(self, talk: Talk, now: float, tries: int = 1) -> None:
         session = self.session
         self.sent_at = now
-        datagrams = talk.sent
-        if self.fragmenting:
-            datagrams = cut(talk.sent[0], session.path, session.env.random)
-        for one in datagrams:
+        for one in self._datagrams(talk):
             session.emit(Transmit(one, session.path))
         assert talk.message is not None
         self.tell_sent(talk.message, tries)
+
+    def _datagrams(self, talk: Talk) -> list[bytes]:
+        """Our last message as it goes out."""
+        if self.fragmenting and talk.sent:
+            return cut(talk.sent[0], self.session.path, self.session.env.random)
+        return talk.sent
 
     def tell_sent(self, message: Message, tries: int = 1) -> None:
         """The event for the log."""
@@ -205,8 +215,10 @@ class Conversations:
         )
 
     def repeat(self, talk: Talk) -> None:
-        """The peer has not heard our last message."""
-        for one in talk.sent:
+        """The peer has not heard our last message: a large one, maybe, that the path does not let through."""
+        if talk.exchange != Exchange.QUICK and self.session.may_fragment:
+            self.fragmenting = True
+        for one in self._datagrams(talk):
             self.session.emit(Transmit(one, self.session.path))
 
     # Time ------------------------------------------------------------------------------------------------
@@ -227,9 +239,12 @@ class Conversations:
             self.drive(talk, now, error=talk.hint)
         elif talk.tries >= settings.retransmit_tries:
             talk.due = None
+            remedy = "check that the peer runs, and that firewalls pass UDP 500 and 4500"
+            if not talk.message_id and talk.message and talk.message.encrypted:
+                remedy = _UNREADABLE if self.session.method == Method.PSK else _UNBELIEVED
             error = Silent(
                 f"the peer does not answer ({talk.stage} message {talk.number} sent {talk.tries} times)",
-                "check that the peer runs, and that firewalls pass UDP 500 and 4500",
+                remedy,
             )
             if talk.initiator:
                 self._gone()

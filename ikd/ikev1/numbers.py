@@ -52,6 +52,7 @@ class Method(IntEnum):
     CGA = 65005
 
 
+UNDECIDED = 0  # no method has been agreed on yet
 SIGNATURES = frozenset({Method.DSS, Method.RSA, Method.ECDSA_256, Method.ECDSA_384, Method.ECDSA_521})
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ikd import keying
 from ikd.ikev1.channel import Channel
 from ikd.ikev1.keys import IkeKeys, Transcript
-from ikd.ikev1.numbers import ENCAPSULATIONS, Method, Traversal
+from ikd.ikev1.numbers import ENCAPSULATIONS, UNDECIDED, Traversal
 from ikd.keying import Environment
 from ikd.outputs import Output
 from ikd.riders import failover
@@ -70,7 +70,7 @@ class Session(keying.MainMode):
         self.channel = channel
         self.hooks = Hooks()
         self.keys: IkeKeys | None = None
-        self.method: int = Method.PSK
+        self.method: int = UNDECIDED
         self.proof: Proof | None = None  # how both sides prove themselves, once that is agreed on
         self.pair_due = False  # the peer's next message is one of an additional pair of tokens
         self.pair_messages = 0  # of such pairs, so far

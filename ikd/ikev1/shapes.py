@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ikd.ikev1.numbers import SIGNATURES, Exchange, Method
+from ikd.ikev1.numbers import SIGNATURES, UNDECIDED, Exchange, Method
 from ikd.ikev1.payloads import (
     Certificate,
     CertificateRequest,
@@ -106,6 +106,11 @@ def _by_method(method: int) -> dict[tuple[int, int, int], Shape]:
 # (exchange, number, authentication method) -> shape where the method matters
 METHOD_SHAPES: dict[tuple[int, int, int], Shape] = {
     key: shape for method in PROOFS for key, shape in _by_method(method).items()
+} | {
+    # <--  HDR, SA, KE, Nr, IDir, [CERT,] HASH_R or SIG_R, whose SA is what tells the method
+    (Exchange.AGGRESSIVE, 2, UNDECIDED): Shape(
+        _SA | _KEYS | _ID, _HASH | _kinds(Signature) | _TOKEN, _ANY | _DISCOVERY | _CERTIFICATES
+    )
 }
 _NOTHING = Shape()
 
