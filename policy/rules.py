@@ -6,12 +6,12 @@ Everything here is frozen and complete: defaults are filled in, names are resolv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sadb.address import Address
 from sadb.algorithms import MainSuite, QuickSuite
 from sadb.sa import Action, Level, Mode
-from sadb.selector import Selector
+from sadb.selector import Selector, TrafficSelector
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,12 @@ class Rule:
         """Whether it asks for protection at all (not permit, block or none/none)."""
         return self.action is Action.SECURE and (self.inbound, self.outbound) != (Level.NONE, Level.NONE)
 
+    def between(self, local: Address, peer: Address) -> Selector:
+        """What of its traffic an SA between these hosts may carry: in transport mode only their own."""
+        if self.mode is Mode.TUNNEL:
+            return self.selector
+        return Selector(_at(self.selector.local, local), _at(self.selector.remote, peer))
+
     def covers_peer(self, local: Address, peer: Address) -> bool:
         """Whether main mode between these outer addresses can serve this rule."""
         if self.mode is Mode.TUNNEL and self.tunnel:
@@ -129,3 +135,9 @@ class Rule:
         return any(s.has_address(peer) for s in self.selector.remote) and any(
             s.has_address(local) for s in self.selector.local
         )
+
+
+def _at(selectors: tuple[TrafficSelector, ...], address: Address) -> tuple[TrafficSelector, ...]:
+    """What of some selectors is about one address."""
+    found = (replace(one, low=address, high=address) for one in selectors if one.has_address(address))
+    return tuple(dict.fromkeys(found))

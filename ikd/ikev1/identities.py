@@ -13,7 +13,6 @@ from ikd.ikev1.message import Refused
 from ikd.ikev1.numbers import IdType, N
 from ikd.ikev1.payloads import Identification
 from ikd.wire.codec import Malformed
-from policy.rules import Rule
 from sadb.address import Address
 from sadb.sa import Acquire
 from sadb.selector import ANY_PORT, Selector, TrafficSelector
@@ -79,10 +78,10 @@ def _length(mask: Address) -> int:
     return length
 
 
-def wanted(rule: Rule, acquire: Acquire | None) -> tuple[TrafficSelector, TrafficSelector]:
-    """What we ask for: of the rule's selectors those that cover the packet, else the first. A range of ports
+def wanted(selector: Selector, acquire: Acquire | None) -> tuple[TrafficSelector, TrafficSelector]:
+    """What we ask for: of a rule's selectors those that cover the packet, else the first. A range of ports
     cannot be asked for, but the packet's port can."""
-    local, remote = rule.selector.local, rule.selector.remote
+    local, remote = selector.local, selector.remote
     ends: list[tuple[TrafficSelector, int | None]] = [(local[0], None), (remote[0], None)]
     if acquire is not None:
         ends = [
@@ -114,9 +113,7 @@ def _covering(
     return next((one for one in selectors if one.matches(address, protocol, port)), selectors[0])
 
 
-def fitting(rule: Rule, local: TrafficSelector, remote: TrafficSelector) -> Selector | None:
+def fitting(own: Selector, local: TrafficSelector, remote: TrafficSelector) -> Selector | None:
     """The selector when a rule covers all that the peer asks for: quick mode cannot narrow."""
-    inside = any(one.covers(local) for one in rule.selector.local) and any(
-        one.covers(remote) for one in rule.selector.remote
-    )
+    inside = any(one.covers(local) for one in own.local) and any(one.covers(remote) for one in own.remote)
     return Selector((local,), (remote,)) if inside else None

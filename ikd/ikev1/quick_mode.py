@@ -172,7 +172,8 @@ def initiate(
         if old:
             local, remote = old.selector.local[0], old.selector.remote[0]
         else:
-            local, remote = identities.wanted(rule, acquire)
+            own = rule.between(session.path.local.address, session.path.peer.address)
+            local, remote = identities.wanted(own, acquire)
         group = suites[0].group
         exchange = DiffieHellman(group) if group else None
         encapsulation = session.encapsulation(rule.mode)
@@ -309,7 +310,8 @@ def _accept(session: Session, request: Message) -> tuple[Rule, QuickChoice, Sele
                 seen_remote = replace(remote, low=path.peer.address, high=path.peer.address)
             if session.nat_local and local.single:
                 seen_local = replace(local, low=path.local.address, high=path.local.address)
-        selector = identities.fitting(rule, seen_local, seen_remote)
+        own = rule.between(path.local.address, path.peer.address)
+        selector = identities.fitting(own, seen_local, seen_remote)
         if selector is None:
             continue
         covered.append(rule)

@@ -194,7 +194,7 @@ def create(session: Session, rule: Rule, acquire: Acquire | None = None) -> Step
     """A further Child SA, initiator, section 1.3.1."""
     session.children.creating.append(rule.name)
     try:
-        wanted = selectors.wanted(rule, acquire)
+        wanted = selectors.wanted(rule, session.path, acquire)
         pair = yield from _request(session, rule, wanted, None)
         session.add(pair)
     except Overtaken as error:
@@ -414,8 +414,9 @@ def accept(session: Session, request: Message, rules: Sequence[Rule], *, first: 
         seen_r = selectors.moved(tsr, session.path.local.address)
     fitting = []
     for rule in rules:
-        local = selectors.narrowed(seen_r, rule.selector.local)
-        remote = selectors.narrowed(seen_i, rule.selector.remote)
+        own = rule.between(session.path.local.address, session.path.peer.address)
+        local = selectors.narrowed(seen_r, own.local)
+        remote = selectors.narrowed(seen_i, own.remote)
         if local and remote:
             fitting.append((rule, Selector(local, remote)))
     if not fitting:

@@ -290,7 +290,7 @@ def _prove(session: Session, rule: Rule, acquire: Acquire | None, spi: int) -> S
         payloads.append(status(N.INITIAL_CONTACT))
     payloads += [*_requests(session), Authentication(method=token.method, data=token.data)]
     suites = child.without_pfs(child.quick_suites(rule))
-    wanted = selectors.wanted(rule, acquire)
+    wanted = selectors.wanted(rule, session.path, acquire)
     transport = rule.mode is Mode.TRANSPORT
     if spi:
         payloads += child.offer(rule, suites, spi, wanted, transport=transport)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ikd.ikev2.payloads import SelectorRange
 from ikd.wire.codec import Malformed
 from policy.rules import Rule
-from sadb.address import Address
+from sadb.address import Address, Path
 from sadb.sa import Acquire
 from sadb.selector import ANY_PORT, Selector, TrafficSelector, narrow
 
@@ -48,14 +48,15 @@ def narrowed_to_rule(rule: Rule, selector: Selector) -> Selector:
     return Selector(local, remote) if local and remote else rule.selector
 
 
-def wanted(rule: Rule, acquire: Acquire | None) -> Selector:
+def wanted(rule: Rule, path: Path, acquire: Acquire | None) -> Selector:
     """What we ask for: the rule's selectors and in front of them those of the packet that started it, by
     which the responder sees which part matters when it has to narrow (section 2.9)."""
+    whole = rule.between(path.local.address, path.peer.address)
     if acquire is None:
-        return rule.selector
+        return whole
     ends = (
-        (acquire.source, acquire.source_port, rule.selector.local),
-        (acquire.destination, acquire.destination_port, rule.selector.remote),
+        (acquire.source, acquire.source_port, whole.local),
+        (acquire.destination, acquire.destination_port, whole.remote),
     )
     made = []
     for address, port, allowed in ends:

@@ -15,11 +15,14 @@ from support.policies import one as rule_of
 from ikd.ikev2 import selectors
 from ikd.ikev2.payloads import SelectorRange, TrafficSelectorsI
 from ikd.wire.codec import Malformed, decode
+from sadb.address import Path, SocketAddress
 from sadb.sa import Acquire
 from sadb.selector import ANY_PORT, OPAQUE, TCP, UDP, Selector, TrafficSelector
 
 ADDRESSES = st.integers(0, 255).map(lambda n: ip_address(f"10.0.0.{n}"))
 PORTS = st.one_of(st.just(ANY_PORT), st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted).map(tuple))
+
+BETWEEN = Path(SocketAddress(ip_address("192.0.2.1"), 500), SocketAddress(ip_address("192.0.2.2"), 500))
 
 
 @st.composite
@@ -101,14 +104,23 @@ def test_narrowing_says_nothing_twice() -> None:
 
 def test_the_packet_stands_in_front() -> None:
     """Section 2.9: first what started the negotiation, within the rule, then the rule."""
-    rule = rule_of('remote = "10.2.0.0/16"\nlocal = "10.1.0.0/16"')
+    tunnel = 'tunnel = { local = "192.0.2.1", remote = "192.0.2.2" }'
+    rule = rule_of(f'remote = "10.2.0.0/16"\nlocal = "10.1.0.0/16"\n{tunnel}')
     acquire = Acquire("r1", ip_address("10.1.0.5"), ip_address("10.2.0.6"), TCP, 40000, 443)
-    wanted = selectors.wanted(rule, acquire)
+    wanted = selectors.wanted(rule, BETWEEN, acquire)
     assert wanted.local == (net("10.1.0.5/32", TCP, (40000, 40000)), net("10.1.0.0/16"))
     assert wanted.remote == (net("10.2.0.6/32", TCP, (443, 443)), net("10.2.0.0/16"))
-    assert selectors.wanted(rule, None) == rule.selector
+    assert selectors.wanted(rule, BETWEEN, None) == rule.selector
     outside = Acquire("r1", ip_address("10.9.0.5"), ip_address("10.2.0.6"), TCP, 1, 2)
-    assert selectors.wanted(rule, outside).local == rule.selector.local
+    assert selectors.wanted(rule, BETWEEN, outside).local == rule.selector.local
+
+
+def test_transport_mode_is_about_the_two_hosts() -> None:
+    """An SA between two hosts that covers everybody's addresses would carry other hosts' packets away."""
+    rule = rule_of('protocol = "udp"\nlocal_port = 1701')
+    wanted = selectors.wanted(rule, BETWEEN, None)
+    assert wanted.local == (net("192.0.2.1/32", UDP, (1701, 1701)),)
+    assert wanted.remote == (net("192.0.2.2/32", UDP),)
 
 
 def test_a_rule_that_has_changed() -> None:
