@@ -25,6 +25,7 @@ from ikd.outputs import Move, Transmit
 from ikd.riders.fragment1 import FRAGMENT, Fragments
 from ikd.riders.natt import KEEPALIVE
 from ikd.riders.vendor import Known
+from ikd.riders.windows_status import Told
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Flags, Header, Payload
 from policy.rules import Rule
@@ -217,8 +218,8 @@ class Ikev1Association(Association):
         self._settle(now)
 
     def _fragment(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        if not self.session.may_fragment:
-            raise Malformed("a fragment that was not agreed on")
+        if (self.answered and not self.session.may_fragment) or not self.session.env.settings.fragmentation:
+            raise Malformed("a fragment that was not agreed on")  # its first message may say so inside
         whole = self._fragments.add(header, data, now)
         self.talks.fragmenting = True
         if whole is not None:
@@ -252,8 +253,8 @@ class Ikev1Association(Association):
         except Malformed:
             if learned:
                 channel.cookie_r = ZERO_SPI
-            if header.flags & Flags.ENCRYPTION and not talk.message_id and self.session.method == Method.PSK:
-                talk.hint = _WRONG_KEY
+            if header.flags & Flags.ENCRYPTION:
+                self._doubt_key()
             raise
 
         def accept() -> None:
@@ -282,6 +283,12 @@ class Ikev1Association(Association):
         number = talk.number + 1 if talk.message_id else session.place(talk.number + 1)
         payloads = shapes.check(message.exchange, number, message.payloads, session.method)
         return replace(message, payloads=payloads), iv
+
+    def _doubt_key(self) -> None:
+        """What cannot be read while the peer is not proven: a pre-shared key makes all other keys."""
+        talk = self.talks.talks.get(PHASE_1)
+        if self.state is State.CONNECTING and talk and talk.waiting and self.session.method == Method.PSK:
+            talk.hint = talk.hint or _WRONG_KEY
 
     def _begin_theirs(self, header: Header, data: bytes, path: Path, now: float) -> None:
         """A quick mode of the peer; one whose hash does not fit is forgotten at once."""
@@ -326,20 +333,25 @@ class Ikev1Association(Association):
 
     def _informational(self, header: Header, data: bytes, path: Path) -> None:
         session = self.session
-        if not session.channel.armed:
+        connecting = self.state is State.CONNECTING
+        if not session.channel.armed or (connecting and not header.flags & Flags.ENCRYPTION):
             self._hint(header, data, path)
             return
         self._note_last_block()
-        message, _ = session.channel.open(header, data, session.channel.iv_of(header.message_id))
-        if not message.encrypted:
-            raise Unprotected("an informational message in the clear")
-        informational.check(session, message)
+        try:
+            message, _ = session.channel.open(header, data, session.channel.iv_of(header.message_id))
+            if not message.encrypted:
+                raise Unprotected("an informational message in the clear")
+            informational.check(session, message)
+        except (Malformed, Unauthentic):
+            self._doubt_key()
+            raise
         payloads = shapes.check(message.exchange, 1, message.payloads)
         message = replace(message, payloads=payloads)
         self.talks.tell_received(message, path)
-        if self.state is State.CONNECTING:
-            if declined := message.error():
-                self._told(declined.type)
+        if connecting:
+            if declined := message.refusal():
+                self._told(declined)
             return
         self._follow(path)
         self.life.heard = session.now
@@ -358,36 +370,50 @@ class Ikev1Association(Association):
         if message.notify(N.INITIAL_CONTACT) and not session.initial_contact:
             session.initial_contact = True
             self.owner.established(self)
-        for talk in self.talks.open:
-            declined = message.error()
-            if declined and talk.child and talk.waiting and talk.initiator:
-                reason = f"the peer refused: {notify_name(declined.type)}"
-                self.talks.drive(
-                    talk, session.now, error=Refused(declined.type, reason, _REMEDY, by_peer=True)
-                )
-                break
+        if declined := message.refusal():
+            self._refused(declined, message.told())
         if informational.deleted(session, message):
             heir = self.owner.sibling(self)
             if heir is not None and not self.inherited:
                 self.hand_over(heir)
             self._end("deleted by the peer", True)
 
+    def _refused(self, declined: Refused, told: Told | None) -> None:
+        """The peer declines a quick mode of ours; Windows says which one, from others it is the oldest."""
+        named = told.message_id if told else 0
+        for talk in self.talks.open:
+            if talk.child and talk.waiting and talk.initiator and named in (0, talk.message_id):
+                self.talks.drive(talk, self.session.now, error=declined)
+                break
+
     def _hint(self, header: Header, data: bytes, path: Path) -> None:
         """An error in the clear before there are keys may be forged: it counts when nothing better comes."""
         message, _ = self.session.channel.open(header, data, b"")
         payloads = shapes.check(message.exchange, 0, message.payloads)
-        declined = Message(message.exchange, payloads).error()
+        message = replace(message, payloads=payloads)
+        declined = message.refusal()
         if declined and self.initiator:
-            self._told(declined.type)
-        else:
+            self._told(declined)
+        elif not self._return_cookie(message):
             self.dropped("unprotected", "an informational message in the clear", path)
 
-    def _told(self, number: int) -> None:
+    def _return_cookie(self, message: Message) -> bool:
+        """Send the first message again with the cookie of a responder under load; whether this was one
+        (MS-IKEE section 3.9). Anybody may have sent it: nothing else changes."""
+        talk, notify = self.talks.talks.get(PHASE_1), message.notify(N.NOTIFY_DOS_COOKIE)
+        if notify is None or len(message.payloads) != 1 or len(notify.data) != 8:
+            return False
+        if not (talk and self.initiator and talk.waiting and talk.number == 1):
+            return False
+        self.talks.tell_received(message, self.path)
+        self.talks.return_cookie(talk, notify.data)
+        return True
+
+    def _told(self, declined: Refused) -> None:
         """The peer declines phase 1."""
         talk = self.talks.talks.get(PHASE_1)
         if talk and talk.waiting:
-            reason = f"the peer refused: {notify_name(number)}"
-            talk.hint = Refused(number, reason, _REMEDY, by_peer=True)
+            talk.hint = declined
 
     def _inform(self, *payloads: Payload) -> None:
         """One protected informational message."""
@@ -607,7 +633,6 @@ class Ikev1Association(Association):
         self.talks.drive(talk, now)
 
 
-_REMEDY = "compare `crypto`, `auth`, `local` and `remote` of both hosts' rules; the peer's log may say more"
 _NOTIFIES: dict[type[Exception], N] = {
     Declined: N.AUTHENTICATION_FAILED,
     Unavailable: N.NO_PROPOSAL_CHOSEN,

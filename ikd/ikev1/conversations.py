@@ -21,6 +21,7 @@ from ikd.riders.fragment1 import cut
 from sadb.address import Path
 
 MOST_TALKS = 64  # quick modes and other exchanges of phase 2 at a time
+MOST_COOKIES = 16  # responder cookies that are returned in one negotiation
 KEPT_SECONDS = 60.0  # how long a finished exchange answers repetitions
 
 # Remedies where the peer has answered until we proved ourselves.
@@ -51,6 +52,7 @@ class Talk:
     due: float | None = None
     wait: float = 0.0
     tries: int = 0
+    cookies: int = 0  # that were returned
     hint: Exception | None = field(default=None, repr=False)
     forget_at: float | None = None
 
@@ -221,6 +223,16 @@ class Conversations:
         for one in self._datagrams(talk):
             self.session.emit(Transmit(one, self.session.path))
 
+    def return_cookie(self, talk: Talk, cookie: bytes) -> None:
+        """Our first message once more with a responder cookie, otherwise identical; repetitions go without,
+        and get another cookie where one is needed."""
+        if talk.cookies < MOST_COOKIES:
+            talk.cookies += 1
+            first = talk.sent[0]
+            self.session.emit(Transmit(first[:8] + cookie + first[16:], self.session.path))
+            assert talk.message is not None
+            self.tell_sent(talk.message, talk.tries + 1)
+
     # Time ------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
@@ -265,5 +277,6 @@ class Conversations:
 
 
 def digest(data: bytes) -> bytes:
-    """What a repetition has in common with the original: every octet."""
-    return hashlib.blake2b(data, digest_size=16).digest()
+    """What a repetition has in common with the original: every octet but the responder cookie, which a first
+    message may have or not (MS-IKEE section 3.9)."""
+    return hashlib.blake2b(data[:8] + data[16:], digest_size=16).digest()

@@ -7,12 +7,17 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ikd.events import Comparison
-from ikd.ikev1.numbers import DOI_IPSEC, FIRST_STATUS, PAYLOAD_NAMES, ProtocolId, notify_name
+from ikd.ikev1.numbers import DOI_IPSEC, FIRST_STATUS, PAYLOAD_NAMES, N, ProtocolId, notify_name
 from ikd.ikev1.payloads import Hash, Notify
+from ikd.riders import windows_status
+from ikd.riders.windows_status import Told
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Body, Payload, extents
 
 P = TypeVar("P", bound=Payload)
+
+REMEDY = "compare `crypto`, `auth`, `local` and `remote` of both hosts' rules; the peer's log may say more"
+_PRIVATE = (N.NOTIFY_STATUS, N.EXCHANGE_INFO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,21 @@ class Message:
         """The first error notify, or None."""
         return next((one for one in self.every(Notify) if one.type < FIRST_STATUS), None)
 
+    def told(self) -> Told | None:
+        """What a NOTIFY_STATUS of Microsoft says (MS-IKEE section 2.2.6), unless that is success."""
+        notify = self.notify(N.NOTIFY_STATUS)
+        told = windows_status.read(notify.spi, notify.data) if notify else None
+        return told if told and told.value != windows_status.NO_ERROR else None
+
+    def refusal(self) -> Refused | None:
+        """What the peer declines with, None when it does not."""
+        declined, told = self.error(), self.told()
+        if declined is None and told is None:
+            return None
+        number = declined.type if declined else int(N.NOTIFY_STATUS)
+        more = f" ({windows_status.shown(told.value)})" if told else ""
+        return Refused(number, f"the peer refused: {notify_name(number)}{more}", REMEDY, by_peer=True)
+
     def body(self, kind: type[Payload]) -> bytes:
         """The octets of the first payload of a class without its generic header, as they came."""
         for one in extents(self.first, self.octets):
@@ -67,11 +87,21 @@ class Message:
     def names(self) -> tuple[str, ...]:
         """Payloads as logs show them: SA KE NONCE N(INITIAL_CONTACT)."""
         return tuple(
-            f"N({notify_name(one.type)})"
+            f"N({_shown(one)})"
             if isinstance(one, Notify)
             else PAYLOAD_NAMES.get(one.kind, f"payload {one.kind}")
             for one in self.payloads
         )
+
+
+def _shown(notify: Notify) -> str:
+    """A notify by its name, and what a private one of Microsoft says."""
+    name = notify_name(notify.type)
+    told = windows_status.read(notify.spi, notify.data) if notify.type in _PRIVATE else None
+    if told is None:
+        return name
+    exchange_info = notify.type == N.EXCHANGE_INFO
+    return f"{name} {windows_status.flags(told.value) if exchange_info else windows_status.label(told.value)}"
 
 
 def status(kind: int, data: bytes = b"", protocol: int = ProtocolId.ISAKMP, spi: bytes = b"") -> Notify:

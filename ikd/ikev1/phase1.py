@@ -16,7 +16,7 @@ from ikd.events import PeerAnnounced, PeerAuthenticated
 from ikd.exchange import Step, Steps, Wait
 from ikd.ikev1.keys import derive
 from ikd.ikev1.message import Message, Refused, Unauthentic, status
-from ikd.ikev1.numbers import Method, N, ProtocolId, Traversal, notify_name
+from ikd.ikev1.numbers import Method, N, ProtocolId, Traversal
 from ikd.ikev1.payloads import Identification, NatDiscovery, NatDiscoveryDraft, VendorId
 from ikd.ikev1.proofs import Proof, proof_of
 from ikd.ikev1.proposals import Life, MainChoice, speaks
@@ -241,7 +241,4 @@ def initial_contact(session: Session) -> list[Payload]:
 
 def declined_by_peer(message: Message) -> Refused | None:
     """An error the peer tells instead of going on."""
-    notify = message.error()
-    if notify is None:
-        return None
-    return Refused(notify.type, f"the peer refused: {notify_name(notify.type)}", by_peer=True)
+    return message.refusal()

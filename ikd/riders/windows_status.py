@@ -106,6 +106,12 @@ def shown(code: int) -> str:
     return f"Windows error {code}" + (f", ERROR_IPSEC_{name}: {meaning}" if name else "")
 
 
+def flags(value: int) -> str:
+    """The flags of EXCHANGE_INFO: what negotiation discovery says of a quick mode."""
+    names = [name for bit, name in ((1, "BOUNDARY"), (2, "GUARANTEE_ENCRYPTION")) if value & bit]
+    return " ".join(names) or f"{value:#x}"
+
+
 def label(code: int) -> str:
     """A code as a line of the log has it: `13868 IKE_POLICY_MATCH`."""
     return " ".join((str(code), CODES.get(code, ("",))[0])).rstrip()
