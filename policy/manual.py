@@ -210,10 +210,16 @@ def _methods() -> str:
             f"Methods in `second`: {_code(SECOND)}.",
             f"Available today: {_code(sorted(AVAILABLE_METHODS))} in `first`. A rule that needs more is "
             "refused while it is enabled; of several methods those unavailable are left out, with a warning.",
+            _KERBEROS,
         )
     )
 
 
+_KERBEROS = (
+    'Kerberos is for main mode of IKEv1: `keying = ["ikev1"]`, and the host\'s keytab as `identity.keytab` in '
+    'ikd.toml. A peer is the principal it proves, `host/db.example@REALM`, which `peer = "db.example"` '
+    "admits; a ticket is asked for the rule's `peer`, where that is one name."
+)
 _PROPOSALS = """\
 A main-mode proposal is `group cipher hash`, a quick-mode proposal `cipher [hash] [group]`, or `ah hash`. With
 AES-GCM and ChaCha20 the hash of main mode is the PRF, and quick mode has none. Words may be joined with `-`,

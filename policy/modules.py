@@ -36,7 +36,7 @@ MODULES = {
     )
 }
 
-AVAILABLE_METHODS = frozenset(("certificate", "psk"))
+AVAILABLE_METHODS = frozenset(("certificate", "psk", "kerberos"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Settled:
 
 def settle(auth: AuthSet, keying: tuple[str, ...] = (), crypto: CryptoSet | None = None) -> Settled:
     """Match modules, methods and suites. Without `keying` it is IKEv2, after AuthIP if the set needs that. A
-    module that can do one method of the set is offered (opportunistic match); a method nobody can do yet is
-    left out of the rule, so that no other part takes it for what it is not. The suites a module cannot
-    propose stay: the modules beside it can."""
+    module that can do one method of the set is offered (opportunistic match); a method that none of the
+    rule's modules can do is left out of it, so that no other part takes it for what it is not. The suites a
+    module cannot propose stay: the modules beside it can."""
     chosen = keying or default_keying(auth)
     reasons = {
         name: _why_not(MODULES[name], auth)
@@ -61,7 +61,8 @@ def settle(auth: AuthSet, keying: tuple[str, ...] = (), crypto: CryptoSet | None
         for name in chosen
     }
     usable = [name for name in chosen if reasons[name] is None]
-    missing = tuple(method for method in auth.first if not _available(method))
+    able = frozenset[str]().union(*(MODULES[name].first for name in usable))
+    missing = tuple(one for one in auth.first if not (_available(one) and one.method in able))
     # the second set stays: `ikctl explain` tells of it, and no module without one serves the rule
     kept = replace(auth, first=tuple(method for method in auth.first if method not in missing))
     if not usable:
@@ -76,9 +77,8 @@ def settle(auth: AuthSet, keying: tuple[str, ...] = (), crypto: CryptoSet | None
     if missing:
         names = ", ".join(map(describe, missing))
         others = ", ".join(map(describe, kept.first))
-        warnings.append(
-            f'not available yet: authentication by {names} (set "{auth.name}"); only {others} is used'
-        )
+        lacking = "not available yet" if not all(map(_available, missing)) else f"not available over {rest}"
+        warnings.append(f'{lacking}: authentication by {names} (set "{auth.name}"); only {others} is used')
     return Settled(chosen, kept, (), tuple(warnings))
 
 
@@ -97,6 +97,10 @@ def _available(method: AuthMethod) -> bool:
     return method.method in AVAILABLE_METHODS and not method.health
 
 
+def _serves(module: Module, auth: AuthSet) -> bool:
+    return any(one.method in module.first and _available(one) for one in auth.first)
+
+
 def _why_not(module: Module, auth: AuthSet) -> str | None:
     if not module.available:
         return "not available yet"
@@ -105,7 +109,8 @@ def _why_not(module: Module, auth: AuthSet) -> str | None:
     able = [method for method in auth.first if method.method in module.first]
     if not able:
         names = ", ".join(map(describe, auth.first))
-        return f'it cannot do any method of set "{auth.name}" ({names})'
+        others = " and ".join(one.name for one in MODULES.values() if one.available and _serves(one, auth))
+        return f'it cannot do any method of set "{auth.name}" ({names})' + (f"; {others} can" * bool(others))
     if not any(map(_available, able)):
         return f"not available yet: authentication by {', '.join(map(describe, able))}"
     return None

@@ -47,7 +47,7 @@ def test_modules_that_are_not_available_are_left_out_aloud() -> None:
         (
             'auth = "own"',
             '[auth.own]\nfirst = ["kerberos"]',
-            'it cannot do any method of set "own" (kerberos)',
+            'it cannot do any method of set "own" (kerberos); ikev1 can',
         ),
         (
             'auth = "own"\nkeying = "ikev2"',
@@ -68,14 +68,27 @@ def test_rule_that_nothing_can_serve_is_refused_unless_kept_for_later(
     )
 
 
+def test_kerberos_is_for_ikev1() -> None:
+    """A rule for a realm's peers; where IKEv2 may be used, too, each protocol has its own method."""
+    sets = '[auth.own]\nfirst = ["kerberos", "certificate"]\n'
+    for keying in ('"ikev1"', '["ikev2", "ikev1"]'):
+        loaded = policy(f'auth = "own"\nkeying = {keying}', sets=sets)
+        assert loaded.rules[0].auth is not None
+        assert [method.method for method in loaded.rules[0].auth.first] == ["kerberos", "certificate"]
+        assert not loaded.warnings
+    assert settle(methods("kerberos"), ("ikev1",)).refusals == ()
+    (warning,) = settle(methods("kerberos"), ("ikev2", "ikev1")).warnings
+    assert warning == 'ikev2: it cannot do any method of set "own" (kerberos); ikev1 can; only ikev1 is used'
+
+
 def test_methods_that_are_not_available_are_left_out_aloud() -> None:
-    """Certificates go on while Kerberos is not there; no part of the daemon sees what it cannot do."""
+    """Certificates go on where Kerberos cannot be; no part of the daemon sees what it cannot do."""
     loaded = policy('auth = "own"', sets='[auth.own]\nfirst = ["kerberos", "certificate"]\n')
     rule = loaded.rules[0]
     assert rule.auth is not None
     assert [method.method for method in rule.auth.first] == ["certificate"]
     (warning,) = loaded.warnings
-    assert 'authentication by kerberos (set "own"); only certificate is used' in warning
+    assert 'over ikev2: authentication by kerberos (set "own"); only certificate is used' in warning
 
 
 def test_available_modules_refuse_nothing() -> None:
