@@ -32,7 +32,7 @@ from ikd.auth.identity import IdKind
 from ikd.auth.keytab import Keytab, KeytabEntry
 from ikd.auth.principal import Principal
 from ikd.auth.psk import PskEntry
-from ikd.events import AuthenticationFailed, IkeEstablished, MessageSent, PeerAuthenticated
+from ikd.events import AuthenticationFailed, MessageSent, PeerAuthenticated
 from ikd.ikev1 import proofs, proposals
 from ikd.ikev1.numbers import MainAttribute, Method
 from ikd.ikev1.payloads import PAYLOADS, GssToken, Identification, SecurityAssociation, VendorId
@@ -329,7 +329,7 @@ def test_rekeying_proves_anew() -> None:
     link.run(20)
     agree(link, ikes=1, pairs=1)
     assert len(link.right.of(PeerAuthenticated)) == 2
-    assert len(link.left.of(IkeEstablished)) == 2
+    assert len(link.left.of(PeerAuthenticated)) == 2
 
 
 def test_end_of_the_ticket_ends_the_sa() -> None:
