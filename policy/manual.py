@@ -216,8 +216,8 @@ def _methods() -> str:
 
 
 _KERBEROS = (
-    'Kerberos is for main mode of IKEv1: `keying = ["ikev1"]`, and the host\'s keytab as `identity.keytab` in '
-    'ikd.toml. A peer is the principal it proves, `host/db.example@REALM`, which `peer = "db.example"` '
+    'Kerberos is for main mode of IKEv1: `keying = ["ikev1"]`, and the host\'s keytab as `identity.keytab` '
+    'in ikd.toml. A peer is the principal it proves, `host/db.example@REALM`, which `peer = "db.example"` '
     "admits; a ticket is asked for the rule's `peer`, where that is one name."
 )
 _PROPOSALS = """\
