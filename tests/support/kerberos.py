@@ -1,4 +1,5 @@
-"""A throw-away Kerberos realm: MIT's KDC on loopback, from a temporary directory, ended by its process id."""
+"""A throw-away Kerberos realm: MIT's KDC on loopback or in a namespace, from a temporary directory, ended by
+its process id."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from support.lab import socket_in
 
 from ikd.auth.files import load_material
 from ikd.auth.keytab import Keytab
@@ -33,7 +36,7 @@ KRB5_CONF = """\
  kdc_timesync = 0
 [realms]
  {realm} = {{
-  kdc = 127.0.0.1:{port}
+  kdc = {address}:{port}
  }}
  DOWN.TEST = {{
   kdc = 127.0.0.1:{closed}
@@ -47,8 +50,8 @@ KRB5_CONF = """\
 """
 KDC_CONF = """\
 [kdcdefaults]
- kdc_listen = 127.0.0.1:{port}
- kdc_tcp_listen = 127.0.0.1:{port}
+ kdc_listen = {address}:{port}
+ kdc_tcp_listen = {address}:{port}
 [realms]
  {realm} = {{
   database_name = {base}/principal
@@ -73,18 +76,24 @@ def missing() -> tuple[str, ...]:
 
 
 class Kdc:
-    """The realm; `start` and `stop` may be called again."""
+    """The realm; `start` and `stop` may be called again. `namespace` is where it serves, on `address`."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, address: str = "127.0.0.1", namespace: str = "") -> None:
         self.base = base
+        self.address, self.namespace = address, namespace
         self.silent = _silent()
         self.port, closed = _free(), _free()
         (base / "krb5.conf").write_text(
             KRB5_CONF.format(
-                realm=REALM, port=self.port, closed=closed, silent=self.silent[0].getsockname()[1]
+                realm=REALM,
+                address=address,
+                port=self.port,
+                closed=closed,
+                silent=self.silent[0].getsockname()[1],
             )
         )
-        (base / "kdc.conf").write_text(KDC_CONF.format(realm=REALM, port=self.port, base=base))
+        place = KDC_CONF.format(realm=REALM, address=address, port=self.port, base=base)
+        (base / "kdc.conf").write_text(place)
         self.variables = {
             "KRB5_CONFIG": str(base / "krb5.conf"),
             "KRB5_KDC_PROFILE": str(base / "kdc.conf"),
@@ -109,19 +118,28 @@ class Kdc:
 
     def start(self) -> None:
         """Serve; returns when it answers."""
+        inside = ("ip", "netns", "exec", self.namespace) if self.namespace else ()
         self._process = subprocess.Popen(
-            ("krb5kdc", "-n", "-r", REALM, "-P", str(self.base / "kdc.pid")),
+            (*inside, "krb5kdc", "-n", "-r", REALM, "-P", str(self.base / "kdc.pid")),
             env=self.environment,
             stdout=subprocess.DEVNULL,
         )
         for _ in range(500):
             assert self._process.poll() is None, (self.base / "kdc.log").read_text()
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.2).close()
+            if self._answers():
                 return
-            except OSError:
-                time.sleep(0.02)
+            time.sleep(0.02)
         raise AssertionError("the KDC does not listen")
+
+    def _answers(self) -> bool:
+        probe = (
+            socket_in(self.namespace, socket.AF_INET, socket.SOCK_STREAM)
+            if self.namespace
+            else socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        )
+        with probe:
+            probe.settimeout(0.2)
+            return probe.connect_ex((self.address, self.port)) == 0
 
     def stop(self) -> None:
         """End it."""
