@@ -9,19 +9,21 @@ takes them over: that is how phase 1 is rekeyed here.
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 
 from ikd.association import Association, Owner
 from ikd.auth import Declined
 from ikd.events import AuthenticationFailed, Broken, NegotiationFailed
-from ikd.ikev1 import aggressive, informational, main_mode, quick_mode, shapes
+from ikd.ikev1 import aggressive, deletion, informational, main_mode, quick_mode, shapes
 from ikd.ikev1.channel import Unprotected
 from ikd.ikev1.conversations import MOST_TALKS, Conversations, Talk, digest
 from ikd.ikev1.message import Message, Refused, Silent, Unauthentic, status
 from ikd.ikev1.numbers import Exchange, Method, N, ProtocolId, exchange_name, notify_name
 from ikd.ikev1.session import Session
-from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State
+from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State, idle_limits
 from ikd.outputs import Move, Transmit
+from ikd.riders import vendor
 from ikd.riders.fragment1 import FRAGMENT, Fragments
 from ikd.riders.natt import KEEPALIVE
 from ikd.riders.vendor import Known
@@ -45,7 +47,18 @@ _WRONG_KEY = Declined(
 class Ikev1Association(Association):
     """One ISAKMP SA."""
 
-    __slots__ = ("_dead", "_deferred", "_fragments", "_over", "_probe", "predecessor", "session", "talks")
+    __slots__ = (
+        "_dead",
+        "_deferred",
+        "_fragments",
+        "_heir",
+        "_leaving",
+        "_over",
+        "_probe",
+        "predecessor",
+        "session",
+        "talks",
+    )
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
         Association.__init__(self, session, owner, now)
@@ -60,6 +73,9 @@ class Ikev1Association(Association):
         ] = []  # quick modes that begin once it is up
         self._dead: list[SaPair] = []  # replaced: to be deleted at the peer behind the message under way
         self._probe: tuple[int, int, float] | None = None  # sequence number, tries and due time of R-U-THERE
+        self._heir: Ikev1Association | None = None  # to take over when this one is deleted already
+        # its end has begun: why, whether the peer wanted it, and until when it answers all the same
+        self._leaving: tuple[str, bool, float] | None = None
         self._over: tuple[str, bool] | None = None
         hooks = session.hooks
         hooks.emit = owner.emit
@@ -130,6 +146,8 @@ class Ikev1Association(Association):
         )
         if twin:
             self.close_child(pair, "another one serves", now)
+        elif self._leaving is not None:
+            self._replace_on_heir(rule, pair, now)
         else:
             self._deferred.append((rule, None, pair))
             self._settle(now)
@@ -137,9 +155,25 @@ class Ikev1Association(Association):
     def close_child(self, pair: SaPair, reason: str, now: float) -> None:
         """Delete a quick-mode SA here and at the peer."""
         self.session.now = now
-        if pair.inbound.spi in self.session.children.pairs:
-            self._inform(informational.delete_pair(pair))
-            self.session.drop(pair, reason)
+        children = self.session.children
+        if pair.inbound.spi in children.pairs and pair.inbound.spi not in children.deleting:
+            if deletion.reliable(self.session):
+                children.deleting.add(pair.inbound.spi)
+                pair.standby = True  # the peer drops it when it reads this
+            self._say_deleted(informational.delete_pair(pair), lambda: self.session.drop(pair, reason))
+        self._settle(now)
+
+    def _replace_on_heir(self, rule: Rule, pair: SaPair, now: float) -> None:
+        """The peer has deleted this ISAKMP SA and kept its quick-mode SAs, and one of them is to be replaced:
+        by way of another one, which takes over all of them."""
+        heir = self._heir
+        if heir is None or heir.state is State.CLOSED:
+            made = self.owner.renew(self, now)
+            assert isinstance(made, Ikev1Association)
+            heir = self._heir = made
+            heir.predecessor = self
+            heir.initiate(self.session.rule or rule, None, now, childless=True)
+        heir._deferred.append((rule, None, pair))
 
     def rekey(self, now: float) -> None:
         """Replace the ISAKMP SA by another phase 1, which takes over the quick-mode SAs."""
@@ -151,14 +185,15 @@ class Ikev1Association(Association):
             heir.initiate(self.session.rule, None, now, childless=True)
 
     def delete(self, reason: str, now: float) -> None:
-        """Delete it here and at the peer, which does not acknowledge it."""
+        """Delete it here and at the peer, with all its quick-mode SAs; most peers do not acknowledge it."""
         self.session.now = now
-        if self.life.move(Input.DELETE):
-            if not self.inherited:
-                for pair in self.session.children.pairs.values():
-                    self._inform(informational.delete_pair(pair))
-            self._inform(informational.delete_main(self.session))
-        self._end(reason, False)
+        begun = self.life.move(Input.DELETE)
+        if self.life.state is State.DELETING:
+            for pair in list(self.children.values()):
+                self.close_child(pair, reason, now)
+        if begun:
+            self._say_deleted(informational.delete_main(self.session), lambda: None)
+        self._leave(reason, False, now)
         self._settle(now)
 
     def abandon(self, reason: str, now: float) -> None:
@@ -337,9 +372,13 @@ class Ikev1Association(Association):
         if not session.channel.armed or (connecting and not header.flags & Flags.ENCRYPTION):
             self._hint(header, data, path)
             return
+        talk = self.talks.talks.get(header.message_id)
+        if talk is not None and talk.exchange == Exchange.INFORMATIONAL:  # the answer to a deletion of ours
+            self._exchange(header, data, path, session.now)
+            return
         self._note_last_block()
         try:
-            message, _ = session.channel.open(header, data, session.channel.iv_of(header.message_id))
+            message, iv = session.channel.open(header, data, session.channel.iv_of(header.message_id))
             if not message.encrypted:
                 raise Unprotected("an informational message in the clear")
             informational.check(session, message)
@@ -356,6 +395,11 @@ class Ikev1Association(Association):
         self._follow(path)
         self.life.heard = session.now
         self._heed(message)
+        if deletion.asks(message):
+            answer = deletion.answer(session, message)
+            datagram, _ = session.channel.seal(answer, iv)
+            self.owner.emit(Transmit(datagram, session.path))
+            self.talks.tell_sent(answer)
 
     def _heed(self, message: Message) -> None:
         """Act on an authentic informational message."""
@@ -376,7 +420,12 @@ class Ikev1Association(Association):
             heir = self.owner.sibling(self)
             if heir is not None and not self.inherited:
                 self.hand_over(heir)
-            self._end("deleted by the peer", True)
+            until = session.now + (deletion.ANSWER_SECONDS if deletion.asks(message) else 0.0)
+            if deletion.reliable(session):  # it keeps the quick-mode SAs
+                self.life.move(Input.DELETE)
+                self._leave("deleted by the peer", True, until)
+            else:
+                self._end("deleted by the peer", True)
 
     def _refused(self, declined: Refused, told: Told | None) -> None:
         """The peer declines a quick mode of ours; Windows says which one, from others it is the oldest."""
@@ -428,6 +477,31 @@ class Ikev1Association(Association):
         self.owner.emit(Transmit(datagram, session.path))
         self.talks.tell_sent(message)
 
+    def _say_deleted(self, payload: Payload, over: Callable[[], None]) -> None:
+        """Delete something at the peer; it is `over` at once, or when a peer that acknowledges deletions has
+        done so."""
+        if not deletion.reliable(self.session) or not self.session.channel.armed:
+            self._inform(payload)
+            over()
+            return
+        self._note_last_block()
+        number, now = self._message_id(), self.session.now
+        steps = deletion.request(self.session, number, payload, over)
+        talk = self.talks.begin(Exchange.INFORMATIONAL, number, steps, now, initiator=True)
+        self.talks.drive(talk, now)
+
+    def _leave(self, reason: str, by_peer: bool, until: float) -> None:
+        """It ends as soon as nothing stands against it."""
+        self._leaving = self._leaving or (reason, by_peer, until)
+
+    def _may_go(self, now: float) -> bool:
+        """Whether deletions of ours are answered, quick-mode SAs the peer keeps are gone, and the peer needs
+        no other answer."""
+        if self._leaving is None:
+            return False
+        asking = any(one.exchange == Exchange.INFORMATIONAL for one in self.talks.open)
+        return not asking and not self.children and now >= self._leaving[2]
+
     def _notify(self, kind: int, data: bytes, protocol: int, spi: bytes) -> None:
         self._inform(status(kind, data, protocol, spi))
 
@@ -438,11 +512,14 @@ class Ikev1Association(Association):
                 return number
 
     def _note_last_block(self) -> None:
-        """IVs of phase 2 come from the last block of phase 1, as far as it has gone."""
+        """IVs of phase 2 come from the last block of phase 1. Before that is over it is the one that was
+        decrypted last or, with old versions of Windows, sent last (MS-IKEE section 3.1.5)."""
         talk = self.talks.talks.get(PHASE_1)
-        if talk is not None:
-            channel = self.session.channel
-            channel.last_block = talk.iv or channel.start_iv
+        if talk is None:
+            return
+        old = self.state is State.CONNECTING and vendor.microsoft(self.session.vendors) in vendor.OLD
+        channel = self.session.channel
+        channel.last_block = (talk.sent_block if old else talk.iv) or channel.start_iv
 
     # What goes wrong -------------------------------------------------------------------------------------
 
@@ -517,12 +594,24 @@ class Ikev1Association(Association):
         former = self.predecessor
         self.owner.emit(self.established(former.number if former else 0))
         self.owner.established(self)
+        if not self.initiator:
+            self._adopt()
+
+    def _adopt(self) -> None:
+        """A peer that begins another phase 1 without a word means it to replace the one before, as strongSwan
+        does: its quick-mode SAs go with the newer one, by which it will speak of them."""
+        older = self.owner.sibling(self)
+        if older is None or older.inherited or older.path.peer != self.path.peer:
+            return
+        if older.rule == self.rule and not self.session.initial_contact:
+            older.hand_over(self)
 
     def _take_over(self, now: float) -> None:
         """Replace the predecessor: its quick-mode SAs are ours now, and the peer hears that it is gone."""
         former, self.predecessor = self.predecessor, None
         if former is not None and former.state is not State.CLOSED:
-            former.hand_over(self)
+            if not former.inherited:
+                former.hand_over(self)
             former.delete("replaced", now)
 
     def _replaced(self, pair: SaPair, reason: str) -> None:
@@ -541,6 +630,8 @@ class Ikev1Association(Association):
             found.append(self._probe[2])
         busy = self._probe is not None or not self.session.both(Known.DPD)
         found += self.life.deadlines(self.session, self.talks.sent_at, busy=busy)
+        if self._leaving is not None:
+            found += self._leaving_deadlines(self._leaving[2])
         return min(found, default=None)
 
     def tick(self, now: float) -> None:
@@ -552,7 +643,19 @@ class Ikev1Association(Association):
         self.talks.tick(now)
         if life.up and self._over is None:
             self._live(now)
+        elif self._leaving is not None:
+            self.tick_children(now)
+            self._keep_mapping(now)
         self._settle(now)
+
+    def _leaving_deadlines(self, until: float) -> list[float]:
+        """The clocks of an ISAKMP SA that is deleted: its own, and those of quick-mode SAs the peer keeps."""
+        session = self.session
+        found = [until] if until > session.now else []
+        if not self.inherited:
+            found += [due for due, _ in (*session.children.lingering, *idle_limits(session))]
+        keepalive = session.env.settings.nat_keepalive if session.nat_local else 0
+        return [*found, self.talks.sent_at + keepalive] if keepalive else found
 
     def _half_open_over(self, now: float) -> None:
         """The peer did not go on, or what it sent could not be read."""
@@ -572,7 +675,12 @@ class Ikev1Association(Association):
             self.rekey(now)
         if settings.liveness and session.both(Known.DPD):
             self._liveness(now)
-        keepalive = settings.nat_keepalive if session.nat_local else 0
+        self._keep_mapping(now)
+
+    def _keep_mapping(self, now: float) -> None:
+        """Keep a NAT's mapping open, RFC 3948 section 4."""
+        session = self.session
+        keepalive = session.env.settings.nat_keepalive if session.nat_local else 0
         if keepalive and self.talks.sent_at + keepalive <= now:
             self.talks.sent_at = now
             self.owner.emit(Transmit(KEEPALIVE, session.path))
@@ -620,7 +728,9 @@ class Ikev1Association(Association):
             while self._deferred and self._over is None:
                 self._begin_quick(*self._deferred.pop(0), now)
         while self._dead:
-            self._inform(informational.delete_pair(self._dead.pop()))
+            self._say_deleted(informational.delete_pair(self._dead.pop()), lambda: None)
+        if self._leaving is not None and self._may_go(now):
+            self._end(*self._leaving[:2])
         if self._over is not None and self.state is not State.CLOSED:
             self.talks.close()
             self.bury(*self._over)

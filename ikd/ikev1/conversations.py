@@ -32,6 +32,19 @@ _UNREADABLE = (
 _UNBELIEVED = "the peer's log may say why it does not believe us; else look whether firewalls pass UDP 4500"
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When a message is repeated: the first wait, how it grows, its limit, and how often it is sent."""
+
+    first: float
+    factor: float
+    cap: float
+    tries: int
+
+
+DELETION = Pace(1.0, 2.0, 16.0, 5)  # four repetitions (MS-IKEE section 3.8.6.1; Windows makes six)
+
+
 @dataclass(slots=True, eq=False)
 class Talk:
     """One exchange. `number` counts its messages, `iv` is that of the next one, `heard` the digest of the
@@ -42,6 +55,7 @@ class Talk:
     message_id: int
     initiator: bool
     iv: bytes = field(default=b"", repr=False)
+    sent_block: bytes = field(default=b"", repr=False)  # the final cipher block of our last message
     number: int = 0
     heard: bytes = b""
     sent: list[bytes] = field(default_factory=list)
@@ -141,7 +155,8 @@ class Conversations:
         if accept:
             accept()
         if conversation.done:
-            talk.waiting, talk.due, talk.forget_at = False, None, now + KEPT_SECONDS
+            kept = 0.0 if talk.exchange == Exchange.INFORMATIONAL else KEPT_SECONDS
+            talk.waiting, talk.due, talk.forget_at = False, None, now + kept
             if conversation.result is not None:
                 self._send(talk, conversation.result, now)
             return None
@@ -151,7 +166,7 @@ class Conversations:
                 talk.waiting = True
                 # the responder of phase 1 leaves repetitions to the initiator: it is a stranger
                 if talk.initiator or talk.message_id:
-                    talk.wait = self.session.env.settings.retransmit_first
+                    talk.wait = self._pace(talk).first
                     talk.due, talk.tries = now + talk.wait, 1
             case Question():
                 talk.waiting, talk.due = False, None
@@ -166,6 +181,7 @@ class Conversations:
         if message.encrypted and not talk.iv:
             talk.iv = session.channel.start_iv
         datagram, talk.iv = session.channel.seal(message, talk.iv)
+        talk.sent_block = talk.iv
         talk.number += 1
         talk.message, talk.sent = message, [datagram]
         self._transmit(talk, now)
@@ -243,13 +259,19 @@ class Conversations:
             elif talk.due is not None and talk.due <= now:
                 self._overdue(talk, now)
 
+    def _pace(self, talk: Talk) -> Pace:
+        if talk.exchange == Exchange.INFORMATIONAL:
+            return DELETION
+        one = self.session.env.settings
+        return Pace(one.retransmit_first, one.retransmit_factor, one.retransmit_cap, one.retransmit_tries)
+
     def _overdue(self, talk: Talk, now: float) -> None:
         """Repeat a message, or believe the hint, or give up."""
-        settings = self.session.env.settings
+        pace = self._pace(talk)
         if talk.hint is not None:
             talk.due = None
             self.drive(talk, now, error=talk.hint)
-        elif talk.tries >= settings.retransmit_tries:
+        elif talk.tries >= pace.tries:
             talk.due = None
             remedy = "check that the peer runs, and that firewalls pass UDP 500 and 4500"
             if not talk.message_id and talk.message and talk.message.encrypted:
@@ -258,12 +280,12 @@ class Conversations:
                 f"the peer does not answer ({talk.stage} message {talk.number} sent {talk.tries} times)",
                 remedy,
             )
-            if talk.initiator:
+            if talk.initiator and talk.exchange != Exchange.INFORMATIONAL:
                 self._gone()
             self.drive(talk, now, error=error)
         else:
             talk.tries += 1
-            talk.wait = min(talk.wait * settings.retransmit_factor, settings.retransmit_cap)
+            talk.wait = min(talk.wait * pace.factor, pace.cap)
             talk.due = now + talk.wait
             if talk.tries > 2 and talk.exchange != Exchange.QUICK and self.session.may_fragment:
                 self.fragmenting = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from enum import Enum
 
+OLD = range(2, 6)  # versions of Microsoft's implementation that take another IV for early notifies
 MOST_FOLLOWING = 16  # octets kept of what follows; a realm's name has as many
 
 

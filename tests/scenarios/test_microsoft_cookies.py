@@ -9,12 +9,12 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from support.ikev1 import WINDOWS, first_message, payload, sa, transform
+from support.link import Flight, Link, agree, mirrored, story, tunnel_hosts
 
 from ikd.events import CookieDemanded
 from ikd.ikev1.numbers import Exchange
 from ikd.settings import IkeSettings
-from tests.support.ikev1 import WINDOWS, first_message, payload, sa, transform
-from tests.support.link import Flight, Link, agree, mirrored, story, tunnel_hosts
 
 IKEV1 = 'keying = ["ikev1"]\ncrypto = "cbc"'
 CBC = '[crypto.cbc]\nmain = ["p256 aes128 sha256"]\n'
