@@ -268,7 +268,8 @@ class Association(ABC):
         """When a replaced pair goes, or one meets its idle limit."""
         if not self.life.up or self.inherited:
             return []
-        return [due for due, _ in (*self.main.children.lingering, *idle_limits(self.main))]
+        children = self.main.children
+        return [due for due, _ in (*children.lingering, *children.retiring, *idle_limits(self.main))]
 
     def tick_children(self, now: float) -> None:
         """Pairs that go by themselves."""
@@ -278,6 +279,11 @@ class Association(ABC):
         for due, pair in [one for one in lingering if one[0] <= now]:
             lingering.remove((due, pair))
             self.owner.emit(Remove(pair))
+        retiring = self.main.children.retiring
+        for due, pair in [one for one in retiring if one[0] <= now]:
+            retiring.remove((due, pair))
+            if pair.inbound.spi in self.main.children.pairs:
+                self.close_child(pair, "replaced", now)
         for due, pair in idle_limits(self.main):
             if due <= now:
                 self.close_child(pair, "idle", now)

@@ -28,6 +28,7 @@ from sadb.sa import SecurityAssociation as Half
 from sadb.secret import Secret
 from sadb.selector import Selector
 
+RETIRE = 10.0  # seconds a peer of IKEv1 has for deleting a pair that it has replaced; some never do
 LINGER = 2.0  # seconds for which a replaced pair still receives what was on its way
 SOFT = 0.85  # the part of a limit at which keys are replaced; the SADB makes it a little smaller, at random
 
@@ -56,6 +57,10 @@ class Children:
     due: dict[int, SaPair] = field(
         default_factory=dict
     )  # to be replaced as soon as nothing stands against it
+
+    retiring: list[tuple[float, SaPair]] = field(
+        default_factory=list
+    )  # pairs that a peer has replaced: when we delete those it has not deleted
 
     def forget(self, spi: int) -> None:
         """Nothing is being done to this pair any more."""

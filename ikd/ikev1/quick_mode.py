@@ -40,7 +40,7 @@ from ikd.ikev1.proposals import (
     together,
 )
 from ikd.ikev1.session import Session
-from ikd.keying import SOFT
+from ikd.keying import RETIRE, SOFT
 from ikd.outputs import AllocateSpi, Install, Release
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Payload, encode_chain
@@ -285,6 +285,8 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         session.drop(pair, "the peer did not finish quick mode")
         raise
     pair.standby = False
+    if old is not None:
+        session.children.retiring.append((session.now + RETIRE, old))
     return None
 
 
