@@ -230,7 +230,7 @@ class Credentials:
             elif method.method == "certificate":
                 types = (host.facts.key_type for host, _ in self._fitting(method)[0])
                 found += (hashed.METHODS[one] for one in types if one in hashed.METHODS)
-            elif method.method == "kerberos" and self._material.keytab is not None:
+            elif method.method == "kerberos" and self._material.keytab and self._material.keytab.service:
                 found.append(hashed.GSS)
         return tuple(dict.fromkeys(found))
 

@@ -21,6 +21,7 @@ from ikd.ikev1.payloads import Identification, NatDiscovery, NatDiscoveryDraft, 
 from ikd.ikev1.proofs import Proof, proof_of
 from ikd.ikev1.proposals import Life, MainChoice, speaks
 from ikd.ikev1.session import Session
+from ikd.keying import methods as methods_of
 from ikd.riders import failover, vendor
 from ikd.riders.vendor import Known
 from ikd.wire.codec import Malformed
@@ -77,20 +78,33 @@ def terms(session: Session, rules: tuple[Rule, ...], *, tokens: bool = True) -> 
     )
     credentials = session.env.credentials
     methods = tuple(dict.fromkeys(one for rule in rules for one in credentials.hash_methods(rule)))
+    tokens = tokens and session.announced.knows(Known.GSSAPI)  # else the peer would take it for XAUTH
     if not tokens:
         methods = tuple(one for one in methods if one != Method.GSS)
     if not suites or not methods:
+        if suites and tokens:
+            _check_kerberos(session, rules)
         lacking = "main-mode suite" if not suites else "authentication method"
         raise Refused(
             N.NO_PROPOSAL_CHOSEN,
             f"no {lacking} of IKEv1 for traffic with {session.path.peer.address}",
-            "IKEv1 needs a cipher with a hash (aes256 sha256), and a pre-shared key, a "
-            "certificate or, in main mode, Kerberos",
+            "IKEv1 needs a cipher with a hash (aes256 sha256), and a pre-shared key, a certificate or, in "
+            "main mode and with vendor IDs, Kerberos",
         )
     seconds = min((rule.crypto.lifetime.main_seconds for rule in rules if rule.crypto), default=28800.0)
     kerberos = [rule for rule in rules if Method.GSS in credentials.hash_methods(rule)]
     name = credentials.kerberos_name(kerberos[0]) if Method.GSS in methods else ""
     return Terms(suites, methods, Life(seconds=int(seconds)), name)
+
+
+def _check_kerberos(session: Session, rules: tuple[Rule, ...]) -> None:
+    """Raise `Refused` with what Kerberos lacks, when a rule wants it."""
+    for rule in rules:
+        if any(one.method == "kerberos" for one in methods_of(rule)):
+            try:
+                session.env.credentials.kerberos_name(rule)
+            except Declined as declined:
+                raise Refused(N.NO_PROPOSAL_CHOSEN, str(declined), declined.remedy) from None
 
 
 def chosen(session: Session, choice: MainChoice, terms: Terms) -> None:

@@ -34,7 +34,7 @@ from ikd.auth.principal import Principal
 from ikd.auth.psk import PskEntry
 from ikd.events import AuthenticationFailed, MessageSent, PeerAuthenticated
 from ikd.ikev1 import proofs, proposals
-from ikd.ikev1.numbers import MainAttribute, Method
+from ikd.ikev1.numbers import MainAttribute
 from ikd.ikev1.payloads import PAYLOADS, GssToken, Identification, SecurityAssociation, VendorId
 from ikd.riders.vendor import Known
 from ikd.wire.isakmp import HEADER, HEADER_SIZE, Header, Payload, chain, encode_chain
@@ -447,8 +447,8 @@ def test_vendor_id_is_announced_with_the_method_only() -> None:
     assert Known.GSSAPI.value in heard(link, 1)
     assert Known.GSSAPI.value in heard(link, 2)
     sets = SETS + '[auth.key]\nfirst = ["psk"]\n'
-    own = {name: material(name, keytab=False, key=True) for name in BOTH}
-    link = pair(sets=sets, auth="key", left_rule="", right_rule="", **own)
+    left, right = (material(name, keytab=False, key=True) for name in BOTH)
+    link = pair(sets=sets, auth="key", left_rule="", right_rule="", left=left, right=right)
     link.up()
     link.run(5)
     agree(link, ikes=1, pairs=1)
@@ -524,7 +524,7 @@ def test_not_in_aggressive_mode() -> None:
     link.up()
     link.run(5)
     nothing(link)
-    assert "in main mode, Kerberos" in link.left.failures[0].remedy
+    assert "in main mode and with vendor IDs, Kerberos" in link.left.failures[0].remedy
 
 
 # What must not ----------------------------------------------------------------------------------------------
@@ -623,7 +623,35 @@ def test_host_without_a_keytab() -> None:
     link.run(5)
     nothing(link)
     assert not link.flights
-    assert "no authentication method" in link.left.failures[0].reason
+    assert link.left.failures[0].reason == "this host has no Kerberos credential"
+    assert "identity.keytab" in link.left.failures[0].remedy
+
+
+def test_keytab_without_a_machine() -> None:
+    """Other methods go on; with none it is said what the keytab lacks."""
+    empty = replace(material("left", key=True), keytab=Keytab("/nowhere/left.keytab", ()))
+    sets = SETS + '[auth.both]\nfirst = ["kerberos", "psk"]\n'
+    right = material("right", key=True)
+    link = pair(sets=sets, auth="both", left=empty, right=right, left_rule="", right_rule="")
+    link.up()
+    link.run(5)
+    agree(link, ikes=1, pairs=1)
+    link = pair(left=empty)
+    link.up()
+    link.run(5)
+    nothing(link)
+    assert "has no key of a machine" in link.left.failures[0].reason
+
+
+def test_without_vendor_ids() -> None:
+    """Kerberos is not offered where nothing may say that it is meant."""
+    link = pair()
+    link.left.endpoint.env.settings = replace(link.left.endpoint.env.settings, vendor_ids="none")
+    link.up()
+    link.run(5)
+    nothing(link)
+    assert not link.flights
+    assert "with vendor IDs, Kerberos" in link.left.failures[0].remedy
 
 
 def test_peer_without_kerberos() -> None:
@@ -649,4 +677,3 @@ def test_nobody_claims_a_principal_in_an_identity_payload() -> None:
     assert IdKind.PRINCIPAL > 255
     with pytest.raises(struct.error):
         Identification(type=int(IdKind.PRINCIPAL), data=b"host/a").encode()
-    assert Method.GSS == 65001
