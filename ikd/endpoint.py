@@ -373,10 +373,17 @@ class Endpoint:
         self._verdicts.spoke(main.path.peer.address, main.keying, main.now, seconds)
         others = self._by_identity.setdefault(main.peer.identity, {})
         if main.initial_contact:
-            for other in [one for one in others.values() if one is not association]:
+            for other in [one for one in others.values() if self._forgotten(one, association)]:
                 other.abandon("the peer has begun anew", main.now)
             others = self._by_identity.setdefault(main.peer.identity, {})
         others[association.number] = association
+
+    @staticmethod
+    def _forgotten(one: Association, newer: Association) -> bool:
+        """Whether a peer that says it has no other main-mode SA with us has lost this one. It knows what came
+        up after it had begun; in IKEv1 it speaks for its address (RFC 2407 section 4.6.3.3)."""
+        here = one.path.peer.address == newer.path.peer.address or newer.main.keying != "ikev1"
+        return one is not newer and here and one.life.since < newer.created
 
     def moved(self, association: Association, old: Address) -> None:
         """The peer has another address."""
@@ -399,12 +406,36 @@ class Endpoint:
         """Another main-mode SA with the same peer in the same protocol, not begun yet."""
         return self._modules[association.main.keying].begin(association.path, now)
 
+    def kin(self, association: Association) -> list[Association]:
+        """Other main-mode SAs with the same proven peer at the same address, by the same protocol."""
+        main, peer = association.main, association.peer
+        return [
+            one
+            for one in (self._by_identity.get(peer.identity, {}).values() if peer else ())
+            if one is not association
+            and (one.main.keying, one.path.peer.address) == (main.keying, main.path.peer.address)
+        ]
+
+    def rivals(self, association: Association) -> list[Association]:
+        """Those we have begun with the same peer address by the same protocol and are not up yet."""
+        main = association.main
+        return [
+            one
+            for one in self._by_address.get(main.path.peer.address, {}).values()
+            if one.state is State.CONNECTING and one.initiator and one.main.keying == main.keying
+        ]
+
+    def withdraw(self, association: Association, now: float) -> None:
+        """Give up what we have begun, in favour of something else."""
+        self._attempts.pop(association.number, None)
+        association.abandon("another one serves", now)
+
     def sibling(self, association: Association) -> Association | None:
-        """Another main-mode SA that is up with the same proven peer, by the same protocol."""
-        peer = association.peer
-        found = self._by_identity.get(peer.identity, {}).values() if peer else ()
-        for one in found:
-            if one is not association and one.usable and one.main.keying == association.main.keying:
+        """Another main-mode SA that can take over the Child SAs of this one: its peer is the same, and has
+        proven itself in the same way."""
+        rule = association.main.rule
+        for one in reversed(self.kin(association)):
+            if one.usable and rule is not None and one.main.serves(rule):
                 self._touch(one)
                 return one
         return None

@@ -62,6 +62,19 @@ class Children:
         default_factory=list
     )  # pairs that a peer has replaced: when we delete those it has not deleted
 
+    def joined(self, others: Children) -> Children:
+        """These and those of a main-mode SA that goes, in one table."""
+        if not (self.pairs or self.creating or self.lingering):
+            return others
+        if others is not self:
+            self.pairs |= others.pairs
+            self.deleting |= others.deleting
+            self.creating += others.creating
+            self.lingering += others.lingering
+            self.due |= others.due
+            self.retiring += others.retiring
+        return self
+
     def forget(self, spi: int) -> None:
         """Nothing is being done to this pair any more."""
         self.deleting.discard(spi)

@@ -51,12 +51,13 @@ TRANSITIONS: Mapping[State, Mapping[Input, State]] = {
 class Life:
     """State and clocks of one IKE SA. Times are on the caller's clock; None means never."""
 
-    __slots__ = ("half_open_until", "hard_at", "heard", "rekey_at", "state")
+    __slots__ = ("half_open_until", "hard_at", "heard", "rekey_at", "since", "state")
 
     def __init__(self, now: float, half_open_timeout: float) -> None:
         self.state = State.CONNECTING
         self.half_open_until = now + half_open_timeout
         self.heard = now  # when the last authentic message came
+        self.since = now  # when the peer was proven
         self.rekey_at: float | None = None
         self.hard_at: float | None = None
 
@@ -78,7 +79,7 @@ class Life:
         """The keys are proven: their time runs, `seconds` as policy says, and not beyond the peer's
         `credential`. The two ends do not replace them at the same moment."""
         self.state = State.ESTABLISHED
-        self.heard = now
+        self.heard = self.since = now
         if seconds is not None:
             share = 1 - JITTER * int.from_bytes(random(2), "big") / 0x10000
             self.rekey_at, self.hard_at = now + seconds * SOFT * share, now + seconds

@@ -18,7 +18,7 @@ from ikd.outputs import Transmit
 from ikd.riders.cookie import ResponderCookies
 from ikd.riders.vendor import Known
 from ikd.wire.codec import Malformed
-from ikd.wire.isakmp import ZERO_SPI, Header
+from ikd.wire.isakmp import ZERO_SPI, Flags, Header
 from sadb.address import Address, Path
 
 
@@ -74,7 +74,7 @@ class Ikev1Admission:
 
     def _admit(self, header: Header, data: bytes, path: Path, now: float) -> None:
         """A first message: nothing is kept before the limits allow it."""
-        if header.spi_i == ZERO_SPI or header.message_id or header.flags:
+        if header.spi_i == ZERO_SPI or header.message_id or header.flags & Flags.ENCRYPTION:
             raise Malformed("not a first message")
         registry, address = self._registry, path.peer.address
         settings = registry.env.settings

@@ -9,8 +9,9 @@ takes them over: that is how phase 1 is rekeyed here.
 from __future__ import annotations
 
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ikd.association import Association, Owner
 from ikd.auth import Declined
@@ -20,9 +21,10 @@ from ikd.ikev1.channel import Unprotected
 from ikd.ikev1.conversations import MOST_TALKS, Conversations, Talk, digest
 from ikd.ikev1.message import Message, Refused, Silent, Unauthentic, status
 from ikd.ikev1.numbers import Exchange, Method, N, ProtocolId, exchange_name, notify_name
+from ikd.ikev1.payloads import SecurityAssociation
 from ikd.ikev1.session import Session
 from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State, idle_limits
-from ikd.outputs import Move, Transmit
+from ikd.outputs import Inherit, Move, Transmit
 from ikd.riders import vendor
 from ikd.riders.fragment1 import FRAGMENT, Fragments
 from ikd.riders.natt import KEEPALIVE
@@ -42,6 +44,19 @@ _WRONG_KEY = Declined(
     "the peer's message cannot be read: most likely the pre-shared key is not the one the peer has",
     "compare the secret for this peer in both hosts' secrets",
 )
+_Wish = tuple[Rule, Acquire | None, SaPair | None]  # what a quick mode is to make, and what that replaces
+MOST_SEEN = 4096
+PARTING_SECONDS = 3.0  # how long one that is replaced stays for repetitions
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """R-U-THERE on its way: its sequence number, since when, how often it was sent, and when again."""
+
+    sequence: int
+    since: float
+    tries: int
+    due: float
 
 
 class Ikev1Association(Association):
@@ -54,9 +69,13 @@ class Ikev1Association(Association):
         "_heir",
         "_leaving",
         "_over",
+        "_part_at",
         "_probe",
+        "_seen",
+        "_wishes",
         "predecessor",
         "session",
+        "successor",
         "talks",
     )
 
@@ -67,12 +86,14 @@ class Ikev1Association(Association):
             session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
         )
         self.predecessor: Ikev1Association | None = None  # the ISAKMP SA this one is to replace
+        self.successor: Ikev1Association | None = None  # the one that has its quick-mode SAs now
+        self._part_at = 0.0  # when it goes at the latest after that
         self._fragments = Fragments()
-        self._deferred: list[
-            tuple[Rule, Acquire | None, SaPair | None]
-        ] = []  # quick modes that begin once it is up
+        self._deferred: list[_Wish] = []  # quick modes that begin once it is up
+        self._wishes: dict[int, _Wish] = {}  # those of ours that have begun, by message ID
+        self._seen: OrderedDict[int, None] = OrderedDict()  # message IDs of the peer, which it uses once
         self._dead: list[SaPair] = []  # replaced: to be deleted at the peer behind the message under way
-        self._probe: tuple[int, int, float] | None = None  # sequence number, tries and due time of R-U-THERE
+        self._probe: _Probe | None = None
         self._heir: Ikev1Association | None = None  # to take over when this one is deleted already
         # its end has begun: why, whether the peer wanted it, and until when it answers all the same
         self._leaving: tuple[str, bool, float] | None = None
@@ -80,6 +101,8 @@ class Ikev1Association(Association):
         hooks = session.hooks
         hooks.emit = owner.emit
         hooks.first_contact = lambda: owner.first_contact(self)
+        hooks.unfinished = self._unfinished
+        hooks.kin = lambda: [one.main for one in owner.kin(self)]
         hooks.authenticated, hooks.close = self._authenticated, self._end
         hooks.notify, hooks.delete, hooks.part = self._notify, self._replaced, self.talks.part
 
@@ -136,6 +159,9 @@ class Ikev1Association(Association):
         """Replace a quick-mode SA; one that has a newer twin is deleted instead."""
         session = self.session
         rule = session.env.policy.rule(pair.rule)
+        under_way = (self._wishes.get(one.message_id) for one in self.talks.open)
+        if any(wish and wish[2] is pair for wish in (*under_way, *self._deferred)):
+            return
         if pair.inbound.spi not in session.children.pairs or rule is None or not rule.enabled:
             return
         twin = any(
@@ -145,7 +171,9 @@ class Ikev1Association(Association):
             for one in session.children.pairs.values()
         )
         if twin:
-            self.close_child(pair, "another one serves", now)
+            session.now = now
+            self._replaced(pair, "another one serves")  # the peer may be sending on this one
+            self._settle(now)
         elif self._leaving is not None:
             self._replace_on_heir(rule, pair, now)
         else:
@@ -281,6 +309,8 @@ class Ikev1Association(Association):
             return  # finished, or being worked on
         channel = self.session.channel
         learned = channel.cookie_r == ZERO_SPI
+        if learned and header.spi_r == ZERO_SPI:
+            raise Malformed("an answer without the responder's cookie")  # our own message, sent back
         if learned:  # hashes cover it; it is forgotten again when the message proves to be nothing
             channel.cookie_r = header.spi_r
         try:
@@ -330,19 +360,23 @@ class Ikev1Association(Association):
         if header.exchange != Exchange.QUICK or self.state is State.CONNECTING or not header.message_id:
             self.dropped("unexpected", f"{exchange_name(header.exchange)} does not belong here", path)
             return
-        if len(self.talks.talks) >= MOST_TALKS:
+        if self.talks.full():
             self.dropped("exchange-limit", f"{MOST_TALKS} exchanges are under way", path)
             return
         channel = self.session.channel
         message, iv = channel.open(header, data, channel.iv_of(header.message_id))
         message = replace(message, payloads=shapes.check(Exchange.QUICK, 1, message.payloads))
         quick_mode.check(self.session, message)
+        if self._again(header.message_id):
+            self.dropped("replayed", f"message ID {header.message_id:08x} was used before", path)
+            return
         self._follow(path)
         self.life.heard = now
         self.talks.tell_received(message, path)
         steps = quick_mode.respond(self.session, message)
         talk = self.talks.begin(Exchange.QUICK, header.message_id, steps, now, initiator=False)
         talk.number, talk.heard, talk.iv, talk.child = 1, digest(data), iv, True
+        talk.offer = message.one(SecurityAssociation).proposals
         self.talks.drive(talk, now)
 
     def _must_encrypt(self, talk: Talk) -> bool | None:
@@ -387,7 +421,10 @@ class Ikev1Association(Association):
             raise
         payloads = shapes.check(message.exchange, 1, message.payloads)
         message = replace(message, payloads=payloads)
-        self.talks.tell_received(message, path)
+        again = self._again(header.message_id)
+        self.talks.tell_received(message, path, repeated=again)
+        if again and not deletion.asks(message):
+            return
         if connecting:
             if declined := message.refusal():
                 self._told(declined)
@@ -401,6 +438,15 @@ class Ikev1Association(Association):
             self.owner.emit(Transmit(datagram, session.path))
             self.talks.tell_sent(answer)
 
+    def _again(self, message_id: int) -> bool:
+        """Whether the peer, or somebody who has recorded its messages, has used a message ID before."""
+        if message_id in self._seen:
+            return True
+        self._seen[message_id] = None
+        if len(self._seen) > MOST_SEEN:
+            self._seen.popitem(last=False)
+        return False
+
     def _heed(self, message: Message) -> None:
         """Act on an authentic informational message."""
         session = self.session
@@ -409,17 +455,19 @@ class Ikev1Association(Association):
                 informational.are_you_there(session, int.from_bytes(notify.data[:4], "big"), answer=True)
             )
         acknowledged = message.notify(N.R_U_THERE_ACK)
-        if acknowledged and self._probe and int.from_bytes(acknowledged.data[:4], "big") == self._probe[0]:
+        sequence = int.from_bytes(acknowledged.data[:4], "big") if acknowledged else None
+        if self._probe and sequence == self._probe.sequence:
             self._probe = None
         if message.notify(N.INITIAL_CONTACT) and not session.initial_contact:
             session.initial_contact = True
             self.owner.established(self)
-        if declined := message.refusal():
-            self._refused(declined, message.told())
+        notify = message.error()
+        if notify and notify.type == N.INVALID_SPI:
+            informational.lost(session, notify.protocol, notify.spi, "the peer has not got it")
+        elif declined := message.refusal():
+            self._refused(declined, notify.spi if notify else b"", message.told())
         if informational.deleted(session, message):
-            heir = self.owner.sibling(self)
-            if heir is not None and not self.inherited:
-                self.hand_over(heir)
+            self._pass_on()
             until = session.now + (deletion.ANSWER_SECONDS if deletion.asks(message) else 0.0)
             if deletion.reliable(session):  # it keeps the quick-mode SAs
                 self.life.move(Input.DELETE)
@@ -427,13 +475,19 @@ class Ikev1Association(Association):
             else:
                 self._end("deleted by the peer", True)
 
-    def _refused(self, declined: Refused, told: Told | None) -> None:
-        """The peer declines a quick mode of ours; Windows says which one, from others it is the oldest."""
-        named = told.message_id if told else 0
-        for talk in self.talks.open:
-            if talk.child and talk.waiting and talk.initiator and named in (0, talk.message_id):
+    def _refused(self, declined: Refused, spi: bytes, told: Told | None) -> None:
+        """The peer declines a quick mode of ours: the one that it names, by message ID as Windows does or by
+        our SPI, or else the only one that waits. If it may be any of several, we see which are answered."""
+        waiting = [one for one in self.talks.open if one.child and one.waiting and one.initiator]
+        if told and told.message_id:
+            found = [one for one in waiting if one.message_id == told.message_id]
+        else:
+            found = [one for one in waiting if spi in {offer.spi for offer in one.offer}] or waiting
+        for talk in found:
+            if len(found) == 1:
                 self.talks.drive(talk, self.session.now, error=declined)
-                break
+            else:
+                talk.hint = declined
 
     def _hint(self, header: Header, data: bytes, path: Path) -> None:
         """An error in the clear before there are keys may be forged: it counts when nothing better comes."""
@@ -464,11 +518,11 @@ class Ikev1Association(Association):
         if talk and talk.waiting:
             talk.hint = declined
 
-    def _inform(self, *payloads: Payload) -> None:
-        """One protected informational message."""
+    def _inform(self, *payloads: Payload) -> bytes:
+        """One protected informational message, and its datagram."""
         session = self.session
         if not session.channel.armed:
-            return
+            return b""
         self._note_last_block()
         number = self._message_id()
         message = informational.sealed(session, number, payloads)
@@ -476,6 +530,7 @@ class Ikev1Association(Association):
         self.talks.sent_at = session.now
         self.owner.emit(Transmit(datagram, session.path))
         self.talks.tell_sent(message)
+        return datagram
 
     def _say_deleted(self, payload: Payload, over: Callable[[], None]) -> None:
         """Delete something at the peer; it is `over` at once, or when a peer that acknowledges deletions has
@@ -576,7 +631,11 @@ class Ikev1Association(Association):
             kind = N(error.notify)
         session = self.session
         if session.channel.armed:
-            self._notify(kind, b"", ProtocolId.ISAKMP, b"")
+            about = talk.offer[0] if talk.message_id and talk.offer else None
+            named = (about.protocol, about.spi) if about else (ProtocolId.ISAKMP, b"")
+            datagram = self._inform(status(kind, b"", *named))
+            if not talk.initiator:
+                talk.sent = [datagram]  # the peer repeats its message when it has not heard this
         elif not talk.initiator and self.owner.may_complain(session.now):
             message = Message(Exchange.INFORMATIONAL, (status(kind),), self._message_id())
             datagram, _ = session.channel.seal(message, b"")
@@ -584,6 +643,7 @@ class Ikev1Association(Association):
             self.talks.tell_sent(message)
 
     def _gone(self) -> None:
+        self._pass_on()
         self._end("the peer does not answer", False)
 
     # Hooks of the session --------------------------------------------------------------------------------
@@ -594,8 +654,19 @@ class Ikev1Association(Association):
         former = self.predecessor
         self.owner.emit(self.established(former.number if former else 0))
         self.owner.established(self)
+        for rival in self.owner.rivals(self):
+            if isinstance(rival, Ikev1Association) and rival.yields_to(self):
+                self._deferred += rival._deferred
+                self.owner.withdraw(rival, self.session.now)
         if not self.initiator:
             self._adopt()
+
+    def yields_to(self, other: Ikev1Association) -> bool:
+        """Whether another one, which the peer has begun, will do instead of this one. From our message 5 on
+        the peer may have it, too."""
+        mine, theirs = self.session, other.session
+        unneeded = mine.rule is not None and theirs.serves(mine.rule) and self.predecessor is None
+        return unneeded and not mine.channel.armed and mine.path.local.address == theirs.path.local.address
 
     def _adopt(self) -> None:
         """A peer that begins another phase 1 without a word means it to replace the one before, as strongSwan
@@ -609,10 +680,53 @@ class Ikev1Association(Association):
     def _take_over(self, now: float) -> None:
         """Replace the predecessor: its quick-mode SAs are ours now, and the peer hears that it is gone."""
         former, self.predecessor = self.predecessor, None
-        if former is not None and former.state is not State.CLOSED:
-            if not former.inherited:
-                former.hand_over(self)
+        if former is None or former.state is State.CLOSED:
+            return
+        self.owner.association_of(former.session)  # its clocks change
+        former.session.now = now
+        if not former.inherited:
+            former.hand_over(self)
+        if former.life.up:
+            former.part(now)
+        else:
             former.delete("replaced", now)
+
+    def hand_over(self, heir: Association) -> None:
+        """Its quick-mode SAs and those that are to come belong to another one from now on."""
+        assert isinstance(heir, Ikev1Association)
+        Association.hand_over(self, heir)
+        self.successor, self._part_at = heir, self.session.now + REPLACED_SECONDS
+        heir._deferred += self._deferred
+        self._deferred.clear()
+
+    def part(self, now: float) -> None:
+        """It is replaced, and goes when the exchanges that are under way have ended and the peer has had time
+        to repeat its last messages."""
+        self.life.hard_at = now + PARTING_SECONDS
+
+    def _pass_on(self) -> None:
+        """It ends, but another one with the same peer may take its quick-mode SAs over."""
+        heir = None if self.inherited else self.owner.sibling(self)
+        if heir is not None:
+            self.hand_over(heir)
+
+    def _bequeath(self, now: float) -> None:
+        """What was begun on it lately belongs to its successor, too; what is not finished begins there."""
+        heir = self.successor
+        while heir is not None and heir.successor is not None:
+            heir = heir.successor
+        wishes = [self._wishes[one.message_id] for one in self.talks.open if one.message_id in self._wishes]
+        self.talks.close()
+        if heir is not None and heir.state is not State.CLOSED:
+            self.owner.emit(Inherit(self.number, heir.number))
+            heir._deferred += wishes
+            heir._dead += self._dead
+            self.owner.association_of(heir.session)
+            heir._settle(now)
+
+    def _unfinished(self, pair: SaPair) -> None:
+        self._dead.append(pair)
+        self.session.drop(pair, "the peer did not finish quick mode")
 
     def _replaced(self, pair: SaPair, reason: str) -> None:
         self._dead.append(pair)
@@ -627,7 +741,7 @@ class Ikev1Association(Association):
         """When `tick` has something to do."""
         found = [*self.talks.deadlines(), *self.child_deadlines()]
         if self._probe:
-            found.append(self._probe[2])
+            found.append(self._probe.due)
         busy = self._probe is not None or not self.session.both(Known.DPD)
         found += self.life.deadlines(self.session, self.talks.sent_at, busy=busy)
         if self._leaving is not None:
@@ -668,11 +782,10 @@ class Ikev1Association(Association):
         session, settings = self.session, self.session.env.settings
         self.tick_children(now)
         if self.life.hard_at is not None and self.life.hard_at <= now:
-            self.life.hard_at = now + REPLACED_SECONDS
-            self.delete("replaced" if self.inherited else "its lifetime is over", now)
+            self._expire(now)
             return
         if self.rekey_at is not None and self.rekey_at <= now:
-            self.rekey(now)
+            self._renew(now)
         if settings.liveness and session.both(Known.DPD):
             self._liveness(now)
         self._keep_mapping(now)
@@ -685,35 +798,53 @@ class Ikev1Association(Association):
             self.talks.sent_at = now
             self.owner.emit(Transmit(KEEPALIVE, session.path))
 
+    def _expire(self, now: float) -> None:
+        """Its time is over: it goes, but when it is replaced not before its exchanges have ended and the peer
+        had time to repeat its last messages."""
+        self._pass_on()
+        last = max(self.life.heard, self.talks.sent_at)
+        busy = self.talks.open or last + PARTING_SECONDS > now
+        if self.inherited and busy and now < self._part_at:
+            self.life.hard_at = now + PARTING_SECONDS
+        else:
+            self.delete("replaced" if self.inherited else "its lifetime is over", now)
+
+    def _renew(self, now: float) -> None:
+        """Replace it, unless there is another one with the same peer, as when both sides have begun at once:
+        then one of the two goes, which both sides take for the same one."""
+        other = self.owner.sibling(self)
+        if other is not None and other.spis > self.spis:
+            self.hand_over(other)
+            self.part(now)
+        else:
+            self.rekey(now)
+
     def _liveness(self, now: float) -> None:
         """Dead peer detection, RFC 3706: an answer to R-U-THERE, or any other sign of life, is enough."""
-        settings, before = self.session.env.settings, self.life.heard
-        if self._probe is None:
-            if self.heard_of_traffic() + settings.liveness <= now:
+        settings, heard, probe = self.session.env.settings, self.heard_of_traffic(), self._probe
+        if probe is None:
+            if heard + settings.liveness <= now:
                 sequence = int.from_bytes(self.session.env.random(4), "big") & 0x7FFFFFFF
-                self._send_probe(sequence, 1, now)
-            return
-        sequence, tries, due = self._probe
-        if self.heard_of_traffic() > before:
+                self._send_probe(_Probe(sequence, now, 0, now), now)
+        elif heard > probe.since:
             self._probe = None
-        elif due <= now:
-            if tries >= settings.retransmit_tries:
+        elif probe.due <= now:
+            if probe.tries >= settings.retransmit_tries:
                 error = Silent(
-                    f"the peer does not answer (R-U-THERE sent {tries} times)",
+                    f"the peer does not answer (R-U-THERE sent {probe.tries} times)",
                     "check that the peer runs, and that firewalls pass UDP 500 and 4500",
                 )
                 self._failed(error, "INFORMATIONAL", self.rule, initiator=True, child=False)
                 self._gone()
             else:
-                self._send_probe(sequence, tries + 1, now)
+                self._send_probe(probe, now)
 
-    def _send_probe(self, sequence: int, tries: int, now: float) -> None:
+    def _send_probe(self, probe: _Probe, now: float) -> None:
         settings = self.session.env.settings
-        wait = min(
-            settings.retransmit_first * settings.retransmit_factor ** (tries - 1), settings.retransmit_cap
-        )
-        self._probe = (sequence, tries, now + wait)
-        self._inform(informational.are_you_there(self.session, sequence))
+        wait = settings.retransmit_first * settings.retransmit_factor**probe.tries
+        due = now + min(wait, settings.retransmit_cap)
+        self._probe = replace(probe, tries=probe.tries + 1, due=due)
+        self._inform(informational.are_you_there(self.session, probe.sequence))
 
     # The end of every step -------------------------------------------------------------------------------
 
@@ -727,16 +858,21 @@ class Ikev1Association(Association):
                 self._take_over(now)
             while self._deferred and self._over is None:
                 self._begin_quick(*self._deferred.pop(0), now)
+        if len(self._wishes) > len(self.talks.talks):
+            self._wishes = {one: self._wishes[one] for one in self._wishes if one in self.talks.talks}
         while self._dead:
             self._say_deleted(informational.delete_pair(self._dead.pop()), lambda: None)
         if self._leaving is not None and self._may_go(now):
             self._end(*self._leaving[:2])
         if self._over is not None and self.state is not State.CLOSED:
-            self.talks.close()
+            self._bequeath(now)
             self.bury(*self._over)
 
     def _begin_quick(self, rule: Rule, acquire: Acquire | None, old: SaPair | None, now: float) -> None:
+        if old is not None and old.inbound.spi not in self.session.children.pairs:
+            return
         number = self._message_id()
+        self._wishes[number] = rule, acquire, old
         steps = quick_mode.initiate(self.session, number, rule, acquire, old)
         talk = self.talks.begin(Exchange.QUICK, number, steps, now, initiator=True)
         talk.rule, talk.child = rule.name, True

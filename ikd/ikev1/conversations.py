@@ -15,6 +15,7 @@ from ikd.events import MessageReceived, MessageSent
 from ikd.exchange import Conversation, Pause, Question, Send, Steps, Wait
 from ikd.ikev1.message import Message, Silent
 from ikd.ikev1.numbers import Exchange, Method, exchange_name
+from ikd.ikev1.payloads import Proposal, SecurityAssociation
 from ikd.ikev1.session import Session
 from ikd.outputs import Transmit
 from ikd.riders.fragment1 import cut
@@ -48,7 +49,8 @@ DELETION = Pace(1.0, 2.0, 16.0, 5)  # four repetitions (MS-IKEE section 3.8.6.1;
 @dataclass(slots=True, eq=False)
 class Talk:
     """One exchange. `number` counts its messages, `iv` is that of the next one, `heard` the digest of the
-    last one the peer sent; `waiting` tells that an answer is due."""
+    last one the peer sent; `waiting` tells that an answer is due. `offer` is what its first message
+    proposes."""
 
     conversation: Conversation[Message | None]
     exchange: int
@@ -62,6 +64,7 @@ class Talk:
     message: Message | None = None  # the last of ours
     rule: str = ""
     child: bool = False
+    offer: tuple[Proposal, ...] = ()
     waiting: bool = False
     due: float | None = None
     wait: float = 0.0
@@ -109,6 +112,14 @@ class Conversations:
         """What is waited for, for people."""
         return next((f"{one.stage} message {one.number + 1}" for one in self.open if one.waiting), "")
 
+    def full(self) -> bool:
+        """Whether there may be no other one; finished ones make room."""
+        if len(self.talks) >= MOST_TALKS:
+            done = [one for one in self.talks.values() if one.message_id and one.conversation.done]
+            for one in done[: len(self.talks) - MOST_TALKS + 1]:
+                del self.talks[one.message_id]
+        return len(self.talks) >= MOST_TALKS
+
     def deadlines(self) -> Iterable[float]:
         """When a message is to be repeated, or a finished exchange forgotten."""
         for one in self.talks.values():
@@ -146,7 +157,7 @@ class Conversations:
         except Exception as failed:
             if accept:
                 accept()
-            talk.waiting, talk.due = False, None
+            talk.waiting, talk.due, talk.forget_at = False, None, now + KEPT_SECONDS
             self._broke_off(talk, failed, now)
             return None
         if isinstance(step, Wait):
@@ -164,8 +175,9 @@ class Conversations:
             case Send():
                 self._send(talk, step.message, now)
                 talk.waiting = True
-                # the responder of phase 1 leaves repetitions to the initiator: it is a stranger
-                if talk.initiator or talk.message_id:
+                # the responder of main mode leaves repetitions to the initiator: it is a stranger; where the
+                # initiator has the last word, it does not know whether that was heard
+                if talk.initiator or talk.exchange != Exchange.MAIN:
                     talk.wait = self._pace(talk).first
                     talk.due, talk.tries = now + talk.wait, 1
             case Question():
@@ -183,6 +195,8 @@ class Conversations:
         datagram, talk.iv = session.channel.seal(message, talk.iv)
         talk.sent_block = talk.iv
         talk.number += 1
+        if talk.number == 1 and (offered := message.maybe(SecurityAssociation)):
+            talk.offer = offered.proposals
         talk.message, talk.sent = message, [datagram]
         self._transmit(talk, now)
 
@@ -191,10 +205,9 @@ class Conversations:
         self._send(self.talks[0], message, self.session.now)
 
     def _transmit(self, talk: Talk, now: float, tries: int = 1) -> None:
-        session = self.session
         self.sent_at = now
         for one in self._datagrams(talk):
-            session.emit(Transmit(one, session.path))
+            self.session.emit(Transmit(one, self.session.path))
         assert talk.message is not None
         self.tell_sent(talk.message, tries)
 

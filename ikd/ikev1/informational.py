@@ -57,19 +57,26 @@ def delete_pair(pair: SaPair) -> Payload:
 
 
 def deleted(session: Session, message: Message) -> bool:
-    """Drop what the peer deletes; whether that is the ISAKMP SA itself."""
+    """Drop what the peer deletes; whether that is the ISAKMP SA itself. Quick-mode SAs may be those of
+    another ISAKMP SA with the same peer."""
     whole = False
     for payload in message.every(Delete):
         if payload.protocol == ProtocolId.ISAKMP:
             whole = whole or cookies(session) in payload.spis
             continue
-        carrier = CARRIERS.get(payload.protocol)
         for spi in payload.spis:
-            pair = session.by_outbound(int.from_bytes(spi, "big")) if len(spi) == 4 else None
-            if pair is None or pair.inbound.suite.protocol is not carrier:
-                continue
-            twin = any(
-                one.selector == pair.selector for one in session.children.pairs.values() if one is not pair
-            )
-            session.drop(pair, "replaced" if twin else "deleted by the peer", linger=twin)
+            lost(session, payload.protocol, spi, "deleted by the peer")
     return whole
+
+
+def lost(session: Session, protocol: int, spi: bytes, reason: str) -> None:
+    """The peer no longer has the SA with this SPI of its own."""
+    family = (session, *session.hooks.kin())
+    for one in family:
+        pair = one.by_outbound(int.from_bytes(spi, "big")) if len(spi) == 4 else None
+        if pair is None or pair.inbound.suite.protocol is not CARRIERS.get(protocol):
+            continue
+        others = (other for main in family for other in main.children.pairs.values())
+        twin = any(other is not pair and other.selector == pair.selector for other in others)
+        one.now = session.now
+        one.drop(pair, "replaced" if twin else reason, linger=twin)

@@ -138,10 +138,11 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
 
     def take_keys(message: Message) -> bytes:
         public, session.nonce_i = take_public(message, exchange.group)
+        shared = agree(exchange, public)
         session.public_i = public
         phase1.find_nat(session, message)
         proof.hear(message)
-        return public
+        return shared
 
     # HDR, SA  -->
     second = _message(
@@ -149,7 +150,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         *phase1.announcements(session, (choice.method,), initiator=False),
     )
     # <--  HDR, KE, Ni, [GSSi,] [NAT-D, NAT-D]
-    public = yield from phase1.expect(Send(second), take_keys)
+    shared = yield from phase1.expect(Send(second), take_keys)
     session.public_r, session.nonce_r = exchange.public, session.env.random(phase1.NONCE)
     rule = session.rule = _rule_for(session, rules)
     keys = KeyExchange(public=exchange.public), Nonce(data=session.nonce_r)
@@ -159,7 +160,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         if declined.token:  # it says more to the peer than a notify can
             session.hooks.part(_message(*keys, GssToken(token=declined.token)))
         raise
-    phase1.make_keys(session, rule, agree(exchange, public))
+    phase1.make_keys(session, rule, shared)
     # HDR, KE, Nr, [GSSr,] [NAT-D, NAT-D,] [CERTREQ]  -->
     fourth = _message(*keys, *tokens, *proof.requests(), *phase1.discovery(session))
     # <--  HDR*, IDii, [CERT,] HASH_I or SIG_I

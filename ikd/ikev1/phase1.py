@@ -172,7 +172,7 @@ def discovery(session: Session) -> list[Payload]:
 def find_nat(session: Session, message: Message) -> None:
     """Whether addresses or ports changed on the way."""
     found = [one.hash for one in message.every(NatDiscovery)]
-    if len(found) < 2:
+    if len(found) < 2 or session.traversal is Traversal.NONE:
         return
     session.nat_local = _fingerprint(session, session.path.local) != found[0]
     session.nat_peer = _fingerprint(session, session.path.peer) not in found[1:]

@@ -282,7 +282,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         # <--  HDR*, HASH(3)
         yield from phase1.expect(Send(answer), take)
     except BaseException:
-        session.drop(pair, "the peer did not finish quick mode")
+        session.hooks.unfinished(pair)
         raise
     pair.standby = False
     if old is not None:

@@ -30,13 +30,25 @@ if TYPE_CHECKING:
 class Hooks:
     """What a session asks of those who hold it; set by the association."""
 
-    __slots__ = ("authenticated", "close", "delete", "emit", "first_contact", "notify", "part")
+    __slots__ = (
+        "authenticated",
+        "close",
+        "delete",
+        "emit",
+        "first_contact",
+        "kin",
+        "notify",
+        "part",
+        "unfinished",
+    )
 
     emit: Callable[[Output], None]
     first_contact: Callable[[], bool]  # whether we have no other main-mode SA with this peer
+    kin: Callable[[], list[keying.MainMode]]  # other ISAKMP SAs with this peer
     authenticated: Callable[[], None]  # the peer is proven
     notify: Callable[[int, bytes, int, bytes], None]  # an informational message: type, data, protocol, SPI
     delete: Callable[[SaPair, str], None]  # a quick-mode SA that is replaced: drop it here and at the peer
+    unfinished: Callable[[SaPair], None]  # a quick-mode SA whose initiator may believe that it is there
     part: Callable[[Message], None]  # a last message of phase 1, which has failed
     close: Callable[[str, bool], None]  # this ISAKMP SA is over; whether the peer wanted it
 

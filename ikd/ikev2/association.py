@@ -386,6 +386,7 @@ class Ikev2Association(Association):
             return
         heir.undecided = False
         self.hand_over(heir)
+        self.owner.emit(heir.established(self.number))
         if self.state is State.DELETING:  # it was told to go while its successor was being made
             heir.delete("deleted", self.session.now)
         record = self.session.ike_rekey
