@@ -269,7 +269,11 @@ def _request(
                 payloads.insert(
                     0, Notify(protocol=protocol, type=N.REKEY_SA, spi=old.inbound.spi.to_bytes(4, "big"))
                 )
-            reply: Message = yield from send(Message(Exchange.CREATE_CHILD_SA, tuple(payloads)))
+            session.children.requests += 1
+            try:
+                reply: Message = yield from send(Message(Exchange.CREATE_CHILD_SA, tuple(payloads)))
+            finally:
+                session.children.requests -= 1
             if (notify := reply.notify(N.INVALID_KE_PAYLOAD)) and busy < BUSY_TRIES:
                 group = _other_group(notify, suites, pfs_groups(rule))
                 busy += 1

@@ -43,6 +43,7 @@ class Children(keying.Children):
     """The Child SAs and what is being done to them."""
 
     rekeys: dict[int, ChildRekey] = field(default_factory=dict)  # by inbound SPI of the pair that is replaced
+    requests: int = 0  # CREATE_CHILD_SA of ours that are not answered, whatever became of the pair meanwhile
     early: set[int] = field(default_factory=set)  # SPIs the peer deleted before its answer told us of them
     closing: dict[int, str] = field(default_factory=dict)  # to be deleted on the successor, and why
 
@@ -55,7 +56,7 @@ class Children(keying.Children):
     @property
     def asking(self) -> bool:
         """Whether a request of ours for a Child SA is on its way."""
-        return bool(self.creating) or any(one.ours for one in self.rekeys.values())
+        return bool(self.creating or self.requests) or any(one.ours for one in self.rekeys.values())
 
     def forget_early(self) -> None:
         """Nothing is on its way any more that an early deletion could be meant for."""
