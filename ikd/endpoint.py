@@ -261,6 +261,13 @@ class Endpoint:
             association.rekey(now)
         return out
 
+    def reauthenticate(self, association: Association, now: float) -> list[Output]:
+        """Prove ourselves again for an IKE SA that stays."""
+        with self._outputs as out:
+            self._touch(association)
+            association.reauthenticate(now)
+        return out
+
     def rekey_child(self, pair: SaPair, now: float) -> list[Output]:
         """Replace a Child SA."""
         with self._outputs as out:

@@ -356,6 +356,22 @@ class PeerAuthenticated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reauthenticated(Event):
+    """An IKE SA that lives was proven again, by the peer or by us (MS-IKEE section 3.10)."""
+
+    group: ClassVar[str] = "auth"
+    ike: int
+    peer: str
+    by_peer: bool
+    method: str
+
+    @property
+    def text(self) -> str:
+        who = "has proven itself to us again" if self.by_peer else "has believed us again"
+        return f"{self.peer} {who}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticationFailed(Event):
     """The peer did not prove what it claims, or may not have what it proved for. For this host's
     administrator only; the peer hears AUTHENTICATION_FAILED."""

@@ -34,6 +34,8 @@ from sadb.crypto import Unverified
 from sadb.sa import Acquire, SaPair
 from sadb.sa import State as PairState
 
+LINGER_SECONDS = 8.0  # a peer repeats itself after 1, 3 and 6
+
 
 class Ikev2Association(Association):
     """One IKE SA."""
@@ -54,6 +56,7 @@ class Ikev2Association(Association):
         hooks.emit, hooks.new_spi = owner.emit, owner.new_spi
         hooks.first_contact = lambda: owner.first_contact(self)
         hooks.authenticated, hooks.close = self._authenticated, self._end
+        hooks.original, hooks.linger = self._original, self._linger
         hooks.adopt, hooks.inherit, hooks.discard = self._adopt, self._inherit, self._discard
 
     @property
@@ -126,6 +129,15 @@ class Ikev2Association(Association):
             self._settle(now)
         elif self.usable and self.life.move(Input.REKEY):
             self._start("rekey", rekey.rekey(self.session), now, rule=self.rule)
+
+    def reauthenticate(self, now: float) -> None:
+        """Prove ourselves again with another IKE SA, which is thrown away (MS-IKEE section 3.10)."""
+        rule = self.session.rule
+        if self.usable and rule is not None:
+            made = self.owner.renew(self, now)
+            assert isinstance(made, Ikev2Association)
+            made.session.original = self.session
+            made.initiate(rule, None, now, childless=False)
 
     def delete(self, reason: str, now: float) -> None:
         """Delete the IKE SA here and at the peer; one that is not up is simply forgotten."""
@@ -222,6 +234,7 @@ class Ikev2Association(Association):
             except (Malformed, UnknownCritical) as error:  # nobody can be told of a critical payload now
                 broken = broken or Malformed(str(error))
         self.talks.received(message, path)
+        self.session.windows_status = message.windows_status() or 0
         del self.talks.requests[header.message_id]
         if broken:
             self.talks.drive(request.talk, now, error=broken)
@@ -239,12 +252,12 @@ class Ikev2Association(Association):
             except Malformed:
                 self._over = ("the peer's public value is not in its group", False)
                 raise
-        if self.state is State.CONNECTING and self.talks.listener is None:  # it has not proven itself yet
-            self.dropped("unexpected", f"{exchange_name(header.exchange)} before IKE_AUTH is done", path)
-            return
         standing = channel.standing(header, data)
         if standing is Standing.REPEATED:
             self.talks.repeat(header, path)
+            return
+        if self.state is State.CONNECTING and self.talks.listener is None:  # it has not proven itself yet
+            self.dropped("unexpected", f"{exchange_name(header.exchange)} before IKE_AUTH is done", path)
             return
         if standing is Standing.UNDER_WAY:
             return
@@ -398,6 +411,18 @@ class Ikev2Association(Association):
     def _discard(self, session: Session, reason: str) -> None:
         if made := self._association_of(session):
             made.delete(reason, self.session.now)
+
+    def _linger(self) -> None:
+        """It has served, and ends as soon as the peer has no need to repeat its request any more."""
+        self.life.half_open_until = min(self.life.half_open_until, self.session.now + LINGER_SECONDS)
+
+    def _original(self, spi_i: bytes, spi_r: bytes) -> Session | None:
+        """The session of another IKE SA that is up, by its SPIs, of which one is ours."""
+        for own in (spi_i, spi_r):
+            found = self.owner.by_spi(own)
+            if isinstance(found, Ikev2Association) and found.spis == (spi_i, spi_r) and found.life.up:
+                return found.session
+        return None
 
     def _association_of(self, session: Session) -> Ikev2Association | None:
         """The association of a successor, None when it has closed."""

@@ -11,6 +11,7 @@ from ikd.ikev2.message import Refused, UnknownCritical, status
 from ikd.ikev2.numbers import N, notify_name
 from ikd.ikev2.payloads import Notify
 from ikd.ikev2.session import Session
+from ikd.riders import windows_status
 from sadb.backend import Unavailable
 
 # What a negotiation meets every day and needs no explanation
@@ -39,6 +40,7 @@ def notify_of(error: Exception) -> Notify:
 def told(session: Session, error: Exception, stage: str, rule: str, *, child: bool) -> NegotiationFailed:
     """An error of an exchange as the event that `ikctl why` shows."""
     refused = error if isinstance(error, Refused) else None
+    code = session.windows_status if refused and refused.by_peer else 0
     return NegotiationFailed(
         ike=session.number,
         rule=rule,
@@ -46,7 +48,7 @@ def told(session: Session, error: Exception, stage: str, rule: str, *, child: bo
         initiator=session.initiator,
         stage=stage,
         notify=notify_name(refused.notify) if refused and refused.notify else "",
-        reason=str(error) or type(error).__name__,
+        reason=(str(error) or type(error).__name__) + (f" ({windows_status.shown(code)})" if code else ""),
         remedy=getattr(error, "remedy", ""),
         child=child,
         comparison=refused.comparison if refused else None,

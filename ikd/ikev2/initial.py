@@ -15,9 +15,9 @@ from ikd.auth import Authenticate, Declined, Identity, Token
 from ikd.auth.signature import ANNOUNCED
 from ikd.events import PeerAnnounced, PeerAuthenticated
 from ikd.exchange import Send, Step, Steps, Wait, ask, send
-from ikd.ikev2 import child, selectors
+from ikd.ikev2 import child, correlation, selectors
 from ikd.ikev2.failure import told
-from ikd.ikev2.informational import refuse_peer
+from ikd.ikev2.informational import delete_ike, refuse_peer
 from ikd.ikev2.keys import seed
 from ikd.ikev2.message import Message, Refused, Silent, status
 from ikd.ikev2.numbers import Exchange, N, notify_name
@@ -25,6 +25,7 @@ from ikd.ikev2.payloads import (
     Authentication,
     Certificate,
     CertificateRequest,
+    Correlation,
     IdentificationI,
     IdentificationR,
     KeyExchange,
@@ -162,6 +163,8 @@ def _proven(session: Session, rule: Rule) -> None:
 def initiate(session: Session, rule: Rule, acquire: Acquire | None, *, childless: bool) -> Steps[None]:
     """Make an IKE SA and, unless `childless`, its first Child SA."""
     session.rule = rule
+    if session.original is not None:
+        correlation.ready(session.original)
     reply = yield from _first_exchange(session, rule)
     session.authorities = _authorities(reply)
     if session.nat:
@@ -292,12 +295,18 @@ def _prove(session: Session, rule: Rule, acquire: Acquire | None, spi: int) -> S
     suites = child.without_pfs(child.quick_suites(rule))
     wanted = selectors.wanted(rule, session.path, acquire)
     transport = rule.mode is Mode.TRANSPORT
+    if session.original is not None:
+        payloads.append(correlation.claim(session, session.original))
     if spi:
         payloads += child.offer(rule, suites, spi, wanted, transport=transport)
     payloads += _window(session)
     # HDR, SK {IDi, [CERT,] [CERTREQ,] AUTH, SAi2, TSi, TSr}  -->
     reply: Message = yield from send(Message(Exchange.IKE_AUTH, tuple(payloads)))
     # <--  HDR, SK {IDr, [CERT,] AUTH, SAr2, TSi, TSr}
+    if reply.maybe(Authentication) is None and session.original is not None:
+        correlation.concluded(session, session.original, reply)
+        session.emit(Release(spi))
+        return
     if reply.maybe(Authentication) is None:
         raise _declined_proof(reply.error())
     try:
@@ -308,6 +317,12 @@ def _prove(session: Session, rule: Rule, acquire: Acquire | None, spi: int) -> S
         raise error
     _hear_protected(session, reply)
     _proven(session, rule)
+    if session.original is not None:
+        session.emit(Release(spi))
+        unknown = Refused(0, "the peer knows no IKE_SA correlation")
+        session.emit(told(session, unknown, "IKE_AUTH", rule.name, child=False))
+        yield from delete_ike(session, str(unknown))
+        return
     if not spi:
         return
     exchanged = child.Exchanged(session.nonce_i, session.nonce_r)
@@ -381,6 +396,8 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     step = yield from ask(Authenticate(verifier, _token(request)))
     assert step.peer is not None
     rule = _admitted(session, rule, step.peer.names)
+    if payload := request.maybe(Correlation):
+        return correlation.conclude(session, payload, step.peer)
     id_r = IdentificationR(type=identity.kind, data=identity.data)
     transcript = session.transcript(id_r.encode(), of_initiator=False)
     prover = credentials.prover(

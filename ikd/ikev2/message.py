@@ -10,6 +10,7 @@ from typing import TypeVar
 from ikd.events import Comparison
 from ikd.ikev2.numbers import FIRST_STATUS, PAYLOAD_NAMES, N, notify_name
 from ikd.ikev2.payloads import Notify
+from ikd.riders import windows_status
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Body, Payload
 
@@ -49,12 +50,24 @@ class Message:
         return next((one for one in self.every(Notify) if one.type in types), None)
 
     def error(self) -> Notify | None:
-        """The first error notify, or None."""
-        return next((one for one in self.every(Notify) if one.type < FIRST_STATUS), None)
+        """The first error notify, or None; that of Microsoft only when there is no other."""
+        found = [one for one in self.every(Notify) if one.type < FIRST_STATUS]
+        usual = (one for one in found if one.type != N.NOTIFY_STATUS)
+        return next(usual, found[0] if found and self.windows_status() else None)
+
+    def windows_status(self) -> int | None:
+        """What NOTIFY_STATUS says, None without one (MS-IKEE section 2.2.7)."""
+        notify = self.notify(N.NOTIFY_STATUS)
+        told = windows_status.read(notify.spi, notify.data) if notify else None
+        return told.value if told else None
 
     def names(self) -> tuple[str, ...]:
         """Payloads as logs show them: SA KE No N(COOKIE)."""
-        return tuple([_shown(one.kind, one.type if type(one) is Notify else 0) for one in self.payloads])
+        shown = [_shown(one.kind, one.type if type(one) is Notify else 0) for one in self.payloads]
+        if (code := self.windows_status()) is not None:
+            name = notify_name(N.NOTIFY_STATUS)
+            shown = [one.replace(name, f"{name} {windows_status.label(code)}") for one in shown]
+        return tuple(shown)
 
 
 @lru_cache(maxsize=1024)

@@ -53,6 +53,7 @@ class N(IntEnum):
     INVALID_SELECTORS = 39
     TEMPORARY_FAILURE = 43
     CHILD_SA_NOT_FOUND = 44
+    NOTIFY_STATUS = 12345  # MS-IKEE section 2.2.7
     INITIAL_CONTACT = 16384
     SET_WINDOW_SIZE = 16385
     ADDITIONAL_TS_POSSIBLE = 16386
@@ -72,7 +73,7 @@ FIRST_STATUS = 16384
 
 PAYLOAD_NAMES = {
     33: "SA", 34: "KE", 35: "IDi", 36: "IDr", 37: "CERT", 38: "CERTREQ", 39: "AUTH", 40: "No", 41: "N",
-    42: "D", 43: "V", 44: "TSi", 45: "TSr", 46: "SK", 47: "CP", 48: "EAP", 53: "SKF",
+    42: "D", 43: "V", 44: "TSi", 45: "TSr", 46: "SK", 47: "CP", 48: "EAP", 53: "SKF", 200: "CORRELATION",
 }  # fmt: skip
 
 # Transforms we do not have, so that `ikctl why` can name what a peer offers (IANA registries, excerpt)

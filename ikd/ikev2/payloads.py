@@ -251,6 +251,16 @@ class EncryptedFragment(Payload):
     data: bytes = rest()
 
 
+@wire
+class Correlation(Payload):
+    """Correlation payload, MS-IKEE section 2.2.9: SPIs of another IKE SA, and a hash with a key of it."""
+
+    kind: ClassVar[int] = 200
+    spi_i: bytes = octets(8)
+    spi_r: bytes = octets(8)
+    hash: bytes = rest(low=1, high=64)
+
+
 PAYLOADS: dict[int, type[Payload]] = {
     cls.kind: cls
     for cls in (
@@ -271,6 +281,7 @@ PAYLOADS: dict[int, type[Payload]] = {
         Configuration,
         Eap,
         EncryptedFragment,
+        Correlation,
     )
 }
 ENCRYPTED = frozenset((Encrypted.kind, EncryptedFragment.kind))

@@ -67,7 +67,18 @@ class Children(keying.Children):
 class Hooks:
     """What a session asks of those who hold it; set by association and endpoint."""
 
-    __slots__ = ("adopt", "authenticated", "close", "discard", "emit", "first_contact", "inherit", "new_spi")
+    __slots__ = (
+        "adopt",
+        "authenticated",
+        "close",
+        "discard",
+        "emit",
+        "first_contact",
+        "inherit",
+        "linger",
+        "new_spi",
+        "original",
+    )
 
     emit: Callable[[Output], None]
     new_spi: Callable[[], bytes]
@@ -76,6 +87,8 @@ class Hooks:
     adopt: Callable[[Session], None]  # a successor of this IKE SA exists
     inherit: Callable[[Session], None]  # ... and takes over the Child SAs
     discard: Callable[[Session, str], None]  # a successor that lost a collision: delete it at the peer
+    linger: Callable[[], None]  # this IKE SA, which is not up, ends in a moment
+    original: Callable[[bytes, bytes], Session | None]  # another IKE SA that is up, by its SPIs
     close: Callable[[str, bool], None]  # this IKE SA is over; whether the peer wanted it
 
 
@@ -93,9 +106,11 @@ class Session(keying.MainMode):
         "keys",
         "nonce_i",
         "nonce_r",
+        "original",
         "peer_hashes",
         "peer_window",
         "pending",
+        "windows_status",
     )
 
     def __init__(self, number: int, env: Environment, channel: Channel, path: Path, now: float) -> None:
@@ -112,6 +127,8 @@ class Session(keying.MainMode):
         self.childless = False  # the peer takes an IKE SA without a Child SA
         self.children: Children = Children()
         self.ike_rekey: IkeRekey | None = None
+        self.original: Session | None = None  # which this one proves again, to be thrown away then
+        self.windows_status = 0  # in the peer's last answer
 
     @property
     def initiator(self) -> bool:

@@ -11,6 +11,7 @@ from ikd.ikev2.payloads import (
     Certificate,
     CertificateRequest,
     Configuration,
+    Correlation,
     Delete,
     Eap,
     IdentificationI,
@@ -42,7 +43,7 @@ SHAPES: dict[tuple[int, bool], Shape] = {
     ),
     (Exchange.IKE_AUTH, False): Shape(
         _kinds(IdentificationI),
-        _CHILD | _kinds(IdentificationR, Authentication, Eap),
+        _CHILD | _kinds(IdentificationR, Authentication, Eap, Correlation),
         _ANY | _kinds(Certificate, CertificateRequest),
     ),
     (Exchange.IKE_AUTH, True): Shape(

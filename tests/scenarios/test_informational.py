@@ -384,16 +384,16 @@ def answer_to(link: Link, exchange: int, *payloads: Body) -> Message:
 def test_an_unknown_critical_payload(exchange: int) -> None:
     """Section 2.5: UNSUPPORTED_CRITICAL_PAYLOAD with its number; the IKE SA stays."""
     link = connected()
-    (notify,) = answer_to(link, exchange, Unknown(200, True, b"what")).payloads
+    (notify,) = answer_to(link, exchange, Unknown(201, True, b"what")).payloads
     assert isinstance(notify, Notify)
-    assert (notify.type, notify.data) == (N.UNSUPPORTED_CRITICAL_PAYLOAD, b"\xc8")
+    assert (notify.type, notify.data) == (N.UNSUPPORTED_CRITICAL_PAYLOAD, b"\xc9")
     agree(link, ikes=1, pairs=1)
 
 
 def test_an_unknown_payload_that_is_not_critical() -> None:
     """It is skipped."""
     link = connected()
-    assert not answer_to(link, Exchange.INFORMATIONAL, Unknown(200, False, b"what")).payloads
+    assert not answer_to(link, Exchange.INFORMATIONAL, Unknown(201, False, b"what")).payloads
     agree(link, ikes=1, pairs=1)
 
 
@@ -448,7 +448,7 @@ WRONG: dict[str, Callable[[Message], tuple[Body, ...]]] = {
     "nothing": lambda message: (),
     "no nonce": lambda message: tuple(one for one in message.payloads if not isinstance(one, Nonce)),
     "two nonces": lambda message: (*message.payloads, Nonce(data=bytes(32))),
-    "unknown critical": lambda message: (*message.payloads, Unknown(200, True, b"")),
+    "unknown critical": lambda message: (*message.payloads, Unknown(201, True, b"")),
     "no selectors": lambda message: tuple(one for one in message.payloads if one.kind not in (44, 45)),
     "unknown error": lambda message: (Notify(type=9999, spi=b"", data=b""),),
     "no more": lambda message: (status(N.NO_ADDITIONAL_SAS),),

@@ -404,12 +404,12 @@ def test_an_unknown_payload_in_the_first_message(critical: bool) -> None:
     header = Header.decode(data)
     kind, octets = encode_chain(payloads(data))
     extra = bytes((kind, 0x80 if critical else 0, 0, 8)) + b"what" + octets
-    header = replace(header, next_payload=200, length=HEADER_SIZE + len(extra))
+    header = replace(header, next_payload=201, length=HEADER_SIZE + len(extra))
     link.inject(link.right, header.encode() + extra)
     (answer, *_) = payloads(link.flights[-1].data)
     if critical:
         assert isinstance(answer, Notify)
-        assert (answer.type, answer.data) == (N.UNSUPPORTED_CRITICAL_PAYLOAD, b"\xc8")
+        assert (answer.type, answer.data) == (N.UNSUPPORTED_CRITICAL_PAYLOAD, b"\xc9")
         assert not link.right.ikes
     else:
         assert not isinstance(answer, Notify)
