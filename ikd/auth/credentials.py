@@ -239,6 +239,16 @@ class Credentials:
         before the peer has said its name; aggressive mode has it (`peer`). Raises `Declined`."""
         return self._key(rule, self.local_identity(rule), peer, address).secret
 
+    def shared_key_names(self, rule: Rule, peer: Identity, address: Address, key: Secret) -> bool:
+        """Whether the key that was used is one for the peer by the name it has said since. Behind a NAT it
+        calls itself by an address nobody knows: then it may be one for the address it is seen with."""
+        local = str(self.local_identity(rule))
+        names = [str(peer)]
+        if peer.kind in (IdKind.IPV4_ADDR, IdKind.IPV6_ADDR):
+            names.append(str(address))
+        found = (psk.find(self._material.keys, (name,), local) for name in names)
+        return any(entry is not None and entry.secret == key for entry in found)
+
     def hash_signer(self, rule: Rule, method: int, identity: Identity, digest: bytes) -> Authenticator:
         """Our signature over HASH_I or HASH_R; raises `Declined`."""
         for wanted in _first(rule):

@@ -104,13 +104,14 @@ class Proof:
 class PskProof(Proof):
     """A pre-shared key: it makes SKEYID, and who can make the hash has it."""
 
-    __slots__ = ()
+    __slots__ = ("_key",)
 
     def skeyid(self, rule: Rule, shared: bytes) -> Secret:
         """SKEYID = prf(pre-shared-key, Ni_b | Nr_b)."""
         session = self.session
-        key = session.env.credentials.shared_key(rule, session.claimed, session.path.peer.address)
-        return skeyid_psk(session.row, key, session.nonce_i, session.nonce_r)
+        credentials, peer = session.env.credentials, session.path.peer.address
+        self._key = credentials.shared_key(rule, session.claimed, peer)
+        return skeyid_psk(session.row, self._key, session.nonce_i, session.nonce_r)
 
     def prove(self, rule: Rule, identity: Identification) -> Steps[list[Payload]]:
         """HASH of ours."""
@@ -125,6 +126,12 @@ class PskProof(Proof):
             raise Declined(
                 f"the pre-shared key for {claimed} is not the one the peer has",
                 "compare the secret for this peer in both hosts' secrets",
+            )
+        credentials, address = self.session.env.credentials, self.session.path.peer.address
+        if not credentials.shared_key_names(rule, claimed, address, self._key):
+            raise Declined(
+                f"the peer calls itself {claimed}, and the pre-shared key it has is not for that name",
+                f'add "{claimed}" to `peers` of the [[psk]] in secrets.toml if this is the right host',
             )
         name = str(claimed)
         return Authenticated(claimed, "psk", f"pre-shared key {name}", names=(name,))
