@@ -157,20 +157,29 @@ def psk_peers(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     connection: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    swapped: bool = False,
 ) -> Peers:
     """Both sides with a pre-shared key. `secret`, `peer`, `extra` and `settings` change ikd's side,
-    `connection` and `options` charon's."""
+    `connection` and `options` charon's. `swapped` puts charon on the left, behind the NAT if there is one."""
+    if swapped:
+        seen = place.NAT if lab.nat else lab.left_address
+        nets = {"local_net": place.NET_RIGHT, "remote_net": place.NET_LEFT}
+        policy = tunnel_policy(place.RIGHT, seen, peer=peer, extra=extra, **nets)
+    else:
+        policy = tunnel_policy(lab.left_address, place.RIGHT, peer=peer, extra=extra)
     ikd = Ikd(
-        lab.left,
+        lab.right if swapped else lab.left,
         directory / "ikd",
-        tunnel_policy(lab.left_address, place.RIGHT, peer=peer, extra=extra),
+        policy,
         secrets=secrets(secret, peer),
         settings=merged({"identity": {"id": IKD_ID}}, settings or {}),
     )
+    ids = (IKD_ID, PEER_ID)
+    change = connection or {}
     return Peers(
         lab,
         ikd,
-        _charon(lab, directory, connection or {}, options, secret=SECRET, secret_ids=(IKD_ID, PEER_ID)),
+        _charon(lab, directory, change, options, swapped=swapped, secret=SECRET, secret_ids=ids),
     )
 
 
@@ -224,8 +233,18 @@ def _charon(
     directory: Path,
     change: Mapping[str, Any],
     options: Mapping[str, Any] | None,
+    *,
+    swapped: bool = False,
     **secret: Any,
 ) -> Charon:
     remote = "%any" if lab.nat else lab.left_address
     base = psk_connection(place.RIGHT, remote, place.NET_RIGHT, place.NET_LEFT)
-    return Charon(lab.right, directory / "charon", merged(base, change), options=options, **secret)
+    if swapped:
+        base = psk_connection(lab.left_address, place.RIGHT, place.NET_LEFT, place.NET_RIGHT)
+    return Charon(
+        lab.left if swapped else lab.right,
+        directory / "charon",
+        merged(base, change),
+        options=options,
+        **secret,
+    )
