@@ -101,16 +101,16 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     rule = session.rule = next((rule for rule in rules if admits(rule, name)), rules[0])
     terms = phase1.terms(session, (rule,), tokens=False)
     offered = request.one(SecurityAssociation)
+    phase1.hear(session, request)
     choice = choose_main(offered, terms.suites, terms.methods)
     if choice is None:
         raise Refused(
             N.NO_PROPOSAL_CHOSEN,
-            "the peer offered nothing that our rules accept",
+            phase1.why_nothing(session, offered, terms),
             "make `crypto` and `auth` of the rule and the peer's proposals meet",
             comparison=compare_main(offered, terms.suites, terms.methods, sent=False),
         )
     session.sa = request.body(SecurityAssociation)
-    phase1.hear(session, request)
     phase1.chosen(session, choice, terms)
     exchange = DiffieHellman(choice.suite.group)
     public, session.nonce_i = take_public(request, exchange.group)

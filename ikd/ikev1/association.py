@@ -767,7 +767,9 @@ class Ikev1Association(Association):
         session = self.session
         found = [until] if until > session.now else []
         if not self.inherited:
-            found += [due for due, _ in (*session.children.lingering, *idle_limits(session))]
+            children = session.children
+            clocks = (*children.lingering, *children.retiring, *idle_limits(session))
+            found += [due for due, _ in clocks]
         keepalive = session.env.settings.nat_keepalive if session.nat_local else 0
         return [*found, self.talks.sent_at + keepalive] if keepalive else found
 

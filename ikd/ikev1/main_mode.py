@@ -23,8 +23,6 @@ from sadb.algorithms import Group
 from sadb.crypto import BadPublic
 from sadb.crypto import KeyExchange as DiffieHellman
 
-_XAUTH = "the peer means XAUTH by authentication method 65001, which is Kerberos here"
-
 
 def _message(*payloads: object, encrypted: bool = False) -> Message:
     return Message(Exchange.MAIN, tuple(payloads), encrypted=encrypted)  # type: ignore[arg-type]
@@ -64,7 +62,9 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
             raise Malformed("the peer chose a proposal we did not offer")
         phase1.hear(session, reply)
         if found.method not in terms.understood(session):
-            raise Refused(0, _XAUTH, "let the peer announce Kerberos (vendor ID GSSAPI), or do without it")
+            raise Refused(
+                0, phase1.XAUTH, "let the peer announce Kerberos (vendor ID GSSAPI), or do without it"
+            )
         return found
 
     # HDR, SA  -->
@@ -124,10 +124,9 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     phase1.hear(session, request)
     choice = choose_main(payload, terms.suites, terms.understood(session))
     if choice is None:
-        foreign = choose_main(payload, terms.suites, terms.methods)
         raise Refused(
             N.NO_PROPOSAL_CHOSEN,
-            _XAUTH if foreign else "the peer offered nothing that our rules accept",
+            phase1.why_nothing(session, payload, terms),
             "make `crypto` and `auth` of the rule and the peer's proposals meet",
             comparison=compare_main(payload, terms.suites, terms.methods, sent=False),
         )

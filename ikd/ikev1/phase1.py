@@ -17,9 +17,9 @@ from ikd.exchange import Step, Steps, Wait
 from ikd.ikev1.keys import derive
 from ikd.ikev1.message import Message, Refused, Unauthentic, status
 from ikd.ikev1.numbers import Method, N, ProtocolId, Traversal
-from ikd.ikev1.payloads import Identification, NatDiscovery, NatDiscoveryDraft, VendorId
+from ikd.ikev1.payloads import Identification, NatDiscovery, NatDiscoveryDraft, SecurityAssociation, VendorId
 from ikd.ikev1.proofs import Proof, proof_of
-from ikd.ikev1.proposals import Life, MainChoice, speaks
+from ikd.ikev1.proposals import Life, MainChoice, choose_main, offers_method, speaks
 from ikd.ikev1.session import Session
 from ikd.keying import methods as methods_of
 from ikd.riders import failover, vendor
@@ -34,6 +34,7 @@ from sadb.algorithms import MainSuite
 T = TypeVar("T")
 
 NONCE = 32
+XAUTH = "the peer means XAUTH by authentication method 65001, which is Kerberos here"
 _DISCOVERY = {Traversal.RFC_3947: NatDiscovery, Traversal.DRAFT_02: NatDiscoveryDraft}
 
 
@@ -105,6 +106,15 @@ def _check_kerberos(session: Session, rules: tuple[Rule, ...]) -> None:
                 session.env.credentials.kerberos_name(rule)
             except Declined as declined:
                 raise Refused(N.NO_PROPOSAL_CHOSEN, str(declined), declined.remedy) from None
+
+
+def why_nothing(session: Session, offered: SecurityAssociation, terms: Terms) -> str:
+    """Why nothing that a peer offers will do, in words."""
+    if Known.CGA in session.vendors and offers_method(offered, Method.CGA):
+        return "the peer wants to prove itself by its address (CGA, method 65005), which is not spoken here"
+    if choose_main(offered, terms.suites, terms.methods):
+        return XAUTH
+    return "the peer offered nothing that our rules accept"
 
 
 def chosen(session: Session, choice: MainChoice, terms: Terms) -> None:

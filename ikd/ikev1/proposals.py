@@ -371,6 +371,11 @@ def choose_main(
     return None
 
 
+def offers_method(payload: SecurityAssociation, method: int) -> bool:
+    """Whether a peer offers an authentication method at all."""
+    return any(read.method == method for read, _, _ in _main_offers(payload))
+
+
 def choose_quick(
     payload: SecurityAssociation,
     suites: Iterable[QuickSuite],
