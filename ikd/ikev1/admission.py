@@ -49,6 +49,7 @@ class Ikev1Admission:
             return
         association = self._find(header)
         if association is not None:
+            association.talks.received(data)
             association.receive(header, data, path, now)
         elif header.exchange in (Exchange.MAIN, Exchange.AGGRESSIVE) and (
             header.spi_r == ZERO_SPI or self._returned(header, path, now)
@@ -81,6 +82,7 @@ class Ikev1Admission:
         key = ("ikev1", address, path.peer.port, header.spi_i)
         known = registry.strangers.find(key)
         if isinstance(known, Ikev1Association):
+            known.talks.received(data)
             known.receive(header, data, path, now)  # the same once more is answered again
         elif header.spi_r == ZERO_SPI and self._must_pay(data, address):
             self._demand(header, path, now)
@@ -95,6 +97,7 @@ class Ikev1Admission:
             registry.strangers.enter(key, association)
             registry.emit(NegotiationStarted(ike=association.number, rule="", initiator=False, path=path))
             try:
+                association.talks.received(data)
                 association.first_request(header, data, now)
             except Malformed:
                 association.abandon("its first message is malformed", now)

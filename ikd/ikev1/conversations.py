@@ -23,6 +23,7 @@ from sadb.address import Path
 
 MOST_TALKS = 64  # quick modes and other exchanges of phase 2 at a time
 MOST_COOKIES = 16  # responder cookies that are returned in one negotiation
+AMPLIFICATION = 3  # a stranger's octets are paid back with no more than this many of ours
 KEPT_SECONDS = 60.0  # how long a finished exchange answers repetitions
 
 # Remedies where the peer has answered until we proved ourselves.
@@ -83,7 +84,7 @@ class Conversations:
     """Drives the exchanges of a session. `ask` passes a question on, `broke_off` hears of exceptions, and the
     other end is given up through `gone`."""
 
-    __slots__ = ("_ask", "_broke_off", "_gone", "fragmenting", "sent_at", "session", "talks")
+    __slots__ = ("_ask", "_broke_off", "_gone", "credit", "fragmenting", "sent_at", "session", "talks")
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class Conversations:
         self._gone = gone
         self.talks: dict[int, Talk] = {}  # by message ID
         self.sent_at = session.now
+        self.credit = 0  # octets that a stranger may still be sent without asking
         self.fragmenting = False  # large messages go out in fragments (MS-IKEE section 3.3)
 
     # Facts -----------------------------------------------------------------------------------------------
@@ -207,9 +209,16 @@ class Conversations:
     def _transmit(self, talk: Talk, now: float, tries: int = 1) -> None:
         self.sent_at = now
         for one in self._datagrams(talk):
+            self.credit -= len(one)
             self.session.emit(Transmit(one, self.session.path))
         assert talk.message is not None
         self.tell_sent(talk.message, tries)
+
+    def _affordable(self, talk: Talk) -> bool:
+        """Whether our last message may be repeated: to a stranger whose address may be forged not more is
+        sent by itself than some times what came from there."""
+        stranger = self.session.peer is None and not talk.initiator
+        return not stranger or sum(map(len, talk.sent)) <= self.credit
 
     def _datagrams(self, talk: Talk) -> list[bytes]:
         """Our last message as it goes out."""
@@ -244,6 +253,10 @@ class Conversations:
                 repeated=repeated,
             )
         )
+
+    def received(self, data: bytes) -> None:
+        """A datagram has come, whatever it is worth."""
+        self.credit += AMPLIFICATION * len(data)
 
     def repeat(self, talk: Talk) -> None:
         """The peer has not heard our last message: a large one, maybe, that the path does not let through."""
@@ -302,7 +315,8 @@ class Conversations:
             talk.due = now + talk.wait
             if talk.tries > 2 and talk.exchange != Exchange.QUICK and self.session.may_fragment:
                 self.fragmenting = True
-            self._transmit(talk, now, talk.tries)
+            if self._affordable(talk):
+                self._transmit(talk, now, talk.tries)
 
     def close(self) -> None:
         """Abandon everything."""
