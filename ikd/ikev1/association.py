@@ -586,7 +586,7 @@ class Ikev1Association(Association):
             self.owner.emit(Broken(where=talk.stage, error=type(error).__name__, traceback=text))
             self._end("an internal error", False)
             return
-        self._tell_peer(talk, error)
+        told = self._tell_peer(talk, error)
         rule = talk.rule or session.rule_name
         if isinstance(error, Declined):
             self.owner.emit(
@@ -600,13 +600,16 @@ class Ikev1Association(Association):
             )
         if not talk.message_id:
             self._end(str(error) or "refused", False)
-        self._failed(error, talk.stage, rule, initiator=talk.initiator, child=bool(talk.message_id))
+        self._failed(error, talk.stage, rule, told, initiator=talk.initiator, child=bool(talk.message_id))
 
-    def _failed(self, error: Exception, stage: str, rule: str, *, initiator: bool, child: bool) -> None:
+    def _failed(
+        self, error: Exception, stage: str, rule: str, told: int = 0, *, initiator: bool, child: bool
+    ) -> None:
         """The event that `ikctl why` tells of."""
         if self.state in (State.DELETING, State.CLOSED):
             return
         refused = error if isinstance(error, Refused) else None
+        number = refused.notify if refused else told
         self.owner.emit(
             NegotiationFailed(
                 ike=self.number,
@@ -614,7 +617,7 @@ class Ikev1Association(Association):
                 peer=str(self.session.path.peer.address),
                 initiator=initiator,
                 stage=stage,
-                notify=notify_name(refused.notify) if refused and refused.notify else "",
+                notify=notify_name(number) if number else "",
                 reason=str(error) or type(error).__name__,
                 remedy=getattr(error, "remedy", ""),
                 child=child,
@@ -622,10 +625,10 @@ class Ikev1Association(Association):
             )
         )
 
-    def _tell_peer(self, talk: Talk, error: Exception) -> None:
-        """The notify that tells the peer, unless it told us."""
+    def _tell_peer(self, talk: Talk, error: Exception) -> int:
+        """Tell the peer, unless it told us; the type of the notify, 0 without one."""
         if isinstance(error, Silent) or (isinstance(error, Refused) and (error.by_peer or not error.notify)):
-            return
+            return 0
         kind = _NOTIFIES.get(type(error), N.PAYLOAD_MALFORMED)
         if isinstance(error, Refused):
             kind = N(error.notify)
@@ -641,6 +644,9 @@ class Ikev1Association(Association):
             datagram, _ = session.channel.seal(message, b"")
             self.owner.emit(Transmit(datagram, session.path))
             self.talks.tell_sent(message)
+        else:
+            return 0
+        return kind
 
     def _gone(self) -> None:
         self._pass_on()
