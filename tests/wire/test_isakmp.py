@@ -138,8 +138,8 @@ def test_unknown_payloads_are_kept_with_their_critical_bit(critical: bool) -> No
     """Whether to refuse the message is the protocol's decision (RFC 7296 section 2.5)."""
     flags = 0x80 if critical else 0x7F
     octets = payload(40, b"what?", flags=flags) + payload(0, b"n" * 16)
-    found, _ = chain(200, octets, PAYLOADS)
-    assert found == [Unknown(200, critical, b"what?"), Nonce(data=b"n" * 16)]
+    found, _ = chain(201, octets, PAYLOADS)
+    assert found == [Unknown(201, critical, b"what?"), Nonce(data=b"n" * 16)]
 
 
 def test_critical_bit_of_known_payloads_is_ignored() -> None:
@@ -149,7 +149,7 @@ def test_critical_bit_of_known_payloads_is_ignored() -> None:
 
 def test_unknown_payload_is_written_as_it_came() -> None:
     """A tool that repeats a message must not change it."""
-    bodies: list[Body] = [Unknown(200, True, b"what?"), VendorId(data=b"v")]
+    bodies: list[Body] = [Unknown(201, True, b"what?"), VendorId(data=b"v")]
     kind, octets = encode_chain(bodies)
     assert octets == payload(43, b"what?", flags=0x80) + payload(0, b"v")
     assert chain(kind, octets, PAYLOADS) == (bodies, 0)
@@ -184,7 +184,7 @@ HOSTILE = {
     "octets after the last": (40, NONCE + b"\0"),
     "payloads after the last": (40, NONCE + NONCE),
     "octets without a payload": (0, b"\0\0\0\4"),
-    "unknown with zero length": (200, payload(0, b"", length=0)),
+    "unknown with zero length": (201, payload(0, b"", length=0)),
     "nonce too short": (40, payload(0, b"n" * 15)),
     "nonce too long": (40, payload(0, b"n" * 257)),
     "proposal that runs over its payload": (

@@ -21,6 +21,7 @@ from ikd.ikev2.payloads import (
     CertificateRequest,
     Configuration,
     ConfigurationAttribute,
+    Correlation,
     Delete,
     Eap,
     EncryptedFragment,
@@ -48,6 +49,9 @@ LENGTHS = {
     (Authentication, "data"): (1, 200),
     (Nonce, "data"): (16, 256),
     (Eap, "message"): (4, 64),
+    (Correlation, "spi_i"): (8, 8),
+    (Correlation, "spi_r"): (8, 8),
+    (Correlation, "hash"): (1, 64),
 }
 
 values = Values(LENGTHS, (Proposal, Transform)).of
@@ -89,7 +93,7 @@ def test_any_octets_are_read_or_malformed(cls: type[Any], data: st.DataObject) -
 
 def test_registry_has_every_payload_once() -> None:
     """A payload that is missing would be skipped as unknown, and with it what it asks for."""
-    assert set(PAYLOADS) == {*range(33, 49), 53}
+    assert set(PAYLOADS) == {*range(33, 49), 53, 200}
     assert all(PAYLOADS[cls.kind] is cls for cls in CLASSES)
     assert all(issubclass(cls, Payload) and not cls.critical for cls in CLASSES)
     assert {46, 53} == ENCRYPTED
@@ -127,6 +131,7 @@ DRAWN: list[tuple[Payload, str]] = [
     ),
     (Eap(message=b"\1\2\0\4"), "01020004"),
     (EncryptedFragment(number=1, total=2, data=b"\xff"), "0001 0002 ff"),
+    (Correlation(spi_i=b"i" * 8, spi_r=b"r" * 8, hash=b"\xff"), "69" * 8 + "72" * 8 + "ff"),  # MS-IKEE
     (
         SecurityAssociation(
             proposals=(
