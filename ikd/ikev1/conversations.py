@@ -99,7 +99,7 @@ class Conversations:
         self._gone = gone
         self.talks: dict[int, Talk] = {}  # by message ID
         self.sent_at = session.now
-        self.credit = 0  # octets that a stranger may still be sent without asking
+        self.credit = 0  # octets that a stranger may still be sent as repetitions
         self.fragmenting = False  # large messages go out in fragments (MS-IKEE section 3.3)
 
     # Facts -----------------------------------------------------------------------------------------------
@@ -215,8 +215,8 @@ class Conversations:
         self.tell_sent(talk.message, tries)
 
     def _affordable(self, talk: Talk) -> bool:
-        """Whether our last message may be repeated: to a stranger whose address may be forged not more is
-        sent by itself than some times what came from there."""
+        """Whether our last message may be repeated: to a stranger, whose address may be forged, not more is
+        sent than some times what came from there."""
         stranger = self.session.peer is None and not talk.initiator
         return not stranger or sum(map(len, talk.sent)) <= self.credit
 
@@ -262,8 +262,10 @@ class Conversations:
         """The peer has not heard our last message: a large one, maybe, that the path does not let through."""
         if talk.exchange != Exchange.QUICK and self.session.may_fragment:
             self.fragmenting = True
-        for one in self._datagrams(talk):
-            self.session.emit(Transmit(one, self.session.path))
+        if self._affordable(talk):
+            for one in self._datagrams(talk):
+                self.credit -= len(one)
+                self.session.emit(Transmit(one, self.session.path))
 
     def return_cookie(self, talk: Talk, cookie: bytes) -> None:
         """Our first message once more with a responder cookie, otherwise identical; repetitions go without,
