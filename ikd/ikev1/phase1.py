@@ -189,9 +189,11 @@ def find_nat(session: Session, message: Message) -> None:
 
 
 def float_port(session: Session) -> None:
-    """With a NAT on the way everything goes on over UDP 4500 (RFC 3947 section 4)."""
-    if session.nat:
-        session.path = session.path.moved(session.env.settings.nat_port)
+    """With a NAT on the way everything goes on over UDP 4500 (RFC 3947 section 4). One that is to replace
+    another is there already, and the peer behind a port of the NAT's."""
+    port = session.env.settings.nat_port
+    if session.nat and session.path.local.port != port:
+        session.path = session.path.moved(port)
 
 
 # Keys -------------------------------------------------------------------------------------------------------

@@ -573,10 +573,9 @@ def test_thousands_of_transforms() -> None:
     (esp,) = made.proposals
     (good,) = esp.transforms
     wrong = [replace(good, number=n % 256, id=n % 11 + 30) for n in range(250)]
-    proposals = tuple(replace(esp, number=n, transforms=tuple(wrong)) for n in range(1, 7)) + (
-        replace(esp, number=200),
-    )
-    assert refusal_or_pairs(link, replace(made, proposals=proposals)) == 2
+    proposals = [replace(esp, number=n, transforms=tuple(wrong)) for n in range(1, 7)]
+    proposals.append(replace(esp, number=200))
+    assert refusal_or_pairs(link, replace(made, proposals=tuple(proposals))) == 2
 
 
 def refusal_or_pairs(link: Link, made: SecurityAssociation) -> int:
