@@ -170,14 +170,14 @@ class Endpoint:
     def initiate(
         self, rule: Rule, path: Path, now: float, acquire: Acquire | None = None, *, childless: bool = False
     ) -> list[Output]:
-        """Negotiate for a rule, on an IKE SA with that peer when there is one. Packets (`acquire`) do not
-        start what is under way or has just failed."""
+        """Negotiate for a rule, on an IKE SA with that peer when there is one, and unless that is under way.
+        Packets (`acquire`) do not start what has just failed."""
         with self._outputs as out:
             key = (rule.name, path.peer.address)
             if acquire is not None and self._held_down.get(key, now) > now:
                 return out
             peers = list(self._by_address.get(path.peer.address, {}).values())
-            if acquire is not None and any(one.awaits(rule.name) for one in peers):
+            if any(one.awaits(rule.name) for one in peers) and not childless:
                 return out
             for association in peers:
                 if self._can_carry(association, rule, path) and not childless:
@@ -226,7 +226,9 @@ class Endpoint:
     def _can_carry(association: Association, rule: Rule, path: Path) -> bool:
         """Whether a Child SA of the rule may be made on this IKE SA, now or once it is up."""
         main = association.main
-        if main.path.local.address != path.local.address or not main.serves(rule):
+        if main.keying not in rule.keying or not main.serves(rule):
+            return False
+        if main.path.local.address != path.local.address:
             return False
         if association.state is State.CONNECTING:
             made_for = main.rule

@@ -267,7 +267,7 @@ class PeerAnnounced(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyingFellBack(Event):
-    """A peer does not answer in one keying protocol, and the next one of the rule is tried."""
+    """A peer does not take up one keying protocol, and the next one of the rule is tried."""
 
     group: ClassVar[str] = "ike"
     rule: str
@@ -277,7 +277,7 @@ class KeyingFellBack(Event):
 
     @property
     def text(self) -> str:
-        return f"{self.rule}: {self.peer} does not answer in {self.module}, trying {self.instead}"
+        return f"{self.rule}: {self.peer} does not take up {self.module}, trying {self.instead}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
