@@ -6,12 +6,12 @@ and there is one group to propose. Loading such a rule says so.
 
 from __future__ import annotations
 
-from ikd.auth import Identity
-from ikd.exchange import Send, Steps, send
+from ikd.auth import Declined, Identity
+from ikd.exchange import Send, Step, Steps, Wait
 from ikd.ikev1 import phase1, shapes
 from ikd.ikev1.main_mode import agree, take_public
 from ikd.ikev1.message import Message, Refused
-from ikd.ikev1.numbers import Exchange, N
+from ikd.ikev1.numbers import Exchange, Method, N
 from ikd.ikev1.payloads import Identification, KeyExchange, Nonce, SecurityAssociation
 from ikd.ikev1.proposals import accept_main, choose_main, compare_main, main_chosen, offer_main
 from ikd.ikev1.session import Session
@@ -131,8 +131,16 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         *phase1.discovery(session),
     )
     # <--  HDR*, [CERT,] HASH_I or SIG_I
-    last: Message = yield from send(second)
+    step: Step = Send(second)
+    while True:
+        last: Message = yield step
+        try:
+            yield from phase1.verify(session, rule, last, request)
+            break
+        except (Declined, Malformed) as error:
+            if last.encrypted or session.method != Method.PSK:
+                raise
+            step = Wait(error)  # in the clear it may be anybody's
     phase1.find_nat(session, last)
-    yield from phase1.verify(session, rule, last, request)
     phase1.proven(session, rule, last)
     return None
