@@ -25,9 +25,7 @@ def lost(flight: Flight) -> None:
 
 def test_when_a_message_is_repeated() -> None:
     """With growing pauses, as often as the settings say, and always the same octets."""
-    settings = IkeSettings(
-        retransmit_first=2.0, retransmit_factor=2.0, retransmit_cap=9.0, retransmit_tries=5
-    )
+    pace = IkeSettings(retransmit_first=2.0, retransmit_factor=2.0, retransmit_cap=9.0, retransmit_tries=5)
     link = Link(*hosts(settings=pace))
     link.fate = lost
     times = []
