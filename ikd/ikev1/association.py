@@ -1,99 +1,60 @@
 """One ISAKMP SA as a thing that lives: what comes for it, what it is told to do, what goes wrong, and its
 end.
 
-RFC 2408, 2409, 3706. The exchanges are generators in `ikd.ikev1`, driven by `ikd.ikev1.conversations`; states
-and clocks are in `ikd.life`. Quick-mode SAs go with their ISAKMP SA, unless another one with the same peer
-takes them over: that is how phase 1 is rekeyed here.
+RFC 2408, 2409, 3706. What comes for it is read in `ikd.ikev1.reception`. The exchanges are generators in
+`ikd.ikev1`, driven by `ikd.ikev1.conversations`; states and clocks are in `ikd.life`. Quick-mode SAs go with
+their ISAKMP SA, unless another one with the same peer takes them over: that is how phase 1 is rekeyed here.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from ikd.association import Association, Owner
-from ikd.auth import Declined
-from ikd.events import AuthenticationFailed, Broken, NegotiationFailed
-from ikd.ikev1 import aggressive, deletion, informational, main_mode, quick_mode, shapes
-from ikd.ikev1.channel import Unprotected
-from ikd.ikev1.conversations import MOST_TALKS, Conversations, Talk, digest
-from ikd.ikev1.message import Message, Refused, Silent, Unauthentic, status
-from ikd.ikev1.numbers import Exchange, Method, N, ProtocolId, exchange_name, notify_name
-from ikd.ikev1.payloads import SecurityAssociation
+from ikd.events import Broken
+from ikd.ikev1 import aggressive, deletion, failure, informational, main_mode, quick_mode
+from ikd.ikev1.conversations import Talk
+from ikd.ikev1.message import Message, status
+from ikd.ikev1.numbers import Exchange, N, ProtocolId
+from ikd.ikev1.reception import PHASE_1, Reception
 from ikd.ikev1.session import Session
 from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State, idle_limits
-from ikd.outputs import Inherit, Move, Transmit
-from ikd.riders import vendor
-from ikd.riders.fragment1 import FRAGMENT, Fragments
+from ikd.outputs import Inherit, Transmit
 from ikd.riders.natt import KEEPALIVE
 from ikd.riders.vendor import Known
-from ikd.riders.windows_status import Told
-from ikd.wire.codec import Malformed
-from ikd.wire.isakmp import ZERO_SPI, Flags, Header, Payload
+from ikd.wire.isakmp import Payload
 from policy.rules import Rule
-from sadb.address import Path
-from sadb.backend import Unavailable
 from sadb.sa import Acquire, SaPair
 from sadb.sa import State as PairState
 
-PHASE_1 = 0  # message ID
-_RESPONDERS = {Exchange.MAIN: main_mode.respond, Exchange.AGGRESSIVE: aggressive.respond}
-_WRONG_KEY = Declined(
-    "the peer's message cannot be read: most likely the pre-shared key is not the one the peer has",
-    "compare the secret for this peer in both hosts' secrets",
-)
 _Wish = tuple[Rule, Acquire | None, SaPair | None]  # what a quick mode is to make, and what that replaces
-MOST_SEEN = 4096
 PARTING_SECONDS = 3.0  # how long one that is replaced stays for repetitions
 
 
-@dataclass(frozen=True, slots=True)
-class _Probe:
-    """R-U-THERE on its way: its sequence number, since when, how often it was sent, and when again."""
-
-    sequence: int
-    since: float
-    tries: int
-    due: float
-
-
-class Ikev1Association(Association):
+class Ikev1Association(Reception):
     """One ISAKMP SA."""
 
     __slots__ = (
         "_dead",
         "_deferred",
-        "_fragments",
         "_heir",
         "_leaving",
         "_over",
         "_part_at",
-        "_probe",
-        "_seen",
         "_wishes",
         "predecessor",
-        "session",
         "successor",
-        "talks",
     )
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
-        Association.__init__(self, session, owner, now)
-        self.session = session
-        self.talks = Conversations(
-            session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
-        )
+        Reception.__init__(self, session, owner, now)
         self.predecessor: Ikev1Association | None = None  # the ISAKMP SA this one is to replace
         self.successor: Ikev1Association | None = None  # the one that has its quick-mode SAs now
         self._part_at = 0.0  # when it goes at the latest after that
-        self._fragments = Fragments()
         self._deferred: list[_Wish] = []  # quick modes that begin once it is up
         self._wishes: dict[int, _Wish] = {}  # those of ours that have begun, by message ID
-        self._seen: OrderedDict[int, None] = OrderedDict()  # message IDs of the peer, which it uses once
         self._dead: list[SaPair] = []  # replaced: to be deleted at the peer behind the message under way
-        self._probe: _Probe | None = None
         self._heir: Ikev1Association | None = None  # to take over when this one is deleted already
         # its end has begun: why, whether the peer wanted it, and until when it answers all the same
         self._leaving: tuple[str, bool, float] | None = None
@@ -234,303 +195,7 @@ class Ikev1Association(Association):
         self.session.now = now
         self._notify(N.INVALID_SPI, b"", ProtocolId.ESP, spi.to_bytes(4, "big"))
 
-    # Receiving -------------------------------------------------------------------------------------------
-
-    def first_request(self, header: Header, data: bytes, now: float) -> None:
-        """The first message of a peer's phase 1; raises `Malformed`, and then nothing is kept."""
-        message, _ = self.session.channel.open(header, data, b"")
-        if message.encrypted:
-            raise Malformed("a first message that is encrypted")
-        payloads = shapes.check(message.exchange, 1, message.payloads)
-        message = replace(message, payloads=payloads)
-        self.talks.tell_received(message, self.path)
-        steps = _RESPONDERS[Exchange(header.exchange)](self.session, message)
-        talk = self.talks.begin(header.exchange, PHASE_1, steps, now, initiator=False)
-        talk.number, talk.heard = 1, digest(data)
-        self.talks.drive(talk, now)
-        self._settle(now)
-
-    def receive(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        """A datagram for this ISAKMP SA, whoever it came from."""
-        self.session.now = now
-        try:
-            if header.next_payload == FRAGMENT:
-                self._fragment(header, data, path, now)
-            elif header.exchange == Exchange.INFORMATIONAL:
-                self._informational(header, data, path)
-            elif header.exchange in (Exchange.MAIN, Exchange.AGGRESSIVE, Exchange.QUICK):
-                self._exchange(header, data, path, now)
-            else:
-                self.dropped("unexpected", f"{exchange_name(header.exchange)} is not spoken", path)
-        except Unprotected as error:
-            self.dropped("unprotected", str(error), path)
-        except Unauthentic as error:
-            self.dropped("unverified", str(error), path)
-        except Malformed as error:
-            self.dropped("malformed", str(error), path)
-        self._settle(now)
-
-    def answer(self, talk: Talk, value: object, now: float) -> None:
-        """The answer to a question of one of its exchanges; an exception fails it."""
-        if self.state is State.CLOSED or talk.conversation.done:
-            return
-        if isinstance(value, Exception):
-            self.talks.drive(talk, now, error=value)
-        else:
-            self.talks.drive(talk, now, value)
-        self._settle(now)
-
-    def _fragment(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        if (self.answered and not self.session.may_fragment) or not self.session.env.settings.fragmentation:
-            raise Malformed("a fragment that was not agreed on")  # its first message may say so inside
-        whole = self._fragments.add(header, data, now)
-        self.talks.fragmenting = True
-        if whole is not None:
-            inner = Header.decode(whole)
-            if inner.next_payload == FRAGMENT or (inner.spi_i, inner.spi_r) != (header.spi_i, header.spi_r):
-                raise Malformed("fragments of another message")
-            self.receive(inner, whole, path, now)
-
-    def _exchange(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        talk = self.talks.talks.get(header.message_id)
-        if talk is None:
-            self._begin_theirs(header, data, path, now)
-            return
-        if talk.exchange != header.exchange:
-            self.dropped("unexpected", f"{exchange_name(header.exchange)} in the middle of another", path)
-            return
-        mark = digest(data)
-        if talk.heard == mark:
-            # only what answers it is repeated, else both would repeat themselves for ever
-            if not (talk.initiator and talk.due is not None):
-                self.talks.repeat(talk)
-            return
-        if talk.conversation.done or not talk.waiting:
-            return  # finished, or being worked on
-        channel = self.session.channel
-        learned = channel.cookie_r == ZERO_SPI
-        if learned and header.spi_r == ZERO_SPI:
-            raise Malformed("an answer without the responder's cookie")  # our own message, sent back
-        if learned:  # hashes cover it; it is forgotten again when the message proves to be nothing
-            channel.cookie_r = header.spi_r
-        try:
-            message, iv = self._open(header, data, talk)
-        except Malformed:
-            if learned:
-                channel.cookie_r = ZERO_SPI
-            if header.flags & Flags.ENCRYPTION:
-                self._doubt_key()
-            raise
-
-        def accept() -> None:
-            if message.encrypted:
-                talk.iv = iv
-                self._follow(path)
-            talk.number, talk.heard, talk.sent = talk.number + 1, mark, []
-            talk.waiting, talk.due, talk.hint = False, None, None
-            self.life.heard = now
-            self.talks.tell_received(message, path)
-
-        refused = self.talks.drive(talk, now, message, accept=accept)
-        if refused is not None:
-            if learned:
-                channel.cookie_r = ZERO_SPI
-            reason = "unverified" if isinstance(refused, Unauthentic) else "refused"
-            self.dropped(reason, str(refused), path)
-
-    def _open(self, header: Header, data: bytes, talk: Talk) -> tuple[Message, bytes]:
-        """The next message of an exchange, and the IV behind it; raises `Malformed`."""
-        session = self.session
-        message, iv = session.channel.open(header, data, talk.iv or session.channel.start_iv)
-        must = self._must_encrypt(talk)
-        if must is not None and message.encrypted is not must:
-            raise Unprotected(f"{talk.stage} message {talk.number + 1} in the clear")
-        number = talk.number + 1 if talk.message_id else session.place(talk.number + 1)
-        payloads = shapes.check(message.exchange, number, message.payloads, session.method)
-        return replace(message, payloads=payloads), iv
-
-    def _doubt_key(self) -> None:
-        """What cannot be read while the peer is not proven: a pre-shared key makes all other keys."""
-        talk = self.talks.talks.get(PHASE_1)
-        if self.state is State.CONNECTING and talk and talk.waiting and self.session.method == Method.PSK:
-            talk.hint = talk.hint or _WRONG_KEY
-
-    def _begin_theirs(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        """A quick mode of the peer; one whose hash does not fit is forgotten at once."""
-        if header.exchange != Exchange.QUICK or self.state is State.CONNECTING or not header.message_id:
-            self.dropped("unexpected", f"{exchange_name(header.exchange)} does not belong here", path)
-            return
-        if self.talks.full():
-            self.dropped("exchange-limit", f"{MOST_TALKS} exchanges are under way", path)
-            return
-        channel = self.session.channel
-        message, iv = channel.open(header, data, channel.iv_of(header.message_id))
-        message = replace(message, payloads=shapes.check(Exchange.QUICK, 1, message.payloads))
-        quick_mode.check(self.session, message)
-        if self._again(header.message_id):
-            self.dropped("replayed", f"message ID {header.message_id:08x} was used before", path)
-            return
-        self._follow(path)
-        self.life.heard = now
-        self.talks.tell_received(message, path)
-        steps = quick_mode.respond(self.session, message)
-        talk = self.talks.begin(Exchange.QUICK, header.message_id, steps, now, initiator=False)
-        talk.number, talk.heard, talk.iv, talk.child = 1, digest(data), iv, True
-        talk.offer = message.one(SecurityAssociation).proposals
-        self.talks.drive(talk, now)
-
-    def _must_encrypt(self, talk: Talk) -> bool | None:
-        """Whether the next message of an exchange has to be encrypted; None where both are seen."""
-        if talk.exchange == Exchange.MAIN:
-            return self.session.place(talk.number + 1) >= 5
-        if talk.exchange == Exchange.AGGRESSIVE:
-            return None if talk.number + 1 == 3 else False
-        return True
-
-    def _follow(self, path: Path) -> None:
-        """A peer behind a NAT is where its last authentic message came from."""
-        session = self.session
-        if path == session.path or not (self.state is State.CONNECTING or session.nat_peer):
-            return
-        old, session.path = session.path, path
-        if old.peer.address != path.peer.address:
-            self.owner.moved(self, old.peer.address)
-        for pair in self.children.values():
-            self.owner.emit(Move(pair, path))
-
-    # Informational ---------------------------------------------------------------------------------------
-
-    def _informational(self, header: Header, data: bytes, path: Path) -> None:
-        session = self.session
-        connecting = self.state is State.CONNECTING
-        if not session.channel.armed or (connecting and not header.flags & Flags.ENCRYPTION):
-            self._hint(header, data, path)
-            return
-        talk = self.talks.talks.get(header.message_id)
-        if talk is not None and talk.exchange == Exchange.INFORMATIONAL:  # the answer to a deletion of ours
-            self._exchange(header, data, path, session.now)
-            return
-        self._note_last_block()
-        try:
-            message, iv = session.channel.open(header, data, session.channel.iv_of(header.message_id))
-            if not message.encrypted:
-                raise Unprotected("an informational message in the clear")
-            informational.check(session, message)
-        except (Malformed, Unauthentic):
-            self._doubt_key()
-            raise
-        payloads = shapes.check(message.exchange, 1, message.payloads)
-        message = replace(message, payloads=payloads)
-        again = self._again(header.message_id)
-        self.talks.tell_received(message, path, repeated=again)
-        if again and not deletion.asks(message):
-            return
-        if connecting:
-            if declined := message.refusal():
-                self._told(declined)
-            return
-        self._follow(path)
-        self.life.heard = session.now
-        self._heed(message)
-        if deletion.asks(message):
-            answer = deletion.answer(session, message)
-            datagram, _ = session.channel.seal(answer, iv)
-            self.owner.emit(Transmit(datagram, session.path))
-            self.talks.tell_sent(answer)
-
-    def _again(self, message_id: int) -> bool:
-        """Whether the peer, or somebody who has recorded its messages, has used a message ID before."""
-        if message_id in self._seen:
-            return True
-        self._seen[message_id] = None
-        if len(self._seen) > MOST_SEEN:
-            self._seen.popitem(last=False)
-        return False
-
-    def _heed(self, message: Message) -> None:
-        """Act on an authentic informational message."""
-        session = self.session
-        if notify := message.notify(N.R_U_THERE):
-            self._inform(
-                informational.are_you_there(session, int.from_bytes(notify.data[:4], "big"), answer=True)
-            )
-        acknowledged = message.notify(N.R_U_THERE_ACK)
-        sequence = int.from_bytes(acknowledged.data[:4], "big") if acknowledged else None
-        if self._probe and sequence == self._probe.sequence:
-            self._probe = None
-        if message.notify(N.INITIAL_CONTACT) and not session.initial_contact:
-            session.initial_contact = True
-            self.owner.established(self)
-        notify = message.error()
-        if notify and notify.type == N.INVALID_SPI:
-            informational.lost(session, notify.protocol, notify.spi, "the peer has not got it")
-        elif declined := message.refusal():
-            self._refused(declined, notify.spi if notify else b"", message.told())
-        if informational.deleted(session, message):
-            self._pass_on()
-            until = session.now + (deletion.ANSWER_SECONDS if deletion.asks(message) else 0.0)
-            if deletion.reliable(session):  # it keeps the quick-mode SAs
-                self.life.move(Input.DELETE)
-                self._leave("deleted by the peer", True, until)
-            else:
-                self._end("deleted by the peer", True)
-
-    def _refused(self, declined: Refused, spi: bytes, told: Told | None) -> None:
-        """The peer declines a quick mode of ours: the one that it names, by message ID as Windows does or by
-        our SPI, or else the only one that waits. If it may be any of several, we see which are answered."""
-        waiting = [one for one in self.talks.open if one.child and one.waiting and one.initiator]
-        if told and told.message_id:
-            found = [one for one in waiting if one.message_id == told.message_id]
-        else:
-            found = [one for one in waiting if spi in {offer.spi for offer in one.offer}] or waiting
-        for talk in found:
-            if len(found) == 1:
-                self.talks.drive(talk, self.session.now, error=declined)
-            else:
-                talk.hint = declined
-
-    def _hint(self, header: Header, data: bytes, path: Path) -> None:
-        """An error in the clear before there are keys may be forged: it counts when nothing better comes."""
-        message, _ = self.session.channel.open(header, data, b"")
-        payloads = shapes.check(message.exchange, 0, message.payloads)
-        message = replace(message, payloads=payloads)
-        declined = message.refusal()
-        if declined and self.initiator:
-            self._told(declined)
-        elif not self._return_cookie(message):
-            self.dropped("unprotected", "an informational message in the clear", path)
-
-    def _return_cookie(self, message: Message) -> bool:
-        """Send the first message again with the cookie of a responder under load; whether this was one
-        (MS-IKEE section 3.9). Anybody may have sent it: nothing else changes."""
-        talk, notify = self.talks.talks.get(PHASE_1), message.notify(N.NOTIFY_DOS_COOKIE)
-        if notify is None or len(message.payloads) != 1 or len(notify.data) != 8:
-            return False
-        if not (talk and self.initiator and talk.waiting and talk.number == 1):
-            return False
-        self.talks.tell_received(message, self.path)
-        self.talks.return_cookie(talk, notify.data)
-        return True
-
-    def _told(self, declined: Refused) -> None:
-        """The peer declines phase 1."""
-        talk = self.talks.talks.get(PHASE_1)
-        if talk and talk.waiting:
-            talk.hint = declined
-
-    def _inform(self, *payloads: Payload) -> bytes:
-        """One protected informational message, and its datagram."""
-        session = self.session
-        if not session.channel.armed:
-            return b""
-        self._note_last_block()
-        number = self._message_id()
-        message = informational.sealed(session, number, payloads)
-        datagram, _ = session.channel.seal(message, session.channel.iv_of(number))
-        self.talks.sent_at = session.now
-        self.owner.emit(Transmit(datagram, session.path))
-        self.talks.tell_sent(message)
-        return datagram
+    # Its end, as far as the peer has a part in it ---------------------------------------------------------
 
     def _say_deleted(self, payload: Payload, over: Callable[[], None]) -> None:
         """Delete something at the peer; it is `over` at once, or when a peer that acknowledges deletions has
@@ -557,81 +222,37 @@ class Ikev1Association(Association):
         asking = any(one.exchange == Exchange.INFORMATIONAL for one in self.talks.open)
         return not asking and not self.children and now >= self._leaving[2]
 
-    def _notify(self, kind: int, data: bytes, protocol: int, spi: bytes) -> None:
-        self._inform(status(kind, data, protocol, spi))
-
-    def _message_id(self) -> int:
-        while True:
-            number = int.from_bytes(self.session.env.random(4), "big")
-            if number and number not in self.talks.talks:
-                return number
-
-    def _note_last_block(self) -> None:
-        """IVs of phase 2 come from the last block of phase 1. Before that is over it is the one that was
-        decrypted last or, with old versions of Windows, sent last (MS-IKEE section 3.1.5)."""
-        talk = self.talks.talks.get(PHASE_1)
-        if talk is None:
-            return
-        old = self.state is State.CONNECTING and vendor.microsoft(self.session.vendors) in vendor.OLD
-        channel = self.session.channel
-        channel.last_block = (talk.sent_block if old else talk.iv) or channel.start_iv
-
     # What goes wrong -------------------------------------------------------------------------------------
 
     def _broke_off(self, talk: Talk, error: Exception, now: float) -> None:
         """An exchange ended with an exception."""
         session = self.session
-        if not isinstance(error, (Refused, Malformed, Declined, Unavailable, Silent, Unauthentic)):
+        if not isinstance(error, failure.KNOWN):
             text = "".join(traceback.format_exception(error))
             self.owner.emit(Broken(where=talk.stage, error=type(error).__name__, traceback=text))
             self._end("an internal error", False)
             return
-        told = self._tell_peer(talk, error)
+        sent = self._tell_peer(talk, error)
         rule = talk.rule or session.rule_name
-        if isinstance(error, Declined):
-            self.owner.emit(
-                AuthenticationFailed(
-                    ike=self.number,
-                    rule=rule,
-                    identity=str(session.claimed) if session.claimed else "",
-                    address=str(session.path.peer.address),
-                    reason=str(error),
-                )
-            )
+        if declined := failure.not_authenticated(session, error, rule):
+            self.owner.emit(declined)
         if not talk.message_id:
             self._end(str(error) or "refused", False)
-        self._failed(error, talk.stage, rule, told, initiator=talk.initiator, child=bool(talk.message_id))
+        self._failed(error, talk.stage, rule, sent, initiator=talk.initiator, child=bool(talk.message_id))
 
     def _failed(
-        self, error: Exception, stage: str, rule: str, told: int = 0, *, initiator: bool, child: bool
+        self, error: Exception, stage: str, rule: str, sent: int = 0, *, initiator: bool, child: bool
     ) -> None:
-        """The event that `ikctl why` tells of."""
-        if self.state in (State.DELETING, State.CLOSED):
-            return
-        refused = error if isinstance(error, Refused) else None
-        number = refused.notify if refused else told
-        self.owner.emit(
-            NegotiationFailed(
-                ike=self.number,
-                rule=rule,
-                peer=str(self.session.path.peer.address),
-                initiator=initiator,
-                stage=stage,
-                notify=notify_name(number) if number else "",
-                reason=str(error) or type(error).__name__,
-                remedy=getattr(error, "remedy", ""),
-                child=child,
-                comparison=refused.comparison if refused else None,
-            )
-        )
+        """Tell of it, unless the end was on its way anyhow."""
+        if self.state not in (State.DELETING, State.CLOSED):
+            event = failure.told(self.session, error, stage, rule, sent, initiator=initiator, child=child)
+            self.owner.emit(event)
 
     def _tell_peer(self, talk: Talk, error: Exception) -> int:
         """Tell the peer, unless it told us; the type of the notify, 0 without one."""
-        if isinstance(error, Silent) or (isinstance(error, Refused) and (error.by_peer or not error.notify)):
+        kind = failure.notify_of(error)
+        if not kind:
             return 0
-        kind = _NOTIFIES.get(type(error), N.PAYLOAD_MALFORMED)
-        if isinstance(error, Refused):
-            kind = N(error.notify)
         session = self.session
         if session.channel.armed:
             about = talk.offer[0] if talk.message_id and talk.offer else None
@@ -746,9 +367,10 @@ class Ikev1Association(Association):
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
         found = [*self.talks.deadlines(), *self.child_deadlines()]
-        if self._probe:
-            found.append(self._probe.due)
-        busy = self._probe is not None or not self.session.both(Known.DPD)
+        asking = self.liveness.due
+        if asking is not None:
+            found.append(asking)
+        busy = asking is not None or not self.session.both(Known.DPD)
         found += self.life.deadlines(self.session, self.talks.sent_at, busy=busy)
         if self._leaving is not None:
             found += self._leaving_deadlines(self._leaving[2])
@@ -795,7 +417,10 @@ class Ikev1Association(Association):
         if self.rekey_at is not None and self.rekey_at <= now:
             self._renew(now)
         if settings.liveness and session.both(Known.DPD):
-            self._liveness(now)
+            gone = self.liveness.tick(self.heard_of_traffic(), now)
+            if gone:
+                self._failed(gone, "INFORMATIONAL", self.rule, initiator=True, child=False)
+                self._gone()
         self._keep_mapping(now)
 
     def _keep_mapping(self, now: float) -> None:
@@ -826,33 +451,6 @@ class Ikev1Association(Association):
             self.part(now)
         else:
             self.rekey(now)
-
-    def _liveness(self, now: float) -> None:
-        """Dead peer detection, RFC 3706: an answer to R-U-THERE, or any other sign of life, is enough."""
-        settings, heard, probe = self.session.env.settings, self.heard_of_traffic(), self._probe
-        if probe is None:
-            if heard + settings.liveness <= now:
-                sequence = int.from_bytes(self.session.env.random(4), "big") & 0x7FFFFFFF
-                self._send_probe(_Probe(sequence, now, 0, now), now)
-        elif heard > probe.since:
-            self._probe = None
-        elif probe.due <= now:
-            if probe.tries >= settings.retransmit_tries:
-                error = Silent(
-                    f"the peer does not answer (R-U-THERE sent {probe.tries} times)",
-                    "check that the peer runs, and that firewalls pass UDP 500 and 4500",
-                )
-                self._failed(error, "INFORMATIONAL", self.rule, initiator=True, child=False)
-                self._gone()
-            else:
-                self._send_probe(probe, now)
-
-    def _send_probe(self, probe: _Probe, now: float) -> None:
-        settings = self.session.env.settings
-        wait = settings.retransmit_first * settings.retransmit_factor**probe.tries
-        due = now + min(wait, settings.retransmit_cap)
-        self._probe = replace(probe, tries=probe.tries + 1, due=due)
-        self._inform(informational.are_you_there(self.session, probe.sequence))
 
     # The end of every step -------------------------------------------------------------------------------
 
@@ -885,10 +483,3 @@ class Ikev1Association(Association):
         talk = self.talks.begin(Exchange.QUICK, number, steps, now, initiator=True)
         talk.rule, talk.child = rule.name, True
         self.talks.drive(talk, now)
-
-
-_NOTIFIES: dict[type[Exception], N] = {
-    Declined: N.AUTHENTICATION_FAILED,
-    Unavailable: N.NO_PROPOSAL_CHOSEN,
-    Unauthentic: N.INVALID_HASH_INFORMATION,
-}
