@@ -174,8 +174,8 @@ def test_our_own_messages_come_back(number: int, mode: str) -> None:
     agree(link, ikes=1, pairs=1)
 
 
-@pytest.mark.parametrize("exchange", [0, 1, 3, 4, 5, 6, 32, 33, 34, 240, 243, 255])
-@pytest.mark.parametrize("number", [0, 1, 3, 4, 5, 7])
+@pytest.mark.parametrize("exchange", [0, 1, 4, 5, 6, 32, 33, 34, 243])
+@pytest.mark.parametrize("number", [1, 3, 4, 5, 7])
 def test_an_exchange_of_another_type_in_the_middle(number: int, exchange: int) -> None:
     """It is not taken for the one that is under way."""
     link = Link(*hosts())
