@@ -18,7 +18,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyroute2.netns
 
@@ -131,7 +131,8 @@ def ping(
 
 @contextlib.contextmanager
 def pinging(namespace: str, destination: str, source: str | None = None) -> Iterator[list[Pinged]]:
-    """Ping twenty times a second while the block runs; the list holds the result afterwards."""
+    """Ping twenty times a second while the block runs; the list holds the result afterwards. The last one may
+    be under way when it ends, and does not count when it alone has no answer."""
     results: list[Pinged] = []
     command = _ping(namespace, destination, source, ("-i", "0.05"))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -140,7 +141,11 @@ def pinging(namespace: str, destination: str, source: str | None = None) -> Iter
     finally:
         process.send_signal(2)
         output, _ = process.communicate(timeout=10)
-        results.append(Pinged.read(output))
+        result = Pinged.read(output)
+        last = max(map(int, re.findall(r"icmp_seq=(\d+)", output)), default=0)
+        if last == result.sent - 1 == result.received:
+            result = replace(result, sent=last)
+        results.append(result)
 
 
 def socket_in(namespace: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
