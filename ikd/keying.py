@@ -28,7 +28,7 @@ from sadb.sa import SecurityAssociation as Half
 from sadb.secret import Secret
 from sadb.selector import Selector
 
-RETIRE = 10.0  # seconds a peer of IKEv1 has for deleting a pair that it has replaced; some never do
+RETIRE = 10.0  # seconds a peer of IKEv1 has for deleting what it has replaced; some never do
 LINGER = 2.0  # seconds for which a replaced pair still receives what was on its way
 SOFT = 0.85  # the part of a limit at which keys are replaced; the SADB makes it a little smaller, at random
 

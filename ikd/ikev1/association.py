@@ -19,6 +19,7 @@ from ikd.ikev1.message import Message, status
 from ikd.ikev1.numbers import Exchange, N, ProtocolId
 from ikd.ikev1.reception import PHASE_1, Reception
 from ikd.ikev1.session import Session
+from ikd.keying import RETIRE
 from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State, idle_limits
 from ikd.outputs import Inherit, Transmit
 from ikd.riders.natt import KEEPALIVE
@@ -303,6 +304,7 @@ class Ikev1Association(Reception):
             return
         if older.rule == self.rule and not self.session.initial_contact:
             older.hand_over(self)
+            older.life.hard_at = self.session.now + RETIRE  # strongSwan leaves its end to us
 
     def _take_over(self, now: float) -> None:
         """Replace the predecessor: its quick-mode SAs are ours now, and the peer hears that it is gone."""

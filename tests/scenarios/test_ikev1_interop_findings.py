@@ -53,7 +53,7 @@ def test_quick_mode_sas_go_with_a_newer_phase_1() -> None:
     link, old, new = renewed()
     assert old != new
     assert [pair.owner for pair in link.right.database.pairs()] == [new]
-    link.run(90)
+    link.run(2 * RETIRE)
     assert [one.ike for one in link.right.of(IkeClosed)] == [old]
     (before,) = link.right.pairs
     link.rekey_child(link.left)
