@@ -182,7 +182,7 @@ class MessageSent(Event):
     ike: int
     exchange: str
     message_id: int
-    response: bool
+    response: bool | None  # None in IKEv1, which does not tell
     payloads: tuple[str, ...]
     path: Path
     tries: int = 1
@@ -203,7 +203,7 @@ class MessageReceived(Event):
     ike: int
     exchange: str
     message_id: int
-    response: bool
+    response: bool | None  # None in IKEv1, which does not tell
     payloads: tuple[str, ...]
     path: Path
     repeated: bool = False
@@ -215,8 +215,13 @@ class MessageReceived(Event):
         return f"recv {message} from {self.path.peer}{again}"
 
 
-def _message(exchange: str, message_id: int, response: bool, payloads: tuple[str, ...]) -> str:
-    return f"{exchange} {'response' if response else 'request'} {message_id} [{' '.join(payloads)}]"
+def _message(exchange: str, message_id: int, response: bool | None, payloads: tuple[str, ...]) -> str:
+    """IKEv2 numbers messages, IKEv1 gives each exchange of phase 2 a random number."""
+    if response is None:
+        place = f" {message_id:08x}" if message_id else ""
+    else:
+        place = f" {'response' if response else 'request'} {message_id}"
+    return f"{exchange}{place} [{' '.join(payloads)}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

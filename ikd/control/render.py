@@ -110,6 +110,7 @@ def _peer(one: Json) -> tuple[str, ...]:
 _MAIN_HEADS = (
     "MAIN MODE",
     "PEER",
+    "KEYING",
     "STATE",
     "ROLE",
     "AUTHENTICATED AS",
@@ -151,6 +152,7 @@ def _main(one: Json) -> tuple[str, ...]:
     return (
         one["spi_i"][:8],
         one["peer"],
+        one["keying"],
         state,
         one["role"],
         one["authenticated_as"] or "-",
