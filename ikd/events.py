@@ -434,6 +434,7 @@ class NegotiationFailed(Event):
     remedy: str = ""
     child: bool = False
     comparison: Comparison | None = None
+    keying: str = "ikev2"
 
     @property
     def text(self) -> str:

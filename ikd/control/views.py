@@ -22,7 +22,6 @@ from sadb.sa import SaPair, Usage
 if TYPE_CHECKING:
     from ikd.association import Association
 
-KEYING = "ikev2"
 RECENT = 24 * 3600.0  # how long a failure is worth a line in `ikctl status`
 
 UsageOf = Mapping[int, tuple[Usage, Usage]]  # by inbound SPI
@@ -154,7 +153,7 @@ def failed_peer(one: Failure, now: float) -> Json:
         "peer": one.identity or event.peer or "-",
         "peer_address": event.peer,
         "rules": [event.rule] if event.rule else [],
-        "keying": KEYING,
+        "keying": event.keying,
         "state": "failed",
         "waiting": "",
         "authenticated_as": "",

@@ -47,6 +47,7 @@ def told(
         remedy=getattr(error, "remedy", ""),
         child=child,
         comparison=refused.comparison if refused else None,
+        keying="ikev1",
     )
 
 
