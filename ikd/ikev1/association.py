@@ -178,6 +178,8 @@ class Ikev1Association(Reception):
         """Delete it here and at the peer, with all its quick-mode SAs; most peers do not acknowledge it."""
         self.session.now = now
         begun = self.life.move(Input.DELETE)
+        if self._inheritor is None:
+            self.talks.close(Exchange.QUICK)  # what it would make belongs to nobody
         if self.life.state is State.DELETING:
             for pair in list(self.children.values()):
                 self.close_child(pair, reason, now)
@@ -339,14 +341,20 @@ class Ikev1Association(Reception):
         if heir is not None:
             self.hand_over(heir)
 
-    def _bequeath(self, now: float) -> None:
-        """What was begun on it lately belongs to its successor, too; what is not finished begins there."""
+    @property
+    def _inheritor(self) -> Ikev1Association | None:
+        """The last of its successors, while that one lives."""
         heir = self.successor
         while heir is not None and heir.successor is not None:
             heir = heir.successor
+        return None if heir is None or heir.state is State.CLOSED else heir
+
+    def _bequeath(self, now: float) -> None:
+        """What was begun on it lately belongs to its successor, too; what is not finished begins there."""
+        heir = self._inheritor
         wishes = [self._wishes[one.message_id] for one in self.talks.open if one.message_id in self._wishes]
         self.talks.close()
-        if heir is not None and heir.state is not State.CLOSED:
+        if heir is not None:
             self.owner.emit(Inherit(self.number, heir.number))
             heir._deferred += wishes
             heir._dead += self._dead
@@ -475,6 +483,9 @@ class Ikev1Association(Reception):
         if self._over is not None and self.state is not State.CLOSED:
             self._bequeath(now)
             self.bury(*self._over)
+            for former in self.owner.kin(self):
+                if isinstance(former, Ikev1Association) and former.successor is self and not self.inherited:
+                    former.delete("replaced", now)
 
     def _begin_quick(self, rule: Rule, acquire: Acquire | None, old: SaPair | None, now: float) -> None:
         if old is not None and old.inbound.spi not in self.session.children.pairs:

@@ -320,11 +320,12 @@ class Conversations:
             if self._affordable(talk):
                 self._transmit(talk, now, talk.tries)
 
-    def close(self) -> None:
-        """Abandon everything."""
-        for talk in self.talks.values():
-            talk.conversation.close()
-        self.talks.clear()
+    def close(self, exchange: int | None = None) -> None:
+        """Abandon everything, or the exchanges of one type."""
+        for number, talk in list(self.talks.items()):
+            if exchange in (None, talk.exchange):
+                talk.conversation.close()
+                del self.talks[number]
 
 
 def digest(data: bytes) -> bytes:

@@ -637,7 +637,7 @@ def quiet(link: Link) -> None:
         link.run(0.5)
 
 
-TestTwoHosts = TwoHosts.TestCase
+TestTwoHosts = pytest.mark.timeout(400)(TwoHosts.TestCase)  # what fails has to be made short, too
 TestTwoHosts.settings = settings(
     deadline=None,
     max_examples=40,

@@ -170,6 +170,33 @@ def test_a_peer_that_deletes_the_old_isakmp_sa_at_once(first: str) -> None:
     assert len(one.of(ChildEstablished)) == 2
 
 
+@ORDERS
+@pytest.mark.parametrize("closes", BOTH)
+@pytest.mark.parametrize("moment", [n * 0.02 for n in range(12)])
+def test_what_replaced_another_is_closed_while_that_makes_a_pair(
+    first: str, closes: str, moment: float
+) -> None:
+    """A quick mode under way on the ISAKMP SA that is replaced would make its pair after the newer one has
+    been closed: keys in use that belong to nobody and that no command reaches."""
+    link = connected()
+    host = link.named(first)
+    host.slow = 0.05
+    link.rekey_child(host)
+    link.rekey(host)
+    link.run(moment)
+    link.close(link.named(closes))
+    link.run(60)
+    for one in (link.left, link.right):
+        assert {pair.owner for pair in one.database.pairs()} <= {found.number for found in one.ikes}, story(
+            link
+        )
+        assert one.database.counts().larval == 0
+    for one in (link.left, link.right):
+        link.close(one)
+    link.run(60)
+    agree(link, ikes=0, pairs=0)
+
+
 def test_replacing_twice_at_once_makes_one() -> None:
     """Both directions of a pair meet their soft limits at about the same time."""
     link = connected()

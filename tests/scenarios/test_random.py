@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -149,7 +150,7 @@ def quiet(link: Link) -> None:
         link.run(0.5)
 
 
-TestTwoHosts = TwoHosts.TestCase
+TestTwoHosts = pytest.mark.timeout(400)(TwoHosts.TestCase)  # what fails has to be made short, too
 TestTwoHosts.settings = settings(
     deadline=None,
     max_examples=60,
