@@ -24,6 +24,7 @@ _LNS = """\
 [global]
 listen-addr = {address}
 port = {port}
+force userspace = {userspace}
 access control = no
 [lns default]
 ip range = 10.9.0.10-10.9.0.20
@@ -37,6 +38,7 @@ _LAC = """\
 [global]
 listen-addr = {address}
 port = {port}
+force userspace = {userspace}
 [lac lab]
 lns = {server}
 redial = yes
@@ -79,6 +81,8 @@ class Xl2tpd:
         options = directory / "options"
         options.write_text(_OPTIONS)
         words = {"address": address, "port": port, "options": options, "server": server, "inside": INSIDE}
+        # a kernel may have L2TP sessions and no PPP for us, as in a container
+        words["userspace"] = "no" if kernel_ppp() else "yes"
         (directory / "xl2tpd.conf").write_text((_LAC if server else _LNS).format_map(words))
         (directory / "secrets").touch(mode=0o600)
         stand_in = directory / "pppd"
