@@ -8,13 +8,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import rule
 from support.link import (
-    BOTH,
     RIGHT,
-    Flight,
     Link,
     agree,
     connected,
@@ -24,139 +22,35 @@ from support.link import (
     tunnel_hosts,
     tunnel_rules,
 )
+from support.lives import PATIENT, SIDES, Lives, quiet
 
 from ikd.events import Broken
 from ikd.ikev2.message import Message
 from ikd.settings import IkeSettings
-from sadb.sa import Expire
 
-SIDES = st.sampled_from(BOTH)
-QUICK = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+QUICK = settings(PATIENT, max_examples=40)
 RULE = 'crypto = "short"'
 SHORT = '[crypto.short]\nlifetime = { main = "9 min", quick = "2 min" }\n'
 
 
-class TwoHosts(RuleBasedStateMachine):
+class TwoHosts(Lives):
     """Whatever is commanded and lost, in the end both sides agree."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.link = Link(*tunnel_hosts(nets=3, sets=SHORT, left_rule=RULE, right_rule=RULE))
-        self.luck = random.Random(0)
-        self.loss = self.copies = 0.0
-        self.slow = 0.01
-        self.link.fate = self.fate
-
-    def fate(self, flight: Flight) -> None:
-        flight.lost = self.luck.random() < self.loss
-        flight.copies = int(self.luck.random() < self.copies)
-        flight.delay = self.luck.uniform(0.005, self.slow)
-
-    @initialize(seed=st.integers(0, 10**6), side=SIDES)
-    def begin(self, seed: int, side: str) -> None:
-        self.luck.seed(seed)
-        self.link.up("net", side)
-
-    @rule(side=SIDES, net=st.sampled_from(["net", "net1", "net2"]))
-    def up(self, side: str, net: str) -> None:
-        if self.link.named(side).endpoint.policy.rule(net) is None:
-            return
-        if not any(one.awaits(net) for one in self.link.named(side).ikes):
-            self.link.up(net, side)
-
-    @rule(side=SIDES)
-    def rekey_child(self, side: str) -> None:
-        self.link.rekey_child(self.link.named(side))
-
-    @rule(side=SIDES)
-    def rekey(self, side: str) -> None:
-        self.link.rekey(self.link.named(side))
-
-    @rule(side=SIDES)
-    def close_child(self, side: str) -> None:
-        self.link.close_child(self.link.named(side))
-
-    @rule(side=SIDES)
-    def close(self, side: str) -> None:
-        self.link.close(self.link.named(side))
-
-    @rule(loss=st.sampled_from([0.0, 0.0, 0.2, 0.5, 1.0]), copies=st.sampled_from([0.0, 0.3]))
-    def weather(self, loss: float, copies: float) -> None:
-        self.loss, self.copies = loss, copies
-
-    @rule(slow=st.sampled_from([0.01, 0.1, 3.0]))
-    def distance(self, slow: float) -> None:
-        self.slow = slow
-
-    @rule(seconds=st.sampled_from([0.0, 0.006, 0.011, 0.021, 0.1, 1.5, 20.0, 200.0]))
-    def wait(self, seconds: float) -> None:
-        self.link.run(seconds)
-
-    @rule(side=SIDES, seconds=st.sampled_from([0.0, 0.05, 2.0]))
-    def slowness(self, side: str, seconds: float) -> None:
-        self.link.named(side).slow = seconds
-
-    @rule(side=SIDES, hard=st.booleans(), inbound=st.booleans())
-    def limit(self, side: str, hard: bool, inbound: bool) -> None:
-        one = self.link.named(side)
-        for pair in one.pairs[-1:]:
-            half = pair.inbound if inbound else pair.outbound
-            found = one.database.noticed(Expire(half.spi, inbound, hard, "octets", pair.owner))
-            if found is not None:
-                self.link.perform(one, one.endpoint.expired(found, self.link.now))
+        super().__init__(Link(*tunnel_hosts(nets=3, sets=SHORT, left_rule=RULE, right_rule=RULE)))
 
     @rule(side=SIDES, nets=st.integers(2, 3))
     def reload(self, side: str, nets: int) -> None:
         self.link.reload(self.link.named(side), tunnel_rules(side, nets=nets, extra=RULE) + SHORT)
 
-    @rule(side=SIDES)
-    def out_of_order(self, side: str) -> None:
-        backend = self.link.named(side).backend
-        backend.refuse = None if backend.refuse else "out of order"
-
-    @rule(back=st.integers(1, 30), side=SIDES)
-    def replay(self, back: int, side: str) -> None:
-        if len(self.link.flights) >= back:
-            self.link.inject(self.link.named(side), self.link.flights[-back].data)
-
-    @invariant()
-    def nothing_broke(self) -> None:
-        for one in (self.link.left, self.link.right):
-            assert not one.of(Broken), one.of(Broken)[0].text
-            assert len(one.ikes) < 40
-
     def teardown(self) -> None:
-        self.loss = self.copies = 0.0
-        self.slow = 0.01
-        for one in (self.link.left, self.link.right):
-            one.slow, one.backend.refuse = 0.0, None
-        self.link.run(400)
-        while self.link.left.endpoint.idle is False or self.link.right.endpoint.idle is False:
-            self.link.run(1)
-            assert self.link.now < 10**6
-        self.link.run(1)
+        self.calm(400)
         quiet(self.link)
         agree(self.link)
 
 
-def quiet(link: Link) -> None:
-    """Go on until a moment in which nothing is under way and nothing lingers."""
-    for _ in range(200):
-        hosts = (link.left, link.right)
-        if all(one.endpoint.idle and len(one.pairs) == len(list(one.database.pairs())) for one in hosts):
-            return
-        link.run(0.5)
-
-
 TestTwoHosts = pytest.mark.timeout(400)(TwoHosts.TestCase)  # what fails has to be made short, too
-TestTwoHosts.settings = settings(
-    deadline=None,
-    max_examples=60,
-    stateful_step_count=25,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+TestTwoHosts.settings = settings(PATIENT, max_examples=60, stateful_step_count=25)
 
 
 # Hostile octets ---------------------------------------------------------------------------------------------
