@@ -7,6 +7,7 @@ channel and keys; each protocol's association drives it. Outputs and events leav
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -81,7 +82,7 @@ class Children:
         self.due.pop(spi, None)
 
 
-class MainMode:
+class MainMode(ABC):
     """One main-mode SA. `number` is its name in events and the owner of its pairs."""
 
     __slots__ = (
@@ -119,13 +120,13 @@ class MainMode:
         self.children = Children()
 
     @property
+    @abstractmethod
     def initiator(self) -> bool:
         """Whether we began it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def emit(self, output: Output) -> None:
         """Hand an output or event to the world."""
-        raise NotImplementedError
 
     # Facts -----------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -41,7 +42,7 @@ class Device(Protocol):
     def close(self) -> None: ...
 
 
-class Plane:
+class Plane(ABC):
     """What both have in common: the engine, its device, and ESP in UDP."""
 
     name = ""
@@ -105,12 +106,12 @@ class Plane:
         """Packets that came to nothing, by reason."""
         return self.engine.counters
 
-    def _make_device(self) -> Device:
-        raise NotImplementedError
+    @abstractmethod
+    def _make_device(self) -> Device: ...
 
+    @abstractmethod
     def _send(self, packets: list[Outgoing]) -> None:
         """Packets that are whole IP packets."""
-        raise NotImplementedError
 
     def _read(self, fileno: int, what: str, work: Callable[[], object]) -> None:
         """Do this whenever something can be read there."""

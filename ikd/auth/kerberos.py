@@ -7,6 +7,7 @@ in words for the administrator, is in `ikd.auth.kerberos_errors`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -35,7 +36,7 @@ class Ticket:
         return f"ticket cache {self.cache}"
 
 
-class _Side:
+class _Side(ABC):
     """What both roles have in common: an order of calls, one context, and failures that are explained."""
 
     __slots__ = ("_clock", "_context", "_facts", "_over", "_rounds")
@@ -76,22 +77,22 @@ class _Side:
 
     _opened: ClassVar[Stage]  # what the first step is about
 
-    def _first(self, token: Token | None) -> bytes | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _first(self, token: Token | None) -> bytes | None: ...
 
-    def _open(self) -> Context:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self) -> Context: ...
 
+    @abstractmethod
     def _peer(self, initiator: Principal, acceptor: Principal) -> tuple[Principal, str]:
         """Who of the two is the peer, and our realm; raises `Declined`."""
-        raise NotImplementedError
 
     def _life(self, context: Context) -> int:
         return context.lifetime()
 
+    @abstractmethod
     def _trouble(self) -> Declined | None:
         """What is wrong with our credential, when the library only says that there is none."""
-        raise NotImplementedError
 
     def _more(self, answer: bytes) -> Step:
         if not answer:

@@ -7,6 +7,7 @@ it: what only racoon tells is in `covered`.
 from __future__ import annotations
 
 import hmac
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -27,7 +28,7 @@ from sadb.secret import Secret
 _X509 = CertificateEncoding.X509_SIGNATURE
 
 
-class Proof:
+class Proof(ABC):
     """What both sides have to do in one authentication method. Tokens travel beside the public values, in
     further messages if need be; only Kerberos has them."""
 
@@ -38,7 +39,7 @@ class Proof:
 
     # Tokens ----------------------------------------------------------------------------------------------
 
-    def hear(self, message: Message) -> None:
+    def hear(self, message: Message) -> None:  # noqa: B027  only Kerberos has tokens
         """Take the token out of a message."""
 
     def begin(self, rule: Rule) -> Steps[list[Payload]]:
@@ -68,13 +69,13 @@ class Proof:
         session = self.session
         return skeyid_signature(session.row, session.nonce_i, session.nonce_r, shared)
 
+    @abstractmethod
     def prove(self, rule: Rule, identity: Identification) -> Steps[list[Payload]]:
         """[CERT,] SIG or HASH of ours."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verify(self, rule: Rule, identity: bytes, message: Message) -> Steps[Authenticated]:
         """The peer, if its proof over its identity payload holds; raises `Declined`."""
-        raise NotImplementedError
 
     def names(self, claimed: Identity) -> tuple[str, ...]:
         """By what a rule is found for the peer before its proof has been checked."""
