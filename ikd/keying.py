@@ -99,6 +99,7 @@ class MainMode(ABC):
         "peer",
         "rule",
         "suite",
+        "user",
         "vendors",
     )
 
@@ -114,6 +115,7 @@ class MainMode(ABC):
         self.local_identity: Identity | None = None
         self.claimed: Identity | None = None  # what the peer says it is, proven or not
         self.peer: Authenticated | None = None
+        self.user: Authenticated | None = None  # of the second authentication: a user, or the peer's health
         self.nat_local = self.nat_peer = False
         self.initial_contact = False  # the peer says that it has no other with us
         self.vendors: Mapping[Known, bytes] = {}  # what the peer says it knows, and what follows
@@ -162,7 +164,7 @@ class MainMode(ABC):
 
     def serves(self, rule: Rule) -> bool:
         """Whether the proof this peer gave is one the rule asks for."""
-        return methods(rule) == methods(self.rule)
+        return methods(rule) == methods(self.rule) and second(rule) == second(self.rule)
 
     # Child SAs -------------------------------------------------------------------------------------------
 
@@ -274,3 +276,8 @@ def lifetime(rule: Rule) -> Lifetime:
 def methods(rule: Rule | None) -> tuple[AuthMethod, ...]:
     """The first authentication of a rule."""
     return rule.auth.first if rule and rule.auth else ()
+
+
+def second(rule: Rule | None) -> tuple[AuthMethod, ...]:
+    """The second authentication of a rule."""
+    return rule.auth.second if rule and rule.auth else ()

@@ -27,10 +27,10 @@ ALLOWED = {
 LAYERS = (
     frozenset({"settings", "events", "comparison", "exchange", "wire", "auth", "outputs"}),
     frozenset({"keying", "riders"}),
-    frozenset({"life"}),
+    frozenset({"life", "isakmp"}),
     frozenset({"association"}),
     frozenset({"halfopen"}),
-    frozenset({"ikev1", "ikev2"}),
+    frozenset({"ikev1", "ikev2", "authip"}),
     frozenset({"coexist"}),
     frozenset({"endpoint"}),
     frozenset(

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ikd.auth.identity import Identity
+from ikd.auth.identity import Identity, IdKind
 from ikd.exchange import Question
 from sadb.algorithms import Prf
 from sadb.secret import Secret
 
 __all__ = [
+    "ANONYMOUS",
     "Authenticate",
     "Authenticated",
     "Authenticator",
@@ -64,6 +65,16 @@ class Authenticated:
     description: str  # for people: "host cert CN=db.corp.example", "pre-shared key vpn.example"
     expires: float | None = None
     names: tuple[str, ...] = ()  # further proven names (subjectAltName, subject)
+    groups: tuple[str, ...] = ()  # whose member it is, as `group:` patterns of policy name them
+    health: bool = False  # whether its certificate vouches for the host's condition
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether the peer proved nothing, as a method of one side only has it."""
+        return self.identity.kind == IdKind.NULL
+
+
+ANONYMOUS = Authenticated(Identity(IdKind.NULL, b""), "anonymous", "anonymous")
 
 
 @dataclass(frozen=True, slots=True)

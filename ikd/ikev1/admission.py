@@ -11,9 +11,9 @@ from ikd.events import CookieDemanded, NegotiationStarted
 from ikd.ikev1.association import Ikev1Association
 from ikd.ikev1.channel import Channel
 from ikd.ikev1.message import Message, status
-from ikd.ikev1.numbers import Exchange, N
-from ikd.ikev1.payloads import SecurityAssociation
 from ikd.ikev1.session import Session
+from ikd.isakmp.numbers import Exchange, N
+from ikd.isakmp.payloads import SecurityAssociation
 from ikd.outputs import Transmit
 from ikd.riders.cookie import ResponderCookies
 from ikd.riders.vendor import Known

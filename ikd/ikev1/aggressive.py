@@ -10,11 +10,12 @@ from ikd.auth import Declined, Identity
 from ikd.exchange import Send, Step, Steps, Wait
 from ikd.ikev1 import phase1, shapes
 from ikd.ikev1.main_mode import agree, take_public
-from ikd.ikev1.message import Message, Refused
-from ikd.ikev1.numbers import Exchange, Method, N
-from ikd.ikev1.payloads import Identification, KeyExchange, Nonce, SecurityAssociation
-from ikd.ikev1.proposals import accept_main, choose_main, compare_main, main_chosen, offer_main
+from ikd.ikev1.message import Message
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Refused
+from ikd.isakmp.numbers import Exchange, Method, N
+from ikd.isakmp.payloads import Identification, KeyExchange, Nonce, SecurityAssociation
+from ikd.isakmp.proposals import accept_main, choose_main, compare_main, main_chosen, offer_main
 from ikd.wire.codec import Malformed
 from policy.peers import admits
 from policy.rules import Rule

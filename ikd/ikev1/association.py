@@ -16,9 +16,9 @@ from ikd.events import Broken
 from ikd.ikev1 import aggressive, deletion, failure, informational, main_mode, quick_mode
 from ikd.ikev1.conversations import Talk
 from ikd.ikev1.message import Message, status
-from ikd.ikev1.numbers import Exchange, N, ProtocolId
 from ikd.ikev1.reception import PHASE_1, Reception
 from ikd.ikev1.session import Session
+from ikd.isakmp.numbers import Exchange, N, ProtocolId
 from ikd.keying import RETIRE
 from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State, idle_limits
 from ikd.outputs import Inherit, Transmit

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from ikd.ikev1.keys import IkeKeys, first_iv, phase2_iv
 from ikd.ikev1.message import Message
-from ikd.ikev1.payloads import PAYLOADS
+from ikd.isakmp.payloads import PAYLOADS
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import HEADER, HEADER_SIZE, LARGEST, Flags, Header, chain, encode_chain, extents
 from sadb.algorithms import MainSuite

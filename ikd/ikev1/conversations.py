@@ -13,10 +13,11 @@ from typing import Any
 
 from ikd.events import MessageReceived, MessageSent
 from ikd.exchange import Conversation, Pause, Question, Send, Steps, Wait
-from ikd.ikev1.message import Message, Silent
-from ikd.ikev1.numbers import Exchange, Method, exchange_name
-from ikd.ikev1.payloads import Proposal, SecurityAssociation
+from ikd.ikev1.message import Message
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Silent
+from ikd.isakmp.numbers import Exchange, Method, exchange_name
+from ikd.isakmp.payloads import Proposal, SecurityAssociation
 from ikd.outputs import Transmit
 from ikd.riders.fragment1 import cut
 from sadb.address import Path

@@ -16,10 +16,11 @@ from contextlib import suppress
 from ikd.exchange import Send, Steps
 from ikd.ikev1 import informational, phase1
 from ikd.ikev1.keys import delete_hash
-from ikd.ikev1.message import Message, Silent, Unauthentic
-from ikd.ikev1.numbers import Exchange
-from ikd.ikev1.payloads import Delete, Hash, Nonce
+from ikd.ikev1.message import Message
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Silent, Unauthentic
+from ikd.isakmp.numbers import Exchange
+from ikd.isakmp.payloads import Delete, Hash, Nonce
 from ikd.riders import vendor
 from ikd.wire.isakmp import Payload, encode_chain, extents
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from ikd.auth import Declined
 from ikd.events import AuthenticationFailed, NegotiationFailed
-from ikd.ikev1.message import Refused, Silent, Unauthentic
-from ikd.ikev1.numbers import N, notify_name
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Refused, Silent, Unauthentic
+from ikd.isakmp.numbers import N, notify_name
 from ikd.wire.codec import Malformed
 from sadb.backend import Unavailable
 

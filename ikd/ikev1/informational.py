@@ -7,11 +7,12 @@ import hmac
 from collections.abc import Sequence
 
 from ikd.ikev1.keys import message_hash
-from ikd.ikev1.message import Message, Unauthentic, status
-from ikd.ikev1.numbers import Exchange, N, ProtocolId
-from ikd.ikev1.payloads import Delete, Hash
-from ikd.ikev1.proposals import CARRIERS, PROTOCOLS
+from ikd.ikev1.message import Message, status
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Unauthentic
+from ikd.isakmp.numbers import Exchange, N, ProtocolId
+from ikd.isakmp.payloads import Delete, Hash
+from ikd.isakmp.proposals import CARRIERS, PROTOCOLS
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Payload, encode_chain
 from sadb.sa import SaPair

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ikd.ikev1 import informational
-from ikd.ikev1.message import Silent
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Silent
 from ikd.wire.isakmp import Payload
 
 

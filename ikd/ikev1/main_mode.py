@@ -10,12 +10,13 @@ from __future__ import annotations
 from ikd.auth import Declined, Identity
 from ikd.exchange import Send, Steps
 from ikd.ikev1 import phase1
-from ikd.ikev1.message import Message, Refused
-from ikd.ikev1.numbers import Exchange, N
-from ikd.ikev1.payloads import GssToken, Identification, KeyExchange, Nonce, SecurityAssociation
+from ikd.ikev1.message import Message
 from ikd.ikev1.proofs import encode_name
-from ikd.ikev1.proposals import MainChoice, accept_main, choose_main, compare_main, main_chosen, offer_main
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Refused
+from ikd.isakmp.numbers import Exchange, N
+from ikd.isakmp.payloads import GssToken, Identification, KeyExchange, Nonce, SecurityAssociation
+from ikd.isakmp.proposals import MainChoice, accept_main, choose_main, compare_main, main_chosen, offer_main
 from ikd.wire.codec import Malformed
 from policy.peers import admits
 from policy.rules import Rule

@@ -1,51 +1,23 @@
-"""A message of IKEv1 as the exchanges see it, and what they raise when it will not do."""
+"""A message of IKEv1 as the exchanges see it: what its notifies say, and which octets its hashes cover."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
 
-from ikd.events import Comparison
-from ikd.ikev1.numbers import DOI_IPSEC, FIRST_STATUS, PAYLOAD_NAMES, N, ProtocolId, notify_name
-from ikd.ikev1.payloads import Hash, Notify
+from ikd.isakmp.message import REMEDY, Contents, Refused
+from ikd.isakmp.numbers import DOI_IPSEC, FIRST_STATUS, PAYLOAD_NAMES, N, ProtocolId, notify_name
+from ikd.isakmp.payloads import Hash, Notify
 from ikd.riders import windows_status
 from ikd.riders.windows_status import Told
 from ikd.wire.codec import Malformed
-from ikd.wire.isakmp import Body, Payload, extents
+from ikd.wire.isakmp import Payload, extents
 
-P = TypeVar("P", bound=Payload)
-
-REMEDY = "compare `crypto`, `auth`, `local` and `remote` of both hosts' rules; the peer's log may say more"
 _PRIVATE = (N.NOTIFY_STATUS, N.EXCHANGE_INFO)
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """One message. `octets` is its chain of payloads as it came, decrypted, with payload type `first` at its
-    head: the hashes cover octets, not what they mean."""
-
-    exchange: int
-    payloads: tuple[Body, ...] = ()
-    message_id: int = 0
-    encrypted: bool = False
-    first: int = 0
-    octets: bytes = field(default=b"", repr=False)
-
-    def maybe(self, kind: type[P]) -> P | None:
-        """The first payload of a class (or one derived from it), or None."""
-        return next(self.every(kind), None)
-
-    def one(self, kind: type[P]) -> P:
-        """The payload of a class; raises `Malformed` without one."""
-        found = self.maybe(kind)
-        if found is None:
-            raise Malformed(f"no {PAYLOAD_NAMES[kind.kind]} payload")
-        return found
-
-    def every(self, kind: type[P]) -> Iterator[P]:
-        """All payloads of a class, in order."""
-        return (one for one in self.payloads if isinstance(one, kind))
+class Message(Contents):
+    """One message of IKEv1."""
 
     def notify(self, *types: int) -> Notify | None:
         """The first notify of one of these types, or None."""
@@ -107,35 +79,3 @@ def _shown(notify: Notify) -> str:
 def status(kind: int, data: bytes = b"", protocol: int = ProtocolId.ISAKMP, spi: bytes = b"") -> Notify:
     """A notify in the IPsec domain of interpretation."""
     return Notify(doi=DOI_IPSEC, protocol=protocol, type=kind, spi=spi, data=data)
-
-
-class Refused(Exception):
-    """Understood and declined: by us (then `notify` is what the peer is told) or by the peer (`by_peer`).
-    `str()` is for the administrator of this host."""
-
-    def __init__(
-        self,
-        notify: int,
-        reason: str,
-        remedy: str = "",
-        *,
-        comparison: Comparison | None = None,
-        by_peer: bool = False,
-    ) -> None:
-        super().__init__(reason)
-        self.notify = notify
-        self.remedy = remedy
-        self.comparison = comparison
-        self.by_peer = by_peer
-
-
-class Silent(Exception):
-    """The peer does not answer."""
-
-    def __init__(self, reason: str, remedy: str = "") -> None:
-        super().__init__(reason)
-        self.remedy = remedy
-
-
-class Unauthentic(Exception):
-    """A hash does not fit: the message counts for nothing."""

@@ -15,12 +15,13 @@ from ikd.auth import Declined, Identity
 from ikd.events import PeerAnnounced, PeerAuthenticated
 from ikd.exchange import Step, Steps, Wait
 from ikd.ikev1.keys import derive
-from ikd.ikev1.message import Message, Refused, Unauthentic, status
-from ikd.ikev1.numbers import Method, N, ProtocolId, Traversal
-from ikd.ikev1.payloads import Identification, NatDiscovery, NatDiscoveryDraft, SecurityAssociation, VendorId
+from ikd.ikev1.message import Message, status
 from ikd.ikev1.proofs import Proof, proof_of
-from ikd.ikev1.proposals import Life, MainChoice, choose_main, offers_method, speaks
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Refused, Unauthentic
+from ikd.isakmp.numbers import Method, N, ProtocolId, Traversal
+from ikd.isakmp.payloads import Identification, NatDiscovery, NatDiscoveryDraft, SecurityAssociation, VendorId
+from ikd.isakmp.proposals import Life, MainChoice, choose_main, offers_method, speaks
 from ikd.keying import methods as methods_of
 from ikd.riders import failover, vendor
 from ikd.riders.vendor import Known

@@ -16,10 +16,10 @@ from ikd.auth.hashed import hash_of
 from ikd.exchange import Steps, ask, send
 from ikd.ikev1.keys import hash_i, hash_r, skeyid_psk, skeyid_signature
 from ikd.ikev1.message import Message
-from ikd.ikev1.numbers import SIGNATURES, CertificateEncoding, Exchange, Method
-from ikd.ikev1.payloads import Certificate, CertificateRequest, GssToken, Hash, Identification, Signature
-from ikd.ikev1.proposals import MainChoice
 from ikd.ikev1.session import Session
+from ikd.isakmp.numbers import SIGNATURES, CertificateEncoding, Exchange, Method
+from ikd.isakmp.payloads import Certificate, CertificateRequest, GssToken, Hash, Identification, Signature
+from ikd.isakmp.proposals import MainChoice
 from ikd.wire.isakmp import Payload
 from policy.rules import Rule
 from sadb.algorithms import PRF, Prf

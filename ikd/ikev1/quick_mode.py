@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ikd.exchange import Send, Steps, ask
-from ikd.ikev1 import identities, phase1
+from ikd.ikev1 import phase1
 from ikd.ikev1.keys import keymat, last_hash, message_hash
 from ikd.ikev1.main_mode import agree
-from ikd.ikev1.message import Message, Refused, Unauthentic, status
-from ikd.ikev1.numbers import Exchange, IdType, N, Traversal
-from ikd.ikev1.payloads import (
+from ikd.ikev1.message import Message, status
+from ikd.ikev1.session import Session
+from ikd.isakmp import identities
+from ikd.isakmp.message import Refused, Unauthentic
+from ikd.isakmp.numbers import Exchange, IdType, N, Traversal
+from ikd.isakmp.payloads import (
     Hash,
     Identification,
     KeyExchange,
@@ -26,7 +29,7 @@ from ikd.ikev1.payloads import (
     Nonce,
     SecurityAssociation,
 )
-from ikd.ikev1.proposals import (
+from ikd.isakmp.proposals import (
     PROTOCOLS,
     Life,
     QuickChoice,
@@ -39,7 +42,6 @@ from ikd.ikev1.proposals import (
     responder_lifetime,
     together,
 )
-from ikd.ikev1.session import Session
 from ikd.keying import RETIRE, SOFT
 from ikd.outputs import AllocateSpi, Install, Release
 from ikd.wire.codec import Malformed

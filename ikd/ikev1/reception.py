@@ -17,10 +17,11 @@ from ikd.ikev1 import aggressive, deletion, informational, main_mode, quick_mode
 from ikd.ikev1.channel import Unprotected
 from ikd.ikev1.conversations import MOST_TALKS, Conversations, Talk, digest
 from ikd.ikev1.liveness import Liveness
-from ikd.ikev1.message import Message, Refused, Unauthentic, status
-from ikd.ikev1.numbers import Exchange, Method, N, exchange_name
-from ikd.ikev1.payloads import SecurityAssociation
+from ikd.ikev1.message import Message, status
 from ikd.ikev1.session import Session
+from ikd.isakmp.message import Refused, Unauthentic
+from ikd.isakmp.numbers import Exchange, Method, N, exchange_name
+from ikd.isakmp.payloads import SecurityAssociation
 from ikd.life import Input, State
 from ikd.outputs import Move, Transmit
 from ikd.riders import vendor

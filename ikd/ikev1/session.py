@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ikd import keying
 from ikd.ikev1.channel import Channel
 from ikd.ikev1.keys import IkeKeys, Transcript
-from ikd.ikev1.numbers import ENCAPSULATIONS, UNDECIDED, Traversal
+from ikd.isakmp.numbers import ENCAPSULATIONS, UNDECIDED, Traversal
 from ikd.keying import Environment
 from ikd.outputs import Output
 from ikd.riders import failover

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ikd.ikev1.numbers import SIGNATURES, UNDECIDED, Exchange, Method
-from ikd.ikev1.payloads import (
+from ikd.isakmp.numbers import SIGNATURES, UNDECIDED, Exchange, Method
+from ikd.isakmp.payloads import (
     Certificate,
     CertificateRequest,
     Delete,

@@ -11,10 +11,11 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["ikd.wire", "ikd.ikev1", "ikd.ikev2", "sadb"]):
-    from ikd.ikev1 import proposals, shapes
-    from ikd.ikev1.payloads import PAYLOADS as PAYLOADS_1
-    from ikd.ikev1.payloads import SecurityAssociation as SecurityAssociation1
+    from ikd.ikev1 import shapes
     from ikd.ikev2.payloads import ENCRYPTED, PAYLOADS, SelectorRange
+    from ikd.isakmp import proposals
+    from ikd.isakmp.payloads import PAYLOADS as PAYLOADS_1
+    from ikd.isakmp.payloads import SecurityAssociation as SecurityAssociation1
     from ikd.wire.codec import Malformed, decode
     from ikd.wire.isakmp import HEADER_SIZE, Header, Payload, chain, encode_chain, extents
     from sadb.algorithms import (

@@ -12,8 +12,8 @@ from support.sas import vectors
 from ikd.ikev1 import keys
 from ikd.ikev1.channel import VERSION, Channel, Unprotected
 from ikd.ikev1.message import Message, status
-from ikd.ikev1.numbers import Exchange, N
-from ikd.ikev1.payloads import Hash, Identification, KeyExchange, Nonce, Notify, SecurityAssociation
+from ikd.isakmp.numbers import Exchange, N
+from ikd.isakmp.payloads import Hash, Identification, KeyExchange, Nonce, Notify, SecurityAssociation
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import HEADER_SIZE, Header
 from sadb.algorithms import (

@@ -12,7 +12,7 @@ from support.phases import AGGRESSIVE, connected, hosts, main_mode
 
 from ikd.events import MessageReceived, MessageSent
 from ikd.ikev1.conversations import KEPT_SECONDS, MOST_TALKS
-from ikd.ikev1.numbers import Exchange
+from ikd.isakmp.numbers import Exchange
 from ikd.settings import IkeSettings
 
 ORDERS = pytest.mark.parametrize("first", BOTH)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd.ikev1.payloads import PAYLOADS, Fragment
+from ikd.isakmp.payloads import PAYLOADS, Fragment
 from ikd.riders.fragment1 import (
     FRAGMENT,
     LAST,

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from support.sas import hexed, vectors
 
 from ikd.ikev1 import keys
-from ikd.ikev1.payloads import (
+from ikd.isakmp.payloads import (
     PAYLOADS,
     Hash,
     Identification,

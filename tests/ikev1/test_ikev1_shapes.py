@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ikd.ikev1.numbers import Exchange, Method
-from ikd.ikev1.payloads import (
+from ikd.ikev1.shapes import METHOD_SHAPES, PROOFS, SHAPES, check
+from ikd.isakmp.numbers import Exchange, Method
+from ikd.isakmp.payloads import (
     PAYLOADS,
     Certificate,
     CertificateRequest,
@@ -27,7 +28,6 @@ from ikd.ikev1.payloads import (
     Signature,
     VendorId,
 )
-from ikd.ikev1.shapes import METHOD_SHAPES, PROOFS, SHAPES, check
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Body, Unknown
 

@@ -19,8 +19,8 @@ from support.phases import AGGRESSIVE, RULE, connected, hosts, main_mode, sets
 from ikd.events import Broken, IkeClosed
 from ikd.ikev1.keys import message_hash
 from ikd.ikev1.message import Message, status
-from ikd.ikev1.numbers import Exchange, N, ProtocolId
-from ikd.ikev1.payloads import Delete, Hash
+from ikd.isakmp.numbers import Exchange, N, ProtocolId
+from ikd.isakmp.payloads import Delete, Hash
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import HEADER_SIZE, Header, encode_chain
 from sadb.crypto import cbc_encrypt

@@ -14,7 +14,7 @@ from support.phases import AGGRESSIVE, both, connected, hosts, informed, large, 
 from ikd.events import ChildClosed, IkeClosed
 from ikd.ikev1 import informational
 from ikd.ikev1.message import Message, status
-from ikd.ikev1.numbers import Exchange, N
+from ikd.isakmp.numbers import Exchange, N
 from ikd.keying import RETIRE
 from ikd.riders.fragment1 import FRAGMENT, SIZES, cut
 from ikd.settings import IkeSettings

@@ -22,7 +22,7 @@ from ikd.auth.credentials import Credentials, Material
 from ikd.auth.kerberos import KerberosAcceptor
 from ikd.auth.keytab import Keytab
 from ikd.events import Broken, PeerAuthenticated
-from ikd.ikev1.payloads import PAYLOADS, GssToken
+from ikd.isakmp.payloads import PAYLOADS, GssToken
 from ikd.wire.isakmp import HEADER, HEADER_SIZE, Header, chain, encode_chain
 
 _caches = itertools.count()

@@ -33,9 +33,10 @@ from ikd.auth.keytab import Keytab, KeytabEntry
 from ikd.auth.principal import Principal
 from ikd.auth.psk import PskEntry
 from ikd.events import AuthenticationFailed, MessageSent, PeerAuthenticated
-from ikd.ikev1 import proofs, proposals
-from ikd.ikev1.numbers import MainAttribute
-from ikd.ikev1.payloads import PAYLOADS, GssToken, Identification, SecurityAssociation, VendorId
+from ikd.ikev1 import proofs
+from ikd.isakmp import proposals
+from ikd.isakmp.numbers import MainAttribute
+from ikd.isakmp.payloads import PAYLOADS, GssToken, Identification, SecurityAssociation, VendorId
 from ikd.riders.vendor import Known
 from ikd.wire.isakmp import HEADER, HEADER_SIZE, Header, Payload, chain, encode_chain
 from policy.rules import Rule

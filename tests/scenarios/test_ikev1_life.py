@@ -29,8 +29,8 @@ from support.phases import RULE, connected, hosts, informed, main_mode, read, se
 from ikd.events import ChildClosed, ChildEstablished, IkeClosed, IkeEstablished
 from ikd.ikev1 import informational
 from ikd.ikev1.message import status
-from ikd.ikev1.numbers import Exchange, N, ProtocolId
-from ikd.ikev1.payloads import Delete, Notify
+from ikd.isakmp.numbers import Exchange, N, ProtocolId
+from ikd.isakmp.payloads import Delete, Notify
 from ikd.settings import IkeSettings
 from sadb.sa import State, UnknownSpi
 

@@ -39,8 +39,8 @@ from ikd.auth.credentials import Material
 from ikd.auth.identity import Identity
 from ikd.events import AuthenticationFailed, NegotiationFailed, PeerAuthenticated
 from ikd.ikev1.message import Message, status
-from ikd.ikev1.numbers import Exchange, Method, N, ProtocolId
-from ikd.ikev1.payloads import Notify
+from ikd.isakmp.numbers import Exchange, Method, N, ProtocolId
+from ikd.isakmp.payloads import Notify
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import Flags, Header
 

@@ -32,8 +32,8 @@ from support.phases import AGGRESSIVE, RULE, both, connected, hosts, large, main
 from ikd.events import PeerMoved
 from ikd.ikev1 import quick_mode
 from ikd.ikev1.message import Message
-from ikd.ikev1.numbers import Exchange, Traversal
-from ikd.ikev1.payloads import NatOriginalAddress, NatOriginalAddressDraft
+from ikd.isakmp.numbers import Exchange, Traversal
+from ikd.isakmp.payloads import NatOriginalAddress, NatOriginalAddressDraft
 from ikd.riders.fragment1 import FRAGMENT
 from ikd.riders.vendor import Known
 from ikd.settings import IkeSettings

@@ -24,12 +24,13 @@ from support.link import (
 from support.phases import RULE, connected, hosts, main_mode, sealed, sets
 
 from ikd.events import ChildEstablished
-from ikd.ikev1 import identities, quick_mode
+from ikd.ikev1 import quick_mode
 from ikd.ikev1.association import Ikev1Association
 from ikd.ikev1.keys import message_hash
 from ikd.ikev1.message import Message, status
-from ikd.ikev1.numbers import Encapsulation, Exchange, N
-from ikd.ikev1.payloads import (
+from ikd.isakmp import identities
+from ikd.isakmp.numbers import Encapsulation, Exchange, N
+from ikd.isakmp.payloads import (
     Hash,
     Identification,
     KeyExchange,
@@ -38,7 +39,7 @@ from ikd.ikev1.payloads import (
     SecurityAssociation,
     Transform,
 )
-from ikd.ikev1.proposals import Life, offer_quick, responder_lifetime
+from ikd.isakmp.proposals import Life, offer_quick, responder_lifetime
 from ikd.outputs import AllocateSpi, Install
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import Payload, encode_chain

@@ -13,7 +13,7 @@ from support.ikev1 import WINDOWS, first_message, payload, sa, transform
 from support.link import Flight, Link, agree, mirrored, story, tunnel_hosts
 
 from ikd.events import CookieDemanded
-from ikd.ikev1.numbers import Exchange
+from ikd.isakmp.numbers import Exchange
 from ikd.settings import IkeSettings
 
 IKEV1 = 'keying = ["ikev1"]\ncrypto = "cbc"'

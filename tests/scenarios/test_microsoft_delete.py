@@ -17,9 +17,10 @@ from ikd.events import ChildClosed, IkeClosed, MessageReceived, MessageSent
 from ikd.ikev1 import deletion, informational
 from ikd.ikev1.association import Ikev1Association
 from ikd.ikev1.keys import delete_hash
-from ikd.ikev1.message import Message, Unauthentic
-from ikd.ikev1.numbers import Exchange
-from ikd.ikev1.payloads import Delete, Hash, Nonce
+from ikd.ikev1.message import Message
+from ikd.isakmp.message import Unauthentic
+from ikd.isakmp.numbers import Exchange
+from ikd.isakmp.payloads import Delete, Hash, Nonce
 from ikd.life import State
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import encode_chain

@@ -17,8 +17,8 @@ from ikd.control import views
 from ikd.events import AuthenticationFailed, IkeClosed, MessageReceived, PeerAnnounced
 from ikd.ikev1.association import Ikev1Association
 from ikd.ikev1.message import status
-from ikd.ikev1.numbers import N, Traversal
-from ikd.ikev1.payloads import PAYLOADS, Notify, VendorId
+from ikd.isakmp.numbers import N, Traversal
+from ikd.isakmp.payloads import PAYLOADS, Notify, VendorId
 from ikd.riders.vendor import Known
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import HEADER_SIZE, chain, encode_chain

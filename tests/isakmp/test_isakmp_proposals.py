@@ -1,4 +1,4 @@
-"""ikd.ikev1.proposals: what we offer, what we choose and what we take for an answer."""
+"""ikd.isakmp.proposals: what we offer, what we choose and what we take for an answer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from support.ikev1 import IKE_SCAN, WINDOWS
 
 from ikd.comparison import MOST_NAMES
 from ikd.events import Comparison
-from ikd.ikev1.numbers import ALGORITHMS, Encapsulation, Method, ProtocolId
-from ikd.ikev1.payloads import PAYLOADS, Proposal, SecurityAssociation, Transform
-from ikd.ikev1.proposals import (
+from ikd.isakmp.numbers import ALGORITHMS, Encapsulation, Method, ProtocolId
+from ikd.isakmp.payloads import PAYLOADS, Proposal, SecurityAssociation, Transform
+from ikd.isakmp.proposals import (
     Life,
     accept_main,
     accept_quick,

@@ -1,5 +1,5 @@
-"""ikd.ikev1.payloads: every payload survives writing and reading, and any octets read or are malformed; first
-messages of others, octet by octet.
+"""ikd.isakmp.payloads: every payload survives writing and reading, and any octets read or are malformed;
+first messages of others, octet by octet.
 
 What is tried is derived from the layouts, so that a new payload class is tested by standing in `PAYLOADS`.
 """
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from support.ikev1 import IKE_SCAN, WINDOWS
 from support.structures import Values
 
-from ikd.ikev1.numbers import PAYLOAD_NAMES
-from ikd.ikev1.payloads import (
+from ikd.isakmp.numbers import PAYLOAD_NAMES
+from ikd.isakmp.payloads import (
     PAYLOADS,
     Certificate,
     CertificateRequest,

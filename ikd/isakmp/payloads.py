@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ikd.ikev1.numbers import DOI_IPSEC, SITUATION
+from ikd.isakmp.numbers import DOI_IPSEC, SITUATION
 from ikd.wire.codec import (
     Structure,
     attributes,

@@ -1,8 +1,8 @@
-"""ikd.ikev1.numbers: names for logs, and numbers that must not be taken for others."""
+"""ikd.isakmp.numbers: names for logs, and numbers that must not be taken for others."""
 
 from __future__ import annotations
 
-from ikd.ikev1.numbers import (
+from ikd.isakmp.numbers import (
     ALGORITHMS,
     ENCAPSULATIONS,
     FIRST_STATUS,
@@ -17,7 +17,7 @@ from ikd.ikev1.numbers import (
     method_name,
     notify_name,
 )
-from ikd.ikev1.payloads import PAYLOADS
+from ikd.isakmp.payloads import PAYLOADS
 from sadb.algorithms import ENCRYPTION, GROUP_BY_NAME, GROUPS, INTEGRITY
 
 

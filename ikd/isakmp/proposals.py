@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ikd import comparison
 from ikd.events import Comparison
-from ikd.ikev1.numbers import (
+from ikd.isakmp.numbers import (
     ALGORITHMS,
     DOI_IPSEC,
     FOREIGN_AUTHENTICATION,
@@ -31,7 +31,7 @@ from ikd.ikev1.numbers import (
     encapsulation_name,
     method_name,
 )
-from ikd.ikev1.payloads import Attributes, Lifetime, Proposal, SecurityAssociation, Transform
+from ikd.isakmp.payloads import Attributes, Lifetime, Proposal, SecurityAssociation, Transform
 from ikd.wire.codec import decode
 from sadb.algorithms import ENCRYPTION, GROUPS, INTEGRITY, Encryption, Group, MainSuite, QuickSuite
 from sadb.algorithms import SecurityProtocol as Carrier

@@ -1,4 +1,4 @@
-"""ikd.ikev1.identities: traffic as quick mode names it (RFC 2407 section 4.6.2), there and back.
+"""ikd.isakmp.identities: traffic as quick mode names it (RFC 2407 section 4.6.2), there and back.
 
 A mistake here gives an SA for other traffic than both sides agreed on."""
 
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from support.link import LEFT, RIGHT, policy
 from support.phases import RULE, sets
 
-from ikd.ikev1 import identities
-from ikd.ikev1.message import Refused
-from ikd.ikev1.numbers import IdType, N
-from ikd.ikev1.payloads import Identification
+from ikd.isakmp import identities
+from ikd.isakmp.message import Refused
+from ikd.isakmp.numbers import IdType, N
+from ikd.isakmp.payloads import Identification
 from ikd.wire.codec import Malformed
 from policy.rules import Rule
 from sadb.sa import Acquire

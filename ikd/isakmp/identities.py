@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from ikd.ikev1.message import Refused
-from ikd.ikev1.numbers import IdType, N
-from ikd.ikev1.payloads import Identification
+from ikd.isakmp.message import Refused
+from ikd.isakmp.numbers import IdType, N
+from ikd.isakmp.payloads import Identification
 from ikd.wire.codec import Malformed
 from sadb.address import Address
 from sadb.sa import Acquire
