@@ -15,10 +15,11 @@ from ikd.association import Association, Owner
 from ikd.auth import Declined
 from ikd.ikev1 import aggressive, deletion, informational, main_mode, quick_mode, shapes
 from ikd.ikev1.channel import Unprotected
-from ikd.ikev1.conversations import MOST_TALKS, Conversations, Talk, digest
+from ikd.ikev1.conversations import Conversations, Talk, digest
 from ikd.ikev1.liveness import Liveness
 from ikd.ikev1.message import Message, status
 from ikd.ikev1.session import Session
+from ikd.isakmp.conversations import MOST_TALKS
 from ikd.isakmp.message import Refused, Unauthentic
 from ikd.isakmp.numbers import Exchange, Method, N, exchange_name
 from ikd.isakmp.payloads import SecurityAssociation

@@ -13,13 +13,10 @@ from ikd import keying
 from ikd.ikev1.channel import Channel
 from ikd.ikev1.keys import IkeKeys, Transcript
 from ikd.isakmp.numbers import ENCAPSULATIONS, UNDECIDED, Traversal
+from ikd.isakmp.session import IsakmpSession
 from ikd.keying import Environment
 from ikd.outputs import Output
-from ikd.riders import failover
-from ikd.riders.vendor import Known
-from policy.rules import Rule
 from sadb.address import Path
-from sadb.algorithms import Prf
 from sadb.sa import Mode, SaPair
 
 if TYPE_CHECKING:
@@ -53,18 +50,14 @@ class Hooks:
     close: Callable[[str, bool], None]  # this ISAKMP SA is over; whether the peer wanted it
 
 
-class Session(keying.MainMode):
-    """One ISAKMP SA."""
+class Session(IsakmpSession):
+    """One ISAKMP SA of IKEv1."""
 
     __slots__ = (
-        "_initiator",
         "channel",
-        "had_another",
         "hooks",
         "keys",
         "method",
-        "nonce_i",
-        "nonce_r",
         "pair_due",
         "pair_messages",
         "proof",
@@ -77,8 +70,7 @@ class Session(keying.MainMode):
     keying = "ikev1"
 
     def __init__(self, initiator: bool, env: Environment, channel: Channel, path: Path, now: float) -> None:
-        keying.MainMode.__init__(self, 0, env, path, now)
-        self._initiator = initiator
+        IsakmpSession.__init__(self, initiator, env, path, now)
         self.channel = channel
         self.hooks = Hooks()
         self.keys: IkeKeys | None = None
@@ -86,40 +78,18 @@ class Session(keying.MainMode):
         self.proof: Proof | None = None  # how both sides prove themselves, once that is agreed on
         self.pair_due = False  # the peer's next message is one of an additional pair of tokens
         self.pair_messages = 0  # of such pairs, so far
-        self.nonce_i = self.nonce_r = b""
         self.public_i = self.public_r = b""
         self.sa = b""  # the initiator's SA payload as it was on the wire, which the hashes cover
         self.traversal = Traversal.NONE
-        self.had_another = False  # with this peer, when we began this one
 
     @property
-    def initiator(self) -> bool:
-        """Whether we sent the first message."""
-        return self._initiator
+    def armed(self) -> bool:
+        """Whether there are keys."""
+        return self.channel.armed
 
     def emit(self, output: Output) -> None:
         """Hand an output or event to the world."""
         self.hooks.emit(output)
-
-    @property
-    def may_fragment(self) -> bool:
-        """Whether the peer takes Microsoft's fragments."""
-        return self.env.settings.fragmentation and self.both(Known.FRAGMENTATION)
-
-    def both(self, one: Known) -> bool:
-        """Whether the peer and we have announced an ability."""
-        return one in self.vendors and self.announced.knows(one)
-
-    def idle_seconds(self, rule: Rule | None) -> float | None:
-        """After how long without traffic a quick-mode SA goes; sooner with a member of a cluster."""
-        of_rule = keying.MainMode.idle_seconds(self, rule)
-        return failover.idle_seconds(self.vendors, of_rule, self.announced.idle)
-
-    @property
-    def row(self) -> Prf:
-        """The PRF: HMAC of the negotiated hash."""
-        assert self.suite is not None
-        return self.suite.prf
 
     @property
     def transcript(self) -> Transcript:

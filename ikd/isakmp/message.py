@@ -43,6 +43,10 @@ class Contents:
         """All payloads of a class, in order."""
         return (one for one in self.payloads if isinstance(one, kind))
 
+    def names(self) -> tuple[str, ...]:
+        """Payloads as logs show them."""
+        return tuple(PAYLOAD_NAMES.get(one.kind, f"payload {one.kind}") for one in self.payloads)
+
 
 class Refused(Exception):
     """Understood and declined: by us (then `notify` is what the peer is told) or by the peer (`by_peer`).

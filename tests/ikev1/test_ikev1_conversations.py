@@ -11,7 +11,7 @@ from support.link import BOTH, Flight, Link, agree
 from support.phases import AGGRESSIVE, connected, hosts, main_mode
 
 from ikd.events import MessageReceived, MessageSent
-from ikd.ikev1.conversations import KEPT_SECONDS, MOST_TALKS
+from ikd.isakmp.conversations import KEPT_SECONDS, MOST_TALKS
 from ikd.isakmp.numbers import Exchange
 from ikd.settings import IkeSettings
 

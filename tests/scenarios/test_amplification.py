@@ -16,10 +16,10 @@ from support import ikev1
 from support.link import Host, Link, tunnel_hosts
 from support.phases import AGGRESSIVE, both, hosts, large
 
-from ikd.ikev1.conversations import AMPLIFICATION
 from ikd.ikev2.channel import clear
 from ikd.ikev2.numbers import Exchange as Exchange2
 from ikd.ikev2.payloads import PAYLOADS, KeyExchange, Nonce, SecurityAssociation
+from ikd.isakmp.conversations import AMPLIFICATION
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import HEADER_SIZE, Flags, Header, chain
 
