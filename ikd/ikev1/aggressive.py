@@ -9,13 +9,14 @@ from __future__ import annotations
 from ikd.auth import Declined, Identity
 from ikd.exchange import Send, Step, Steps, Wait
 from ikd.ikev1 import phase1, shapes
-from ikd.ikev1.main_mode import agree, take_public
+from ikd.ikev1.main_mode import take_public
 from ikd.ikev1.message import Message
 from ikd.ikev1.session import Session
-from ikd.isakmp.message import Refused
+from ikd.isakmp.message import Refused, expect
 from ikd.isakmp.numbers import Exchange, Method, N
 from ikd.isakmp.payloads import Identification, KeyExchange, Nonce, SecurityAssociation
 from ikd.isakmp.proposals import accept_main, choose_main, compare_main, main_chosen, offer_main
+from ikd.isakmp.quick import agree
 from ikd.wire.codec import Malformed
 from policy.peers import admits
 from policy.rules import Rule
@@ -68,7 +69,7 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
         *phase1.announcements(session, (), initiator=True),
     )
     # <--  HDR, SA, KE, Nr, IDir, [CERT,] HASH_R or SIG_R
-    reply = yield from phase1.expect(Send(first), take)
+    reply = yield from expect(Send(first), take)
     yield from phase1.verify(session, rule, reply)
     phase1.float_port(session)
     proof = yield from phase1.proof(session).prove(rule, identity)

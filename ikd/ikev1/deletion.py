@@ -14,11 +14,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ikd.exchange import Send, Steps
-from ikd.ikev1 import informational, phase1
+from ikd.ikev1 import informational
 from ikd.ikev1.keys import delete_hash
 from ikd.ikev1.message import Message
 from ikd.ikev1.session import Session
-from ikd.isakmp.message import Silent, Unauthentic
+from ikd.isakmp.message import Silent, Unauthentic, expect
 from ikd.isakmp.numbers import Exchange
 from ikd.isakmp.payloads import Delete, Hash, Nonce
 from ikd.riders import vendor
@@ -48,7 +48,7 @@ def request(
             # HDR*, HASH(1), Ni, D  -->
             step = Send(informational.sealed(session, message_id, (nonce, payload)))
             # <--  HDR*, HASH(2), D, Nr
-            yield from phase1.expect(step, take)
+            yield from expect(step, take)
     finally:
         over()
     return None

@@ -13,15 +13,15 @@ from ikd.ikev1 import phase1
 from ikd.ikev1.message import Message
 from ikd.ikev1.proofs import encode_name
 from ikd.ikev1.session import Session
-from ikd.isakmp.message import Refused
+from ikd.isakmp.message import Refused, expect
 from ikd.isakmp.numbers import Exchange, N
 from ikd.isakmp.payloads import GssToken, Identification, KeyExchange, Nonce, SecurityAssociation
 from ikd.isakmp.proposals import MainChoice, accept_main, choose_main, compare_main, main_chosen, offer_main
+from ikd.isakmp.quick import agree
 from ikd.wire.codec import Malformed
 from policy.peers import admits
 from policy.rules import Rule
 from sadb.algorithms import Group
-from sadb.crypto import BadPublic
 from sadb.crypto import KeyExchange as DiffieHellman
 
 
@@ -35,14 +35,6 @@ def take_public(message: Message, group: Group) -> tuple[bytes, bytes]:
     if len(public) != group.public:
         raise Malformed(f"a public value of {len(public)} octets for {group.name}")
     return public, message.one(Nonce).data
-
-
-def agree(exchange: DiffieHellman, public: bytes) -> bytes:
-    """The shared secret; raises `Malformed` for a value that is not in the group."""
-    try:
-        return exchange.agree(public)
-    except BadPublic as error:
-        raise Malformed(str(error)) from error
 
 
 # Initiator --------------------------------------------------------------------------------------------------
@@ -71,7 +63,7 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
     # HDR, SA  -->
     first = Send(_message(offer, *phase1.announcements(session, terms.methods, initiator=True)))
     # <--  HDR, SA
-    phase1.chosen(session, (yield from phase1.expect(first, take_answer)), terms)
+    phase1.chosen(session, (yield from expect(first, take_answer)), terms)
     assert session.suite is not None
     proof = phase1.proof(session)
     exchange = DiffieHellman(session.suite.group)
@@ -91,7 +83,7 @@ def initiate(session: Session, rule: Rule) -> Steps[Message | None]:
         KeyExchange(public=exchange.public), Nonce(data=session.nonce_i), *tokens, *phase1.discovery(session)
     )
     # <--  HDR, KE, Nr, [GSSr,] [NAT-D, NAT-D,] [CERTREQ]
-    shared = yield from phase1.expect(Send(third), take_keys)
+    shared = yield from expect(Send(third), take_keys)
     yield from proof.finish()
     phase1.make_keys(session, rule, shared)
     phase1.float_port(session)
@@ -150,7 +142,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         *phase1.announcements(session, (choice.method,), initiator=False),
     )
     # <--  HDR, KE, Ni, [GSSi,] [NAT-D, NAT-D]
-    shared = yield from phase1.expect(Send(second), take_keys)
+    shared = yield from expect(Send(second), take_keys)
     session.public_r, session.nonce_r = exchange.public, session.env.random(phase1.NONCE)
     rule = session.rule = _rule_for(session, rules)
     keys = KeyExchange(public=exchange.public), Nonce(data=session.nonce_r)

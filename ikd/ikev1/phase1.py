@@ -7,50 +7,32 @@ RFC 2409 sections 5.1 and 5.4, RFC 3947 section 3, RFC 4754.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeVar
 
 from ikd.auth import Declined, Identity
 from ikd.events import PeerAnnounced, PeerAuthenticated
-from ikd.exchange import Step, Steps, Wait
+from ikd.exchange import Steps
 from ikd.ikev1.keys import derive
 from ikd.ikev1.message import Message, status
 from ikd.ikev1.proofs import Proof, proof_of
 from ikd.ikev1.session import Session
-from ikd.isakmp.message import Refused, Unauthentic
+from ikd.isakmp.message import Refused
 from ikd.isakmp.numbers import Method, N, ProtocolId, Traversal
 from ikd.isakmp.payloads import Identification, NatDiscovery, NatDiscoveryDraft, SecurityAssociation, VendorId
 from ikd.isakmp.proposals import Life, MainChoice, choose_main, offers_method, speaks
 from ikd.keying import methods as methods_of
 from ikd.riders import failover, vendor
 from ikd.riders.vendor import Known
-from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Payload
 from policy.peers import admits
 from policy.rules import Rule
 from sadb.address import SocketAddress
 from sadb.algorithms import MainSuite
 
-T = TypeVar("T")
-
 NONCE = 32
 XAUTH = "the peer means XAUTH by authentication method 65001, which is Kerberos here"
 _DISCOVERY = {Traversal.RFC_3947: NatDiscovery, Traversal.DRAFT_02: NatDiscoveryDraft}
-
-
-def expect(step: Step, take: Callable[[Message], T]) -> Steps[T]:
-    """Send, and take the first message that `take` believes; others count for nothing."""
-    while True:
-        message: Message = yield step
-        try:
-            return take(message)
-        except (Malformed, Unauthentic) as error:
-            step = Wait(error)
-        except Refused as refused:
-            if message.encrypted:
-                raise
-            step = Wait(refused)
 
 
 # What is offered --------------------------------------------------------------------------------------------

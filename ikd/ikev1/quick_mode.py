@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ikd.exchange import Send, Steps, ask
-from ikd.ikev1 import phase1
 from ikd.ikev1.keys import keymat, last_hash, message_hash
-from ikd.ikev1.main_mode import agree
 from ikd.ikev1.message import Message, status
 from ikd.ikev1.session import Session
-from ikd.isakmp import identities
-from ikd.isakmp.message import Refused, Unauthentic
-from ikd.isakmp.numbers import Exchange, IdType, N, Traversal
+from ikd.isakmp import identities, quick
+from ikd.isakmp.message import Refused, Unauthentic, expect
+from ikd.isakmp.numbers import Exchange, N
 from ikd.isakmp.payloads import (
     Hash,
     Identification,
     KeyExchange,
-    NatOriginalAddress,
-    NatOriginalAddressDraft,
     Nonce,
     SecurityAssociation,
 )
@@ -34,31 +29,22 @@ from ikd.isakmp.proposals import (
     Life,
     QuickChoice,
     accept_quick,
-    choose_quick,
-    compare_quick,
     offer_quick,
     quick_chosen,
     read_responder_lifetime,
     responder_lifetime,
-    together,
 )
-from ikd.keying import RETIRE, SOFT
+from ikd.keying import RETIRE
 from ikd.outputs import AllocateSpi, Install, Release
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Payload, encode_chain
 from policy.peers import admits
 from policy.rules import Rule
-from sadb.address import Address
-from sadb.algorithms import Group, QuickSuite
 from sadb.crypto import KeyExchange as DiffieHellman
-from sadb.sa import Acquire, Lifetime, Mode, SaPair
-from sadb.selector import Selector, TrafficSelector
+from sadb.sa import Acquire, Mode, SaPair
+from sadb.selector import Selector
 
 NONCE = 32
-_ORIGINAL = {
-    Traversal.RFC_3947: NatOriginalAddress,
-    Traversal.DRAFT_02: NatOriginalAddressDraft,
-}
 
 
 # Both roles -------------------------------------------------------------------------------------------------
@@ -80,38 +66,6 @@ def check(session: Session, message: Message, nonce_i: bytes = b"") -> None:
     expected = message_hash(session.row, session.keys.a, message.message_id, message.behind_hash(), nonce_i)
     if not hmac.compare_digest(message.one(Hash).data, expected):
         raise Unauthentic("the hash of a quick mode does not fit")
-
-
-def suites_of(rule: Rule) -> tuple[QuickSuite, ...]:
-    """What one quick mode can offer of a rule; with guaranteed encryption what encrypts."""
-    suites = rule.crypto.quick if rule.crypto else ()
-    if rule.encrypt:
-        suites = tuple(one for one in suites if one.encryption and one.encryption.encrypts)
-    return together(replace(one, esn=False) for one in suites)
-
-
-def _groups(rule: Rule) -> tuple[Group, ...]:
-    return tuple(dict.fromkeys(suite.group for suite in rule.crypto.main)) if rule.crypto else ()
-
-
-def life_of(rule: Rule) -> Life:
-    """Seconds and kilobytes of a rule's quick-mode SAs."""
-    life = rule.crypto.lifetime if rule.crypto else None
-    if life is None:
-        return Life()
-    seconds = None if life.quick_seconds is None else int(life.quick_seconds)
-    return Life(seconds, None if life.quick_octets is None else life.quick_octets // 1024)
-
-
-def _limited(lifetime: Lifetime, life: Life) -> Lifetime:
-    """The limits of a pair when the other end wants shorter ones."""
-    if life.seconds is not None and (lifetime.hard_seconds is None or life.seconds < lifetime.hard_seconds):
-        lifetime = replace(lifetime, hard_seconds=float(life.seconds), soft_seconds=life.seconds * SOFT)
-    if life.kilobytes is not None:
-        octets = life.kilobytes * 1024
-        if lifetime.hard_octets is None or octets < lifetime.hard_octets:
-            lifetime = replace(lifetime, hard_octets=octets, soft_octets=int(octets * SOFT))
-    return lifetime
 
 
 def _pair(
@@ -136,25 +90,8 @@ def _pair(
         for octets in (spi.to_bytes(4, "big"), choice.spi)
     )
     pair = session.pair(rule, choice.suite, (spi, peer), (ours, theirs), selector, mode)
-    limits = _limited(pair.inbound.lifetime, life)
-    pair.inbound.lifetime = pair.outbound.lifetime = limits
+    quick.limit(pair, life)
     return pair
-
-
-def _original_addresses(session: Session, mode: Mode) -> list[Payload]:
-    """NAT-OA of both ends in transport mode: what the checksums of packets were computed with (RFC 3947
-    section 5.2; MS-IKEE has it sent whenever the sender is behind a NAT)."""
-    made = _ORIGINAL.get(session.traversal)
-    if made is None or mode is Mode.TUNNEL or not session.nat:
-        return []
-    path = session.path
-    ends = (path.local.address, path.peer.address)
-    initiator_first = ends if session.initiator else ends[::-1]
-    return [made(type=_address_type(one), address=one.packed) for one in initiator_first]
-
-
-def _address_type(address: Address) -> int:
-    return IdType.IPV4_ADDR if address.version == 4 else IdType.IPV6_ADDR
 
 
 # Initiator --------------------------------------------------------------------------------------------------
@@ -168,7 +105,7 @@ def initiate(
     spi = 0
     try:
         spi = yield from ask(AllocateSpi())
-        suites = suites_of(rule)
+        suites = quick.suites_of(rule)
         if not suites:
             raise Refused(0, f'rule "{rule.name}" has no quick-mode suite that IKEv1 can say', "see `crypto`")
         if old:
@@ -180,14 +117,14 @@ def initiate(
         exchange = DiffieHellman(group) if group else None
         encapsulation = session.encapsulation(rule.mode)
         nonce_i = session.env.random(NONCE)
-        life = life_of(rule)
+        life = quick.life_of(rule)
         payloads: list[Payload] = [
             offer_quick(suites, spi.to_bytes(4, "big"), encapsulation, life),
             Nonce(data=nonce_i),
             *([KeyExchange(public=exchange.public)] if exchange else []),
             identities.encode(local),
             identities.encode(remote),
-            *_original_addresses(session, rule.mode),
+            *quick.original_addresses(session, rule.mode),
         ]
 
         def take(reply: Message) -> Message:
@@ -195,16 +132,16 @@ def initiate(
             return reply
 
         # HDR*, HASH(1), SA, Ni, [KE,] IDci, IDcr  -->
-        reply = yield from phase1.expect(Send(_sealed(session, message_id, payloads)), take)
+        reply = yield from expect(Send(_sealed(session, message_id, payloads)), take)
         # <--  HDR*, HASH(2), SA, Nr, [KE,] IDci, IDcr
         choice = quick_chosen(reply.one(SecurityAssociation), suites, encapsulation)
         if choice is None:
             raise Refused(N.NO_PROPOSAL_CHOSEN, "the peer chose a proposal we did not offer")
-        _same(session, reply, (local, remote))
+        quick.same(session, reply, (local, remote))
         public = reply.maybe(KeyExchange)
         if (public is None) != (exchange is None):
             raise Malformed("a key exchange on one side only")
-        shared = agree(exchange, public.public) if exchange and public else b""
+        shared = quick.agree(exchange, public.public) if exchange and public else b""
         if notify := reply.notify(N.RESPONDER_LIFETIME):
             life = read_responder_lifetime(notify.data)
         nonces = nonce_i, reply.one(Nonce).data
@@ -225,19 +162,6 @@ def initiate(
     return Message(Exchange.QUICK, (Hash(data=digest),), message_id, encrypted=True)
 
 
-def _same(session: Session, reply: Message, asked: tuple[TrafficSelector, TrafficSelector]) -> None:
-    """The responder has to say the same identities (RFC 2409 section 5.5); behind a NAT addresses may
-    differ."""
-    found = list(reply.every(Identification))
-    answered = tuple(identities.decode(one) for one in found[:2])
-    if answered and answered != asked and not session.nat:
-        raise Refused(
-            N.INVALID_ID_INFORMATION,
-            f"the peer answered with {answered[0]} and {answered[1]}, we asked for {asked[0]} and {asked[1]}",
-            "`local` and `remote` of both hosts' rules must mirror each other",
-        )
-
-
 # Responder --------------------------------------------------------------------------------------------------
 
 
@@ -247,13 +171,14 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     limit = session.env.settings.children
     if len(session.children.pairs) >= limit:
         raise Refused(N.NO_PROPOSAL_CHOSEN, f"this peer has {limit} quick-mode SAs, the most it may have")
-    rule, choice, selector, mode = _accept(session, request)
+    names = session.peer.names if session.peer else ()
+    rule, choice, selector, mode = quick.accept(session, request, lambda one: bool(admits(one, names)))
     exchange = DiffieHellman(choice.suite.group) if choice.suite.group else None
     public = request.maybe(KeyExchange)
-    shared = agree(exchange, public.public) if exchange and public else b""
+    shared = quick.agree(exchange, public.public) if exchange and public else b""
     nonces = request.one(Nonce).data, session.env.random(NONCE)
-    own = life_of(rule)
-    old = _replaced(session, rule, selector)
+    own = quick.life_of(rule)
+    old = quick.replaced(list(session.children.pairs.values()), rule, selector)
     spi = yield from ask(AllocateSpi())
     try:
         pair = _pair(session, rule, choice, spi, selector, mode, nonces, shared, choice.life)
@@ -269,7 +194,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         *([KeyExchange(public=exchange.public)] if exchange else []),
         *request.every(Identification),
         *_shorter(choice, own, spi),
-        *_original_addresses(session, mode),
+        *quick.original_addresses(session, mode),
     ]
 
     def take(last: Message) -> None:
@@ -282,7 +207,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     try:
         answer = _sealed(session, request.message_id, payloads, nonces[0])
         # <--  HDR*, HASH(3)
-        yield from phase1.expect(Send(answer), take)
+        yield from expect(Send(answer), take)
     except BaseException:
         session.hooks.unfinished(pair)
         raise
@@ -292,75 +217,10 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     return None
 
 
-def _accept(session: Session, request: Message) -> tuple[Rule, QuickChoice, Selector, Mode]:
-    """Which rule, suite and selector a request gets; raises `Refused`."""
-    found = list(request.every(Identification))
-    path = session.path
-    if len(found) == 2:
-        remote, local = identities.decode(found[0]), identities.decode(found[1])
-    else:  # without identities it is about the hosts themselves
-        remote, local = TrafficSelector.of(path.peer.address), TrafficSelector.of(path.local.address)
-    names = session.peer.names if session.peer else ()
-    rules = [one for one in session.rules() if session.serves(one) and admits(one, names)]
-    payload = request.one(SecurityAssociation)
-    pfs = request.maybe(KeyExchange) is not None
-    covered = []
-    for rule in rules:
-        seen_local, seen_remote = local, remote
-        if (
-            rule.mode is Mode.TRANSPORT and session.nat
-        ):  # the addresses packets really have (RFC 3947 section 5)
-            if session.nat_peer and remote.single:
-                seen_remote = replace(remote, low=path.peer.address, high=path.peer.address)
-            if session.nat_local and local.single:
-                seen_local = replace(local, low=path.local.address, high=path.local.address)
-        own = rule.between(path.local.address, path.peer.address)
-        selector = identities.fitting(own, seen_local, seen_remote)
-        if selector is None:
-            continue
-        covered.append(rule)
-        encapsulation = session.encapsulation(rule.mode)
-        choice = choose_quick(payload, suites_of(rule), (encapsulation,), _groups(rule), pfs=pfs)
-        if choice is not None:
-            return rule, choice, selector, rule.mode
-    if covered:
-        rule = covered[0]
-        encapsulation = session.encapsulation(rule.mode)
-        raise Refused(
-            N.NO_PROPOSAL_CHOSEN,
-            f'no quick-mode proposal is one of rule "{rule.name}"',
-            "compare `crypto` of both rules, PFS, and whether both say tunnel or transport",
-            comparison=compare_quick(payload, suites_of(rule), (encapsulation,), sent=False),
-        )
-    known = "; ".join(str(rule.selector) for rule in rules) or "nothing for this peer"
-    raise Refused(
-        N.INVALID_ID_INFORMATION,
-        f"the peer asks for {local} === {remote}, our rules protect {known}",
-        "`local` and `remote` of both hosts' rules must mirror each other",
-    )
-
-
 def _shorter(choice: QuickChoice, own: Life, spi: int) -> list[Payload]:
     """N(RESPONDER-LIFETIME) where we want shorter lives than were proposed (RFC 2407 section 4.6.3.1)."""
-    theirs = choice.life
-    seconds = (
-        own.seconds if own.seconds and (theirs.seconds is None or own.seconds < theirs.seconds) else None
-    )
-    kilobytes = None
-    if own.kilobytes and (theirs.kilobytes is None or own.kilobytes < theirs.kilobytes):
-        kilobytes = own.kilobytes
-    if seconds is None and kilobytes is None:
+    life = quick.shorter(own, choice.life)
+    if life == Life():
         return []
-    data = responder_lifetime(Life(seconds, kilobytes))
     protocol = PROTOCOLS[choice.suite.protocol]
-    return [status(N.RESPONDER_LIFETIME, data, protocol, spi.to_bytes(4, "big"))]
-
-
-def _replaced(session: Session, rule: Rule, selector: Selector) -> SaPair | None:
-    """The pair for the same traffic that is due to be replaced, which is what a rekeying peer is about."""
-    same = [
-        one
-        for one in session.children.pairs.values()
-        if one.rule == rule.name and one.selector == selector and not one.standby
-    ]
-    return same[-1] if same else None
+    return [status(N.RESPONDER_LIFETIME, responder_lifetime(life), protocol, spi.to_bytes(4, "big"))]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from ikd import keying
 from ikd.ikev1.channel import Channel
 from ikd.ikev1.keys import IkeKeys, Transcript
-from ikd.isakmp.numbers import ENCAPSULATIONS, UNDECIDED, Traversal
+from ikd.isakmp.numbers import UNDECIDED
 from ikd.isakmp.session import IsakmpSession
 from ikd.keying import Environment
 from ikd.outputs import Output
 from sadb.address import Path
-from sadb.sa import Mode, SaPair
+from sadb.sa import SaPair
 
 if TYPE_CHECKING:
     from ikd.ikev1.message import Message
@@ -64,7 +64,6 @@ class Session(IsakmpSession):
         "public_i",
         "public_r",
         "sa",
-        "traversal",
     )
 
     keying = "ikev1"
@@ -80,7 +79,6 @@ class Session(IsakmpSession):
         self.pair_messages = 0  # of such pairs, so far
         self.public_i = self.public_r = b""
         self.sa = b""  # the initiator's SA payload as it was on the wire, which the hashes cover
-        self.traversal = Traversal.NONE
 
     @property
     def armed(self) -> bool:
@@ -101,8 +99,3 @@ class Session(IsakmpSession):
         """Where a message of phase 1 stands in the tables of shapes: messages of additional pairs of tokens
         have number 0 there and do not count."""
         return 0 if self.pair_due else number - self.pair_messages
-
-    def encapsulation(self, mode: Mode) -> int:
-        """The encapsulation mode of a quick-mode SA, as this SA's revision of NAT traversal numbers it."""
-        traversal = self.traversal if self.nat else Traversal.NONE
-        return ENCAPSULATIONS[traversal, mode is Mode.TUNNEL]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ikd.events import Comparison
+from ikd.exchange import Step, Steps, Wait
 from ikd.isakmp.numbers import PAYLOAD_NAMES
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Body, Payload
 
 P = TypeVar("P", bound=Payload)
+T = TypeVar("T")
 
 REMEDY = "compare `crypto`, `auth`, `local` and `remote` of both hosts' rules; the peer's log may say more"
 
@@ -78,3 +80,17 @@ class Silent(Exception):
 
 class Unauthentic(Exception):
     """A hash does not fit: the message counts for nothing."""
+
+
+def expect(step: Step, take: Callable[[Any], T]) -> Steps[T]:
+    """Send, and take the first message that `take` believes; others count for nothing."""
+    while True:
+        message = yield step
+        try:
+            return take(message)
+        except (Malformed, Unauthentic) as error:
+            step = Wait(error)
+        except Refused as refused:
+            if message.encrypted:
+                raise
+            step = Wait(refused)

@@ -198,6 +198,7 @@ FIRST_STATUS = 16384
 PAYLOAD_NAMES = {
     1: "SA", 2: "P", 3: "T", 4: "KE", 5: "ID", 6: "CERT", 7: "CR", 8: "HASH", 9: "SIG", 10: "NONCE", 11: "N",
     12: "D", 13: "VID", 20: "NAT-D", 21: "NAT-OA", 129: "GSS", 130: "NAT-D", 131: "NAT-OA", 132: "FRAG",
+    133: "CRYPTO", 134: "GSS_ID", 135: "AUTH", 136: "KEYS", 137: "WEIGHT",
 }  # fmt: skip
 
 
@@ -241,6 +242,7 @@ ALGORITHMS: dict[str, Numbers] = {
     "p256": Numbers(main=19),
     "p384": Numbers(main=20),
     "p521": Numbers(main=21),
+    "none": Numbers(),
 }
 NOTHING = Numbers()
 

@@ -33,12 +33,14 @@ from ikd.isakmp.numbers import (
 )
 from ikd.isakmp.payloads import Attributes, Lifetime, Proposal, SecurityAssociation, Transform
 from ikd.wire.codec import decode
-from sadb.algorithms import ENCRYPTION, GROUPS, INTEGRITY, Encryption, Group, MainSuite, QuickSuite
+from sadb.algorithms import ENCRYPTION, GROUPS, INTEGRITY, Curve, Encryption, Group, MainSuite, QuickSuite
 from sadb.algorithms import SecurityProtocol as Carrier
 
 KEY_IKE = 1  # the only transform ID of phase 1
 MOST_TRANSFORMS = 255  # they are numbered in one octet
 DEFAULT_SECONDS = 28800  # RFC 2407 section 4.5
+
+NO_GROUP = Group("none", 0, Curve.MODP, 0)  # main mode of AuthIP can do without (MS-AIPS section 3.2.4)
 
 PROTOCOLS = {Carrier.ESP: ProtocolId.ESP, Carrier.AH: ProtocolId.AH}
 CARRIERS: dict[int, Carrier] = {number: carrier for carrier, number in PROTOCOLS.items()}
@@ -116,7 +118,7 @@ def _main(suite: MainSuite, method: int) -> _Main | None:
     digest = ALGORITHMS.get(suite.prf.name, NOTHING).main
     group = ALGORITHMS.get(suite.group.name, NOTHING).main
     one_hash = suite.integrity is not None and suite.integrity.hash == suite.prf.hash
-    if not (cipher and digest and group and one_hash):
+    if not (cipher and digest and one_hash) or not (group or suite.group == NO_GROUP):
         return None
     return _Main(cipher, _bits(suite.encryption), digest, group, method)
 
@@ -189,6 +191,7 @@ def read_responder_lifetime(data: bytes, *, main: bool = False) -> Life:
 # What we offer ---------------------------------------------------------------------------------------------
 
 
+NO_METHODS = (0,)
 _GSS_NAMES = (MainAttribute.GSS_NAME, MainAttribute.GSS_NAME_OLD)
 
 
@@ -214,8 +217,9 @@ def _main_attributes(one: _Main, life: Life, gss_name: bytes) -> Attributes:
         (MainAttribute.GROUP, one.group),
         (MainAttribute.METHOD, one.method),
     )
+    # a group is always said, be it none
     return (
-        *((int(kind), value) for kind, value in pairs if value),
+        *((int(kind), value) for kind, value in pairs if value or kind is MainAttribute.GROUP),
         *_life_attributes(life, _MAIN_LIFE),
         *(((int(MainAttribute.GSS_NAME), gss_name),) if gss_name else ()),
     )
@@ -293,9 +297,9 @@ _QUICK_CLASSES = frozenset(
 )
 
 
-def _read_main(transform: Transform) -> _Main | None:
+def _read_main(transform: Transform, methods: bool) -> _Main | None:
     """A transform of phase 1; one with a PRF of its own is not ours (there is no other than HMAC)."""
-    found = _values(transform, _MAIN_CLASSES)
+    found = _values(transform, _MAIN_CLASSES if methods else _MAIN_CLASSES - {MainAttribute.METHOD})
     if found is None or transform.id != KEY_IKE or MainAttribute.PRF in found:
         return None
     return _Main(
@@ -328,13 +332,15 @@ def _ours(payload: SecurityAssociation) -> bool:
     return payload.doi == DOI_IPSEC and payload.situation == SITUATION
 
 
-def _main_offers(payload: SecurityAssociation) -> Iterator[tuple[_Main, Proposal, Transform]]:
+def _main_offers(
+    payload: SecurityAssociation, *, methods: bool = True
+) -> Iterator[tuple[_Main, Proposal, Transform]]:
     if not _ours(payload):
         return
     for proposal in payload.proposals:
         if proposal.protocol == ProtocolId.ISAKMP:
             for one in proposal.transforms:
-                if (read := _read_main(one)) is not None:
+                if (read := _read_main(one, methods)) is not None:
                     yield read, proposal, one
 
 
@@ -354,9 +360,10 @@ def _quick_offers(payload: SecurityAssociation) -> Iterator[tuple[_Quick, Propos
 def choose_main(
     payload: SecurityAssociation, suites: Iterable[MainSuite], methods: Sequence[int]
 ) -> MainChoice | None:
-    """The first of our suites that a transform of the peer's is, with the first of `methods`."""
+    """The first of our suites that a transform of the peer's is, with the first of `methods`; `NO_METHODS`
+    when those are negotiated elsewhere."""
     offered: dict[_Main, tuple[Proposal, Transform]] = {}
-    for read, proposal, transform in _main_offers(payload):
+    for read, proposal, transform in _main_offers(payload, methods=methods != NO_METHODS):
         offered.setdefault(read, (proposal, transform))
     for suite in suites:
         for method in methods:
@@ -493,7 +500,8 @@ def _main_names(one: _Main) -> Iterator[tuple[int, str]]:
     yield _GROUP, _name(_GROUP_NAMES, FOREIGN_GROUPS, one.group)
     yield _CIPHER, _cipher_name(_CIPHER_NAMES, FOREIGN_CIPHERS, one.cipher, one.bits)
     yield _HASH, _name(_HASH_NAMES, FOREIGN_HASHES, one.hash)
-    yield _METHOD, method_name(one.method)
+    if one.method:
+        yield _METHOD, method_name(one.method)
 
 
 def _quick_names(one: _Quick) -> Iterator[tuple[int, str]]:
@@ -516,7 +524,8 @@ def compare_main(
     """Both sides' main-mode proposals. `sent` tells whether ours went out as an offer; without a payload the
     peer's are unknown."""
     ours = [one for suite in suites for method in methods if (one := _main(suite, method)) is not None]
-    theirs = (read for read, _, _ in _main_offers(payload)) if payload else ()
+    known = methods != NO_METHODS
+    theirs = (read for read, _, _ in _main_offers(payload, methods=known)) if payload else ()
     return comparison.compare(
         _WORDS,
         (pair for one in ours for pair in _main_names(one)),

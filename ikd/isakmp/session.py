@@ -6,23 +6,26 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from ikd import keying
+from ikd.isakmp.numbers import ENCAPSULATIONS, Traversal
 from ikd.keying import Environment
 from ikd.riders import failover
 from ikd.riders.vendor import Known
 from policy.rules import Rule
 from sadb.address import Path
 from sadb.algorithms import Prf
+from sadb.sa import Mode
 
 
 class IsakmpSession(keying.MainMode):
     """One ISAKMP SA."""
 
-    __slots__ = ("_initiator", "had_another", "nonce_i", "nonce_r")
+    __slots__ = ("_initiator", "had_another", "nonce_i", "nonce_r", "traversal")
 
     def __init__(self, initiator: bool, env: Environment, path: Path, now: float) -> None:
         keying.MainMode.__init__(self, 0, env, path, now)
         self._initiator = initiator
         self.nonce_i = self.nonce_r = b""
+        self.traversal = Traversal.NONE
         self.had_another = False  # with this peer, when we began this one
 
     @property
@@ -54,3 +57,8 @@ class IsakmpSession(keying.MainMode):
         """The PRF: HMAC of the negotiated hash."""
         assert self.suite is not None
         return self.suite.prf
+
+    def encapsulation(self, mode: Mode) -> int:
+        """The encapsulation mode of a quick-mode SA, as this SA's revision of NAT traversal numbers it."""
+        traversal = self.traversal if self.nat else Traversal.NONE
+        return ENCAPSULATIONS[traversal, mode is Mode.TUNNEL]

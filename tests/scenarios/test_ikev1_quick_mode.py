@@ -28,7 +28,7 @@ from ikd.ikev1 import quick_mode
 from ikd.ikev1.association import Ikev1Association
 from ikd.ikev1.keys import message_hash
 from ikd.ikev1.message import Message, status
-from ikd.isakmp import identities
+from ikd.isakmp import identities, quick
 from ikd.isakmp.numbers import Encapsulation, Exchange, N
 from ikd.isakmp.payloads import (
     Hash,
@@ -372,7 +372,7 @@ def test_the_shorter_life_counts_for_both(first: str) -> None:
 
 def test_octets_count_in_kilobytes() -> None:
     """RFC 2407: a kilobyte has 1024 octets, and what is left of one is not used."""
-    assert quick_mode.life_of(rule_of(hosts(crypto=sets(lifetime='{ quick_bytes = "100 MB" }'))[0])) == Life(
+    assert quick.life_of(rule_of(hosts(crypto=sets(lifetime='{ quick_bytes = "100 MB" }'))[0])) == Life(
         3600, 100_000_000 // 1024
     )
 
@@ -397,7 +397,7 @@ def request(one: Host, *payloads: Payload, number: int = 0x5EED, digest: bytes |
 
 def offer(one: Host, spi: bytes = b"\1\2\3\4", **life: int) -> SecurityAssociation:
     """What this host would offer for `net`."""
-    suites = quick_mode.suites_of(rule_of(one))
+    suites = quick.suites_of(rule_of(one))
     return offer_quick(suites, spi, Encapsulation.TUNNEL, Life(**life))
 
 
@@ -439,7 +439,7 @@ def test_without_identities_it_is_about_the_hosts() -> None:
     other = ends("", "")
     other.up("host", childless=True)
     other.run(1)
-    suites = quick_mode.suites_of(other.left.endpoint.policy.rule("host"))  # type: ignore[arg-type]
+    suites = quick.suites_of(other.left.endpoint.policy.rule("host"))  # type: ignore[arg-type]
     made = offer_quick(suites, b"\1\2\3\4", Encapsulation.TRANSPORT, Life())
     other.inject(other.right, request(other.left, made, NONCE))
     assert len(other.right.pairs) == 1
