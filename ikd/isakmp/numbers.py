@@ -242,7 +242,6 @@ ALGORITHMS: dict[str, Numbers] = {
     "p256": Numbers(main=19),
     "p384": Numbers(main=20),
     "p521": Numbers(main=21),
-    "none": Numbers(),
 }
 NOTHING = Numbers()
 
