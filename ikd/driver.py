@@ -66,7 +66,7 @@ class Driver:
         self._waking: float | None = None
         self._handlers = self._table()
         self._questions: dict[type[Question[Any]], Callable[[Any], object]] = {
-            AllocateSpi: lambda question: database.allocate_spi(self._clock()),
+            AllocateSpi: lambda question: database.allocate_spi(self._clock(), question.wanted),
             Install: self._install,
             Authenticate: lambda question: question.side.step(question.token),
         }

@@ -361,6 +361,25 @@ class PeerAuthenticated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserAuthenticated(Event):
+    """The second authentication of a peer succeeded: its user, or its health."""
+
+    group: ClassVar[str] = "auth"
+    ike: int
+    rule: str
+    identity: str
+    method: str
+    description: str
+    groups: tuple[str, ...]
+    health: bool
+    address: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.address} is {self.identity} ({self.description}), rule {self.rule}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthenticated(Event):
     """An IKE SA that lives was proven again, by the peer or by us (MS-IKEE section 3.10)."""
 

@@ -149,6 +149,11 @@ class MainMode(ABC):
         return str(who) if who else str(self.path.peer.address)
 
     @property
+    def user_names(self) -> tuple[str, ...]:
+        """What policy may call the user of the second authentication, groups included."""
+        return (*self.user.names, *self.user.groups) if self.user else ()
+
+    @property
     def rule_name(self) -> str:
         """The rule this IKE SA was made for, empty while it is not known."""
         return self.rule.name if self.rule else ""

@@ -82,7 +82,9 @@ Output = Transmit | Ask | Release | Remove | Inherit | Move | Keys | Event
 
 @dataclass(frozen=True, slots=True)
 class AllocateSpi(Question[int]):
-    """Reserve an inbound SPI (`Database.allocate_spi`)."""
+    """Reserve an inbound SPI (`Database.allocate_spi`), a certain one if it is given."""
+
+    wanted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

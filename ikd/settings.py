@@ -343,6 +343,29 @@ class IkeSettings:
         "Vendor IDs we send. IKEv1 has NAT traversal, fragmentation and dead peer detection only with them; "
         "`windows` makes peers take this host for Windows and adds what they may then expect.",
     )
+    authip_profile: str = _option(
+        "windows-2012",
+        _one_of("windows-2008", "windows-2012"),
+        "What AuthIP does where Microsoft's specification leaves it open: see docs/interop-windows.md.",
+        table="authip",
+        key="profile",
+    )
+    authip_dh: str = _option(
+        "always",
+        _one_of("always", "when-needed"),
+        "Whether main mode of AuthIP always has a Diffie-Hellman exchange, or only for methods that need it. "
+        "Without one there is no forward secrecy: whoever learns the key of a Kerberos service or of a "
+        "certificate later can read everything that was recorded.",
+        table="authip",
+        key="diffie_hellman",
+    )
+    authip_explicit: bool = _option(
+        True,
+        _flag(),
+        "Whether a peer may prove its user with explicitly supplied credentials (not those of a session).",
+        table="authip",
+        key="explicit_credentials",
+    )
     window: int = _option(
         8, _number(1, 64, "requests", whole=True), "Requests the peer may have open (SET_WINDOW_SIZE)."
     )
@@ -485,7 +508,7 @@ def options() -> Iterator[Option]:
 OPTIONS: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
     {
         table: MappingProxyType({o.key: o for o in options() if o.table == table})
-        for table in ("daemon", "dataplane", "identity", "ike", "limits", "log")
+        for table in ("daemon", "dataplane", "identity", "ike", "authip", "limits", "log")
     }
 )
 
@@ -604,6 +627,7 @@ def manual() -> str:
         "valid one named.",
     ]
     about = {name: (kind.__doc__ or "").strip() for name, kind in SECTIONS.items()}
+    about["authip"] = "How Microsoft's AuthIP behaves, for rules with `authip` in their `keying`."
     about["limits"] = "What strangers may cost: every table they can fill has an end."
     for table, keys in OPTIONS.items():
         lines += [

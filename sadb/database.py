@@ -77,19 +77,20 @@ class Database:
 
     # Life ------------------------------------------------------------------------------------------------
 
-    def allocate_spi(self, now: float) -> int:
-        """Reserve an inbound SPI for `LARVAL_SECONDS`; raises `Unavailable` when the database is full."""
+    def allocate_spi(self, now: float, wanted: int | None = None) -> int:
+        """Reserve an inbound SPI for `LARVAL_SECONDS`, a certain one if it is `wanted`; raises `Unavailable`
+        when the database is full or that one is in use."""
         self._reap(now)
         if len(self._pairs) + len(self._larval) >= self._limit:
             self._refused += 1
             raise Unavailable(f"the SADB holds its limit of {self._limit} pairs")
-        for _ in range(_ATTEMPTS):
-            spi = int.from_bytes(self._random(4), "big")
+        for _ in range(1 if wanted else _ATTEMPTS):
+            spi = wanted or int.from_bytes(self._random(4), "big")
             if spi > RESERVED_SPI and spi not in self._pairs and spi not in self._larval:
                 self._larval[spi] = now + LARVAL_SECONDS
                 return spi
         self._refused += 1
-        raise Unavailable("the random source yields no unused SPI")
+        raise Unavailable("SPI in use" if wanted else "the random source yields no unused SPI")
 
     def release(self, spi: int) -> None:
         """Give a reserved SPI back: its negotiation failed."""

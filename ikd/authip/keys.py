@@ -129,9 +129,18 @@ class Transcript:
         """One more message."""
         self._messages.append(covered)
 
-    def restart(self, keep: int = 0) -> None:
-        """Begin again: the first message is sent once more, or earlier attempts do not count."""
+    @property
+    def length(self) -> int:
+        """How many messages there are."""
+        return len(self._messages)
+
+    def cut(self, keep: int) -> None:
+        """Forget all but the first `keep` messages."""
         del self._messages[keep:]
+
+    def begin_attempt(self, latest: int) -> None:
+        """Forget the tokens of earlier attempts: main mode's first two messages stay, and the `latest`."""
+        del self._messages[2 : max(2, len(self._messages) - latest)]
 
     def value(self, hash_name: str, *, main: bool = True, hashed: bool = True) -> bytes:
         """t; extended mode (`main` false) hashes with the negotiated hash from the start. Without `hashed`

@@ -19,6 +19,7 @@ class Known(Enum):
 
     MICROSOFT = bytes.fromhex("1e2b516905991c7d7c96fcbfb587e461")  # with a version of four octets
     KEYING_MODULES = bytes.fromhex("01528bbbc00696121849ab9a1c5b2a51")  # with a module number
+    INITIATOR_GROUP = bytes.fromhex("7bb93867d76c8d80df0f40fae8fc3b19")  # with a number of its own
     GSSAPI = bytes.fromhex("621b04bb09882ac1e15935fefa24aeee")
     GSSAPI_DRAFT = bytes.fromhex("ad2c0dd0b9c32083ccba25b8861ec455")
     INITIAL_CONTACT = bytes.fromhex("26244d38eddb61b3172a36e3d0cfb819")
@@ -76,6 +77,7 @@ def microsoft(vendors: Mapping[Known, bytes]) -> int | None:
 NAMES: dict[Known, str] = {
     Known.MICROSOFT: "Microsoft",
     Known.KEYING_MODULES: "keying modules",
+    Known.INITIATOR_GROUP: "group of the key exchange",
     Known.GSSAPI: "Kerberos",
     Known.GSSAPI_DRAFT: "Kerberos (draft)",
     Known.INITIAL_CONTACT: "initial contact",

@@ -398,7 +398,7 @@ class Link:
                 return answer
             match question:
                 case AllocateSpi():
-                    return one.database.allocate_spi(self.now)
+                    return one.database.allocate_spi(self.now, question.wanted)
                 case Install():
                     return one.database.install(question.pair, self.now, question.replaces)
                 case Authenticate():

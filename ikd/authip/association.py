@@ -1,0 +1,595 @@
+"""One main-mode SA of AuthIP as a thing that lives: what it is told to do, what goes wrong, and its end.
+
+MS-AIPS sections 3.1.4 to 3.1.7. Its roles are fixed for its life: the responder that needs a quick mode asks
+the initiator for it. A main-mode SA that is replaced stays until the last of its quick-mode SAs has been
+replaced on the new one.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ikd.association import Owner
+from ikd.authip import extended_mode, failure, main_mode, quick_mode
+from ikd.authip.conversations import Talk
+from ikd.authip.message import Message, notify, status
+from ikd.authip.numbers import (
+    EXTENDED_MESSAGE_ID,
+    MAIN_MESSAGE_ID,
+    RELIABLE,
+    Exchange,
+    N,
+    Status,
+    Subject,
+)
+from ikd.authip.reception import Reception
+from ikd.authip.session import Asked, Session
+from ikd.events import Broken
+from ikd.isakmp import identities, quick
+from ikd.isakmp.message import Refused, Silent
+from ikd.isakmp.numbers import N as Isakmp
+from ikd.isakmp.payloads import Identification
+from ikd.life import AGAIN_SECONDS, Input, State
+from ikd.outputs import Release, Transmit
+from ikd.riders.natt import KEEPALIVE
+from policy.rules import Rule
+from sadb.sa import Acquire, SaPair
+from sadb.selector import Selector
+
+ACQUIRE_SECONDS = 10.0  # how long the initiator has to begin what we have asked it for
+ANSWER_SECONDS = 8.0  # how long a deleted main-mode SA still acknowledges repetitions
+
+
+class Wish(NamedTuple):
+    """What a quick mode is to make, and what that replaces."""
+
+    rule: Rule
+    asked: Asked | None
+    old: SaPair | None
+
+
+@dataclass(slots=True)
+class Request:
+    """A quick mode that the initiator has been asked for, until `due`."""
+
+    wish: Wish
+    due: float
+
+
+class AuthipAssociation(Reception):
+    """One main-mode SA."""
+
+    __slots__ = (
+        "_deferred",
+        "_leaving_at",
+        "_over",
+        "_probing",
+        "_requests",
+        "_retired",
+        "_said_deleted",
+        "predecessor",
+    )
+
+    def __init__(self, session: Session, owner: Owner, now: float) -> None:
+        Reception.__init__(self, session, owner, now)
+        self.predecessor: AuthipAssociation | None = None  # the main-mode SA this one is to replace
+        self._deferred: list[Wish] = []  # quick modes that begin once it is up
+        self._requests: dict[str, Request] = {}  # by rule
+        self._retired = False  # another one serves; it goes with its last quick-mode SA
+        self._leaving_at: float | None = None  # the peer has deleted it: when it goes at the earliest
+        self._over: tuple[str, bool] | None = None
+        self._probing = False
+        self._said_deleted = ""
+        hooks = session.hooks
+        hooks.emit = owner.emit
+        hooks.first_contact = lambda: owner.first_contact(self)
+        hooks.kin = lambda: [one.main for one in owner.kin(self)]
+        hooks.authenticated = self._authenticated
+        hooks.delete, hooks.unfinished = self._replaced_pair, self._unfinished
+
+    # Facts -----------------------------------------------------------------------------------------------
+
+    @property
+    def spis(self) -> tuple[bytes, bytes]:
+        """Cookies of initiator and responder; the latter zero while unknown."""
+        return self.session.channel.cookie_i, self.session.channel.cookie_r
+
+    @property
+    def waiting(self) -> str:
+        """What it waits for, for people; empty when nothing."""
+        return self.talks.waiting
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other end has agreed to a proposal of ours."""
+        return self.session.suite is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether new quick-mode SAs may be made on it."""
+        return self.state is State.ESTABLISHED and not self._retired and self._leaving_at is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no exchange of ours is under way."""
+        asking = any(one.initiator for one in self.talks.open)
+        return not (self._deferred or asking or len(self.notices))
+
+    def awaits(self, rule: str) -> bool:
+        """Whether a quick-mode SA for a rule is being made already."""
+        pending = self.session.pending
+        return (
+            rule in self.session.children.creating
+            or rule in self._requests
+            or any(one.rule.name == rule for one in self._deferred)
+            or (pending is not None and pending.rule.name == rule and self.state is State.CONNECTING)
+        )
+
+    # Commands --------------------------------------------------------------------------------------------
+
+    def initiate(self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool) -> None:
+        """Begin main mode; a quick mode always rides on it."""
+        self._initiate(Wish(rule, acquire, None), now)
+
+    def _initiate(self, wish: Wish, now: float) -> None:
+        steps = main_mode.initiate(self.session, wish.rule, wish.asked, wish.old)
+        talk = self.talks.begin(Exchange.MAIN, MAIN_MESSAGE_ID, steps, initiator=True)
+        talk.rule = wish.rule.name
+        self.talks.drive(talk, now)
+        self._settle(now)
+
+    def create_child(self, rule: Rule, acquire: Acquire | None, now: float) -> None:
+        """Make a further quick-mode SA, as soon as the main-mode SA is up."""
+        self._want(Wish(rule, acquire, None), now)
+
+    def _want(self, wish: Wish, now: float) -> None:
+        """Begin a quick mode, or have the initiator begin it, or begin a main-mode SA for it when this one
+        takes no more."""
+        self.session.now = now
+        if self.state is State.CONNECTING or (self.usable and self.initiator):
+            self._deferred.append(wish)
+        elif self.usable:
+            self._ask_for(wish)
+        else:
+            self._begin_another(wish, now)
+        self._settle(now)
+
+    def _begin_another(self, wish: Wish, now: float) -> AuthipAssociation:
+        """Another main-mode SA, for a quick mode that this one does not serve."""
+        other = self.owner.renew(self, now)
+        assert isinstance(other, AuthipAssociation)
+        other._initiate(wish, now)
+        return other
+
+    def rekey_child(self, pair: SaPair, now: float) -> None:
+        """Replace a quick-mode SA; one that has a newer twin is deleted instead."""
+        session = self.session
+        session.now = now
+        rule = session.env.policy.rule(pair.rule)
+        under_way = any(one.old is pair for one in self._deferred) or self.awaits(pair.rule)
+        if under_way or pair.inbound.spi not in session.children.pairs or rule is None or not rule.enabled:
+            return
+        if session.has_twin(pair):
+            self._drop_replaced(pair, "another one serves")
+            self._settle(now)
+        else:
+            self._want(Wish(rule, pair.selector, pair), now)
+
+    def close_child(self, pair: SaPair, reason: str, now: float) -> None:
+        """Delete a quick-mode SA here and at the peer."""
+        self.session.now = now
+        if pair.inbound.spi in self.session.children.pairs:
+            self._say_deleted(pair, reason)
+            self.session.drop(pair, reason)
+        self._settle(now)
+
+    def rekey(self, now: float) -> None:
+        """Replace the main-mode SA by another one, on which its quick-mode SAs are replaced one by one."""
+        rule = self.session.rule
+        if not self.usable or rule is None:
+            return
+        self.session.now = now
+        self.life.rekey_at = now + AGAIN_SECONDS  # should it come to nothing
+        mine = [one for one in self.children.values() if one.rule == rule.name and not one.standby]
+        old = mine[-1] if mine else None
+        heir = self.owner.renew(self, now)
+        assert isinstance(heir, AuthipAssociation)
+        heir.predecessor = self
+        heir._initiate(Wish(rule, old.selector if old else None, old), now)
+
+    def delete(self, reason: str, now: float) -> None:
+        """Delete it here and at the peer, with all its quick-mode SAs."""
+        self.session.now = now
+        if self.state is State.CONNECTING:
+            self._abort(reason)
+        elif self.life.move(Input.DELETE):
+            for pair in list(self.children.values()):
+                self._say_deleted(pair, reason)
+                self.session.drop(pair, reason)
+            self.talks.close()
+            code = _code_for(reason)
+            self.notices.say(
+                self._message_id(),
+                status(code, Subject.MAIN, RELIABLE),
+                over=lambda: self._end(reason, False),
+            )
+        self._settle(now)
+
+    def _abort(self, reason: str) -> None:
+        """It is not up and shall not be."""
+        if self.session.armed:
+            self.notices.mention(self._message_id(), status(Status.SA_DELETED, Subject.MAIN))
+        self._end(reason, False)
+
+    def abandon(self, reason: str, now: float) -> None:
+        """End it here without telling the peer, which is gone or knows."""
+        self.session.now = now
+        self._end(reason, False)
+        self._settle(now)
+
+    def unknown_spi(self, spi: int, now: float) -> None:
+        """AuthIP names quick-mode SAs by message ID, and nobody knows that of a foreign SPI."""
+
+    # NOTIFY_ACQUIRE --------------------------------------------------------------------------------------
+
+    def _ask_for(self, wish: Wish) -> None:
+        """HDR*, N(NOTIFY_ACQUIRE), IDi, IDr: the initiator is to begin a quick mode (section 3.4.5.3)."""
+        session, rule = self.session, wish.rule
+        if rule.name in self._requests:
+            return
+        if isinstance(wish.asked, Selector):
+            local, remote = wish.asked.local[0], wish.asked.remote[0]
+        else:
+            own = rule.between(session.path.local.address, session.path.peer.address)
+            local, remote = identities.wanted(own, wish.asked)
+        mode = session.encapsulation(rule.mode)
+        flags = quick_mode.GUARANTEE_ENCRYPTION if rule.encrypt else 0
+        data = mode.to_bytes(4, "big") + flags.to_bytes(4, "big")
+        self._requests[rule.name] = Request(wish, session.now + ACQUIRE_SECONDS)
+        self.notices.say(
+            self._message_id(),
+            notify(N.ACQUIRE, Subject.QUICK, data, RELIABLE),
+            identities.encode(local),
+            identities.encode(remote),
+        )
+
+    def _asked_for(self, message: Message) -> None:
+        """The peer needs a quick mode that we have to begin."""
+        session = self.session
+        remote, local = (identities.decode(one) for one in message.every(Identification))
+        for rule in session.rules():
+            selector = quick.covering(session, rule, (local, remote))
+            if selector is None or not session.serves(rule) or not session.admits(rule):
+                continue
+            if not self.awaits(rule.name):
+                old = quick.replaced(session.pairs_of_peer(), rule, selector)
+                self._want(Wish(rule, selector, old), session.now)
+            return
+        self.dropped("refused", f"no rule of ours covers {local} === {remote}", session.path)
+
+    def _requests_due(self, now: float) -> None:
+        """The initiator has not begun what we asked it for: where both sides have proven themselves, we do,
+        with a main-mode SA of our own."""
+        for name, request in [one for one in self._requests.items() if one[1].due <= now]:
+            del self._requests[name]
+            proven = self.session.proven
+            if proven is not None and not proven.one_way and not self._served(request.wish):
+                self._begin_another(request.wish, now)
+
+    def _served(self, wish: Wish) -> bool:
+        """Whether a quick-mode SA for it has come meanwhile."""
+        return any(one.rule == wish.rule.name and one is not wish.old for one in self.children.values())
+
+    # Deletion --------------------------------------------------------------------------------------------
+
+    def _say_deleted(self, pair: SaPair, reason: str) -> None:
+        """N(NOTIFY_STATUS) about a quick-mode SA, which its message ID names (authip.md OQ-24)."""
+        number = self.session.quick_ids.pop(pair.inbound.spi, None)
+        if number is not None and self.session.armed:
+            self.notices.say(number, status(_code_for(reason), Subject.QUICK, RELIABLE), key=number)
+
+    def _replaced_pair(self, old: SaPair, reason: str) -> None:
+        """A pair has made way for another one, maybe on an older main-mode SA: drop it here and at the
+        peer."""
+        for one in (self, *self.owner.kin(self)):
+            if isinstance(one, AuthipAssociation) and old.inbound.spi in one.session.children.pairs:
+                one.session.now = self.session.now
+                one._drop_replaced(old, reason)
+                if one is not self:
+                    self.owner.association_of(one.session)
+                    one._settle(self.session.now)
+
+    def _drop_replaced(self, old: SaPair, reason: str) -> None:
+        self._say_deleted(old, reason)
+        self.session.drop(old, reason, linger=True)
+
+    def _unfinished(self, pair: SaPair) -> None:
+        self._say_deleted(pair, "the peer did not finish quick mode")
+        self.session.drop(pair, "the peer did not finish quick mode")
+
+    def _deleted(self, refused: Refused) -> None:
+        """The peer deletes the main-mode SA; one that is not up has failed. Quick-mode SAs stay until the
+        peer deletes them, too (section 3.1.5)."""
+        session = self.session
+        if self.state is State.CONNECTING:
+            talk = next((one for one in self.talks.open if one.waiting), None)
+            if talk is not None:
+                self.talks.drive(talk, session.now, error=refused)
+            self._end(str(refused), True)
+            return
+        if self.life.move(Input.DELETE) or self._leaving_at is None:
+            self._leaving_at = session.now + ANSWER_SECONDS
+            self._said_deleted = "deleted by the peer"
+        self._deferred.clear()
+        self.talks.close()
+
+    # What goes wrong -------------------------------------------------------------------------------------
+
+    def _broke_off(self, talk: Talk, error: Exception, now: float) -> None:
+        """An exchange ended with an exception."""
+        session = self.session
+        if not isinstance(error, failure.KNOWN):
+            text = "".join(traceback.format_exception(error))
+            self.owner.emit(Broken(where=talk.stage, error=type(error).__name__, traceback=text))
+            self._end("an internal error", False)
+            return
+        whole = talk.message_id in (MAIN_MESSAGE_ID, EXTENDED_MESSAGE_ID)
+        sent = self._tell_peer(talk, error, whole=whole)
+        rule = talk.rule or session.rule_name
+        if declined := failure.not_authenticated(session, error, rule):
+            self.owner.emit(declined)
+        if whole:
+            self._end(str(error) or "refused", False)
+        if self.state not in (State.DELETING, State.CLOSED):
+            self.owner.emit(
+                failure.told(
+                    session, error, talk.stage, rule, sent, initiator=talk.initiator, child=talk.child
+                )
+            )
+
+    def _tell_peer(self, talk: Talk, error: Exception, *, whole: bool) -> int:
+        """Tell the peer, unless it told us; the Windows error code, 0 without one. An error of main or
+        extended mode ends the main-mode SA on both sides."""
+        code = failure.code_of(error)
+        if not code:
+            return 0
+        session = self.session
+        if not session.armed:
+            if not talk.initiator and not self.owner.may_complain(session.now):
+                return 0
+            self.notices.mention(self._message_id(), status(code, Subject.MAIN))
+        elif whole:
+            self.notices.mention(self._message_id(), status(code, Subject.MAIN))
+        elif isinstance(error, Refused) and error.notify == Isakmp.NO_PROPOSAL_CHOSEN and not talk.initiator:
+            self.notices.say(talk.message_id, notify(N.NO_PROPOSAL_CHOSEN, Subject.QUICK, b"", RELIABLE))
+        else:
+            self.notices.say(talk.message_id, status(code, Subject.QUICK, RELIABLE))
+        return code
+
+    def _gone(self) -> None:
+        self._end("the peer does not answer", False)
+
+    # Hooks of the session --------------------------------------------------------------------------------
+
+    def _authenticated(self) -> None:
+        if self.state is not State.CONNECTING:
+            return
+        session = self.session
+        self.life.move(Input.AUTHENTICATED)
+        self.begin_life()
+        user = session.user
+        remaining = session.env.credentials.remaining(user) if user else None
+        if remaining is not None:  # no longer than the user's, or the certificate of health
+            end = session.now + remaining
+            self.life.hard_at = min(self.life.hard_at or end, end)
+        if not self.initiator and self.life.rekey_at is not None and self.life.hard_at is not None:
+            # the initiator is first to replace it
+            self.life.rekey_at = (self.life.rekey_at + self.life.hard_at) / 2
+        former = self.predecessor
+        self.owner.emit(self.established(former.number if former else 0))
+        self.owner.established(self)
+        for rival in self.owner.rivals(self):
+            if isinstance(rival, AuthipAssociation) and rival._yields_to(self):
+                self._deferred += rival._deferred
+                self.owner.withdraw(rival, session.now)
+
+    def _yields_to(self, other: AuthipAssociation) -> bool:
+        """Whether another one, which the peer has begun, will do instead of this one."""
+        mine, theirs = self.session, other.session
+        unneeded = mine.rule is not None and theirs.serves(mine.rule) and self.predecessor is None
+        return (
+            unneeded
+            and not self.answered
+            and other is not self
+            and mine.path.local.address == theirs.path.local.address
+        )
+
+    def _take_over(self, now: float) -> None:
+        """Replace the predecessor: its quick-mode SAs are replaced here, and it goes with the last one."""
+        former, self.predecessor = self.predecessor, None
+        if former is None or former.state is State.CLOSED:
+            return
+        self.owner.association_of(former.session)  # its clocks change
+        former._retired = True
+        former.life.replaced(now)
+        policy = self.session.env.policy
+        for pair in list(former.children.values()):
+            rule = policy.rule(pair.rule)
+            if rule is not None and rule.enabled:
+                self._deferred.append(Wish(rule, pair.selector, pair))
+        former._settle(now)
+
+    def _end(self, reason: str, by_peer: bool) -> None:
+        self._over = self._over or (reason, by_peer)
+
+    # Time ------------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        session = self.session
+        found = [*self.talks.deadlines(), *self.notices.deadlines(), *self.child_deadlines()]
+        found += [one.due for one in self._requests.values()]
+        found += self.life.deadlines(session, self.talks.sent_at, busy=self._busy)
+        if self._leaving_at is not None:
+            found += [self._leaving_at] if not self.children else []
+            found += [due for due, _ in (*session.children.lingering, *session.children.retiring)]
+        return min(found, default=None)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether an answer is awaited that tells as well as a probe whether the peer lives."""
+        return self._probing or any(one.initiator for one in self.talks.open) or len(self.notices) > 0
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        session = self.session
+        session.now = now
+        if self.state is State.CONNECTING and not self.initiator and now >= self.life.half_open_until:
+            self._half_open_over()
+        self.talks.tick(now)
+        self.notices.tick(now)
+        self._requests_due(now)
+        if self._over is None:
+            self._live(now)
+        self._settle(now)
+
+    def _half_open_over(self) -> None:
+        """The peer did not go on (section 3.1.6.3)."""
+        if self.session.armed:
+            self.notices.mention(self._message_id(), status(Status.TIMED_OUT, Subject.MAIN))
+        self._end("the peer did not go on", False)
+
+    def _live(self, now: float) -> None:
+        if not self.life.up and self._leaving_at is None:
+            return
+        session, settings = self.session, self.session.env.settings
+        self.tick_children(now)
+        if self.life.hard_at is not None and self.life.hard_at <= now:
+            self.life.hard_at = None
+            self.delete("replaced" if self._retired else "its lifetime is over", now)
+            return
+        self._finish_fast(now)
+        if self.rekey_at is not None and self.rekey_at <= now and self.life.up:
+            self._renew(now)
+        silent = settings.liveness and self.heard_of_traffic() + settings.liveness <= now
+        if silent and self.life.up and not self._busy:
+            self._probe()
+        keepalive = settings.nat_keepalive if session.nat_local else 0
+        if keepalive and self.talks.sent_at + keepalive <= now:
+            self.talks.sent_at = now
+            self.owner.emit(Transmit(KEEPALIVE, session.path))
+
+    def _renew(self, now: float) -> None:
+        """Replace it; where only the initiator has proven itself, that is the initiator's to do."""
+        proven = self.session.proven
+        if not self.initiator and proven is not None and proven.one_way:
+            self.life.rekey_at = None
+            for pair in list(self.children.values())[-1:]:
+                self.rekey_child(pair, now)
+        else:
+            self.rekey(now)
+
+    def _finish_fast(self, now: float) -> None:
+        """A peer that never synchronises has made a fast quick mode (section 3.5.7.1)."""
+        talk = self.talks.talks.get(MAIN_MESSAGE_ID)
+        late = now >= self.created + self.session.env.settings.half_open_timeout
+        if talk is not None and talk.waiting and not talk.initiator and late and self.life.up:
+            talk.waiting = False
+            self.talks.drive(talk, now, quick_mode.FAST)
+
+    def _probe(self) -> None:
+        """A reliable notify that says nothing: whoever lives acknowledges it."""
+        self._probing = True
+
+        def over() -> None:
+            self._probing = False
+
+        def lost() -> None:
+            error = Silent("the peer does not acknowledge a notify")
+            self.owner.emit(
+                failure.told(self.session, error, "AuthIP NOTIFY", self.rule, 0, initiator=True, child=False)
+            )
+            self._gone()
+
+        nothing = notify(N.EXCHANGE_INFO, Subject.MAIN, bytes(4), RELIABLE)
+        self.notices.say(self._message_id(), nothing, over=over, lost=lost)
+
+    def _message_id(self) -> int:
+        """A message ID of ours: neither main mode's nor extended mode's, and in no use."""
+        session = self.session
+        used = (*self.talks.talks, *session.quick_ids.values(), MAIN_MESSAGE_ID, EXTENDED_MESSAGE_ID)
+        while (number := int.from_bytes(session.env.random(4), "big")) in used:
+            pass
+        return number
+
+    # The end of every step -------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Begin what had to wait, and end what is over."""
+        session = self.session
+        session.now = now
+        self._extend(now)
+        main = self.talks.talks.get(MAIN_MESSAGE_ID)
+        extended = self.talks.talks.get(EXTENDED_MESSAGE_ID)
+        ready = all(one is None or one.conversation.done for one in (main, extended))
+        if self.life.up and self._over is None and ready:
+            if self.predecessor is not None:
+                self._take_over(now)
+            while self._deferred and self._over is None and self.initiator:
+                self._begin_quick(self._deferred.pop(0), now)
+            while self._deferred and not self.initiator:
+                self._want(self._deferred.pop(0), now)
+        for name in [one for one in self._requests if self._served(self._requests[one].wish)]:
+            del self._requests[name]
+        if self._retired and self.life.up and not self.children and ready and not self.talks.open:
+            self._retired = False
+            self.delete("replaced", now)
+            self._retired = True
+        if self._leaving_at is not None and now >= self._leaving_at and not self.children:
+            self._end(self._said_deleted, True)
+        if self._over is not None and self.state is not State.CLOSED:
+            self._finish(*self._over)
+
+    def _extend(self, now: float) -> None:
+        """The second authentication behind the first quick mode, as the initiator."""
+        main, session = self.talks.talks.get(MAIN_MESSAGE_ID), self.session
+        if not self.initiator or session.pending is None or main is None or not main.conversation.done:
+            return
+        if EXTENDED_MESSAGE_ID in self.talks.talks or self._over is not None:
+            return
+        agreed = session.pending
+        steps = extended_mode.initiate(session, agreed.rule, agreed)
+        talk = self.talks.begin(Exchange.EXTENDED, EXTENDED_MESSAGE_ID, steps, initiator=True)
+        talk.rule = agreed.rule.name
+        self.talks.drive(talk, now)
+
+    def _begin_quick(self, wish: Wish, now: float) -> None:
+        if wish.old is not None and wish.old not in self.session.pairs_of_peer():
+            return
+        number = self._message_id()
+        steps = quick_mode.initiate(self.session, number, wish.rule, wish.asked, wish.old)
+        talk = self.talks.begin(Exchange.QUICK, number, steps, initiator=True)
+        talk.rule, talk.child = wish.rule.name, True
+        self.talks.drive(talk, now)
+
+    def _finish(self, reason: str, by_peer: bool) -> None:
+        session = self.session
+        self.talks.close()
+        self.notices.close()
+        if session.pending is not None and session.pending.spi not in session.children.pairs:
+            self.owner.emit(Release(session.pending.spi))
+        self.bury(reason, by_peer)
+
+
+_CODES = (
+    ("rule has changed", Status.POLICY_CHANGE),
+    ("shuts down", Status.SHUTTING_DOWN),
+    ("lifetime", Status.MM_EXPIRED),
+)
+
+
+def _code_for(reason: str) -> int:
+    """Why we delete something, as a Windows error code."""
+    return next((code for text, code in _CODES if text in reason), Status.SA_DELETED)

@@ -1,0 +1,75 @@
+"""What went wrong, in the words of the peer and of people: exceptions as Windows error codes and as events
+(MS-AIPS section 3.1.7.2, authip.md section 12.2)."""
+
+from __future__ import annotations
+
+from ikd.auth import Declined
+from ikd.authip.keys import WeakKey
+from ikd.authip.numbers import Status, notify_name
+from ikd.authip.session import Session
+from ikd.events import AuthenticationFailed, NegotiationFailed
+from ikd.isakmp.message import Refused, Silent, Unauthentic
+from ikd.isakmp.numbers import N
+from ikd.riders import windows_status
+from ikd.wire.codec import Malformed
+from sadb.backend import Unavailable
+
+KNOWN = (Refused, Malformed, Declined, Unavailable, Silent, Unauthentic, WeakKey)  # others are bugs of ours
+_CODES: dict[type[Exception], Status] = {
+    Declined: Status.AUTH_FAIL,
+    Unavailable: Status.QM_LIMIT,
+    Unauthentic: Status.INVALID_HASH,
+    Malformed: Status.INVALID_PAYLOAD,
+}
+_REFUSALS: dict[int, Status] = {
+    N.NO_PROPOSAL_CHOSEN: Status.POLICY_MATCH,
+    N.INVALID_ID_INFORMATION: Status.POLICY_MATCH,
+    N.AUTHENTICATION_FAILED: Status.INVALID_AUTH_PAYLOAD,
+}
+
+
+def code_of(error: Exception) -> int:
+    """The Windows error code that tells the peer; 0 when it told us, or there is nothing to tell."""
+    if isinstance(error, Silent):
+        return 0
+    if isinstance(error, Refused):
+        if error.by_peer:
+            return 0
+        return error.notify if error.notify > 13000 else _REFUSALS.get(error.notify, Status.PROCESS_ERROR)
+    return _CODES.get(type(error), Status.PROCESS_ERROR)
+
+
+def told(
+    session: Session, error: Exception, stage: str, rule: str, sent: int, *, initiator: bool, child: bool
+) -> NegotiationFailed:
+    """An error of an exchange as the event that `ikctl why` shows; `sent` is the code we have told."""
+    refused = error if isinstance(error, Refused) else None
+    notify = windows_status.label(sent) if sent else ""
+    if refused and refused.by_peer:
+        notify = notify_name(refused.notify)
+    return NegotiationFailed(
+        ike=session.number,
+        rule=rule,
+        peer=str(session.path.peer.address),
+        initiator=initiator,
+        stage=stage,
+        notify=notify,
+        reason=str(error) or type(error).__name__,
+        remedy=getattr(error, "remedy", ""),
+        child=child,
+        comparison=refused.comparison if refused else None,
+        keying="authip",
+    )
+
+
+def not_authenticated(session: Session, error: Exception, rule: str) -> AuthenticationFailed | None:
+    """The event for the security log when an error says that somebody is not who he should be."""
+    if not isinstance(error, Declined):
+        return None
+    return AuthenticationFailed(
+        ike=session.number,
+        rule=rule,
+        identity=str(session.claimed) if session.claimed else "",
+        address=str(session.path.peer.address),
+        reason=str(error),
+    )

@@ -1,0 +1,383 @@
+"""How datagrams become messages of a main-mode SA of AuthIP, which exchange each is for, and notifies.
+
+MS-AIPS sections 3.1.5 and 3.3 to 3.7. What proves nothing is dropped and changes nothing: of the
+specification's "tear down in a wrong state" only authenticated messages make use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections import OrderedDict
+
+from ikd.association import Association, Owner
+from ikd.authip import extended_mode, main_mode, quick_mode, shapes
+from ikd.authip.channel import Unprotected, Unverified
+from ikd.authip.conversations import Conversations, Talk
+from ikd.authip.message import Message
+from ikd.authip.notices import Notices
+from ikd.authip.numbers import (
+    EXTENDED_MESSAGE_ID,
+    MAIN_MESSAGE_ID,
+    OLD_DOS_COOKIE,
+    Exchange,
+    N,
+    Subject,
+    exchange_name,
+)
+from ikd.authip.payloads import PAYLOADS, Notify
+from ikd.authip.session import Session
+from ikd.isakmp.conversations import MOST_TALKS
+from ikd.isakmp.message import Refused, Unauthentic
+from ikd.isakmp.payloads import Identification, SecurityAssociation
+from ikd.life import State
+from ikd.outputs import Move
+from ikd.riders.fragment1 import FRAGMENT, Fragments
+from ikd.wire.codec import Malformed
+from ikd.wire.isakmp import HEADER_SIZE, ZERO_SPI, Flags, Header, chain
+from sadb.address import Path
+
+MOST_SEEN = 4096  # message IDs of the peer that are remembered
+COOKIE_EXCHANGES = (Exchange.MAIN, Exchange.NOTIFY, 5)  # authip.md OQ-26
+
+
+class Reception(Association):
+    """The half of a main-mode SA that listens."""
+
+    __slots__ = ("_fragments", "_seen", "notices", "session", "talks")
+
+    def __init__(self, session: Session, owner: Owner, now: float) -> None:
+        Association.__init__(self, session, owner, now)
+        self.session = session
+        self.talks = Conversations(
+            session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
+        )
+        self.notices = Notices(self.talks)
+        self._fragments = Fragments()
+        self._seen: OrderedDict[int, None] = OrderedDict()  # message IDs of the peer's quick modes
+
+    # What the other half does with it --------------------------------------------------------------------
+
+    @abstractmethod
+    def _broke_off(self, talk: Talk, error: Exception, now: float) -> None:
+        """An exchange ended with an exception."""
+
+    @abstractmethod
+    def _gone(self) -> None:
+        """The peer does not answer."""
+
+    @abstractmethod
+    def _deleted(self, refused: Refused) -> None:
+        """The peer deletes the main-mode SA."""
+
+    @abstractmethod
+    def _asked_for(self, message: Message) -> None:
+        """The peer wants a quick mode, which only we may begin."""
+
+    @abstractmethod
+    def _settle(self, now: float) -> None:
+        """The end of every step."""
+
+    # Receiving -------------------------------------------------------------------------------------------
+
+    def first_request(self, header: Header, data: bytes, now: float) -> None:
+        """The first message of a peer's main mode; raises `Malformed`, and then nothing is kept."""
+        session = self.session
+        message = session.channel.open(header, data)
+        if message.encrypted:
+            raise Malformed("a first message that is encrypted")
+        shapes.fitting(message, shapes.FIRST)
+        self.talks.tell_received(message, self.path)
+        session.transcript.add(message.covered)
+        steps = main_mode.respond(session, message, header.spi_r)
+        talk = self.talks.begin(Exchange.MAIN, MAIN_MESSAGE_ID, steps, initiator=False)
+        self._note(talk, message, _digest(data))
+        self.talks.drive(talk, now)
+        self._settle(now)
+
+    def receive(self, header: Header, data: bytes, path: Path, now: float) -> None:
+        """A datagram for this main-mode SA, whoever it came from."""
+        self.session.now = now
+        try:
+            self._receive(header, data, path, now)
+        except Unprotected as error:
+            self.dropped("unprotected", str(error), path)
+        except (Unverified, Unauthentic) as error:
+            self.dropped("unverified", str(error), path)
+        except Malformed as error:
+            self.dropped("malformed", str(error), path)
+        self._settle(now)
+
+    def answer(self, talk: Talk, value: object, now: float) -> None:
+        """The answer to a question of one of its exchanges; an exception fails it."""
+        if self.state is State.CLOSED or talk.conversation.done:
+            return
+        if isinstance(value, Exception):
+            self.talks.drive(talk, now, error=value)
+        else:
+            self.talks.drive(talk, now, value)
+        self._settle(now)
+
+    def _receive(self, header: Header, data: bytes, path: Path, now: float) -> None:
+        if header.next_payload == FRAGMENT:
+            self._fragment(header, data, path, now)
+            return
+        if header.next_payload == Notify.kind:
+            self._cookie(header, data, path)
+            return
+        mark = _digest(data)
+        for talk in self.talks.talks.values():
+            if mark == talk.heard and not talk.initiator:
+                self.talks.repeat(talk)
+            if mark in talk.past:
+                return  # it was answered, or is being worked on
+        learned = self._learn_cookie(header)
+        try:
+            message = self.session.channel.open(header, data)
+            if header.exchange == Exchange.NOTIFY:
+                self._notified(message, path)
+            else:
+                self._converse(message, mark, path, now)
+        finally:
+            # a message that has proven nothing teaches nothing
+            if learned and not self.answered:
+                self.session.channel.cookie_r = ZERO_SPI
+
+    def _learn_cookie(self, header: Header) -> bool:
+        """The responder's cookie is in its first answer; the one it has asked us to return may change."""
+        channel = self.session.channel
+        if not self.initiator or self.answered or header.exchange != Exchange.MAIN:
+            return False
+        if header.spi_r == ZERO_SPI:
+            raise Malformed("an answer without the responder's cookie")  # our own message, sent back
+        learned = channel.cookie_r == ZERO_SPI
+        channel.cookie_r = header.spi_r
+        return learned
+
+    def _fragment(self, header: Header, data: bytes, path: Path, now: float) -> None:
+        if (self.answered and not self.session.may_fragment) or not self.session.env.settings.fragmentation:
+            raise Malformed("a fragment that was not agreed on")  # its first message may say so inside
+        whole = self._fragments.add(header, data, now)
+        if self.answered:
+            self.talks.fragmenting = True
+        if whole is not None:
+            inner = Header.decode(whole)
+            if inner.next_payload == FRAGMENT or (inner.spi_i, inner.spi_r) != (header.spi_i, header.spi_r):
+                raise Malformed("fragments of another message")
+            self._receive(inner, whole, path, now)
+
+    def _cookie(self, header: Header, data: bytes, path: Path) -> None:
+        """HDR, N(NOTIFY_DOS_COOKIE), without a CRYPTO payload: our first message goes once more with it.
+        Anybody who has seen that message may have sent this: nothing else changes."""
+        talk = self.talks.talks.get(MAIN_MESSAGE_ID)
+        payloads, _ = chain(header.next_payload, data[HEADER_SIZE:], PAYLOADS)
+        found = payloads[0] if len(payloads) == 1 else None
+        kinds = (N.DOS_COOKIE, OLD_DOS_COOKIE)
+        if not (isinstance(found, Notify) and found.type in kinds and header.exchange in COOKIE_EXCHANGES):
+            raise Malformed("a message without a CRYPTO payload")
+        if header.flags & Flags.ENCRYPTION or len(found.data) != 8:
+            raise Malformed("a cookie that is none")
+        if not (talk and self.initiator and talk.waiting and not self.answered):
+            return
+        notify = Notify(protocol=found.protocol, type=N.DOS_COOKIE, data=found.data)
+        message = Message(Exchange.NOTIFY, (notify,), header.message_id)
+        self.talks.tell_received(message, path)
+        talk.waiting, talk.due = False, None
+        self.talks.drive(talk, self.session.now, message)
+
+    # Exchanges -------------------------------------------------------------------------------------------
+
+    def _converse(self, message: Message, mark: bytes, path: Path, now: float) -> None:
+        talk = self._waiting_for(message)
+        if talk is None:
+            self._begin_theirs(message, mark, path, now)
+            return
+        session = self.session
+        transcripts = session.transcript, session.transcript_em
+        lengths = [one.length for one in transcripts]
+        self.talks.cover(talk, message, message.covered)
+
+        def accept() -> None:
+            self._note(talk, message, mark)
+            if message.encrypted:
+                self.life.heard = now
+            if message.encrypted or self.state is State.CONNECTING:
+                self._follow(path)
+            self.talks.tell_received(message, path)
+
+        refused = self.talks.drive(talk, now, message, accept=accept)
+        if refused is not None:
+            for one, length in zip(transcripts, lengths, strict=True):
+                one.cut(length)
+            reason = "unverified" if isinstance(refused, Unauthentic) else "refused"
+            self.dropped(reason, str(refused), path)
+
+    def _note(self, talk: Talk, message: Message, mark: bytes) -> None:
+        """A message of the peer is believed to be the next one of an exchange."""
+        talk.number, talk.heard, talk.sent = talk.number + 1, mark, []
+        talk.past.add(mark)
+        talk.waiting, talk.due, talk.hint = False, None, None
+        if not talk.initiator:
+            talk.sequence, talk.asked = message.sequence, message.message_id
+
+    def _waiting_for(self, message: Message) -> Talk | None:
+        """The exchange that a message goes on with; raises `Unprotected`."""
+        if self.initiator:
+            return self._answering(message)
+        talks = self.talks.talks
+        if message.exchange == Exchange.QUICK:
+            if shapes.fits(message, shapes.QUICK_REQUEST):
+                return None
+            found = talks.get(message.message_id) or talks.get(MAIN_MESSAGE_ID)
+        elif message.exchange == Exchange.MAIN and not message.message_id:
+            found = talks.get(MAIN_MESSAGE_ID)
+        else:
+            found = talks.get(EXTENDED_MESSAGE_ID)
+        return found if found and found.waiting else None
+
+    def _answering(self, message: Message) -> Talk | None:
+        """As the initiator: the exchange whose request this answers."""
+        for talk in self.talks.open:
+            ours = talk.message
+            if not talk.waiting or ours is None or not _answers(message, ours.exchange, ours.message_id):
+                continue
+            if message.encrypted is not ours.encrypted:
+                raise Unprotected(f"{talk.stage} in the clear, or encrypted, where the other belongs")
+            return talk
+        return None
+
+    def _begin_theirs(self, message: Message, mark: bytes, path: Path, now: float) -> None:
+        """A quick mode or extended mode of the peer."""
+        session = self.session
+        name = exchange_name(message.exchange)
+        if self.initiator or not message.encrypted:
+            self.dropped("unexpected", f"{name} message {message.message_id:08x} answers nothing", path)
+            return
+        if shapes.fits(message, shapes.EXTENDED_REQUEST):
+            self._begin_extended(message, mark, path, now)
+            return
+        if message.exchange != Exchange.QUICK or not self.usable or not session.quick_ids:
+            self.dropped("unexpected", f"{name} does not belong here", path)
+            return
+        if self.talks.full():
+            self.dropped("exchange-limit", f"{MOST_TALKS} exchanges are under way", path)
+            return
+        if message.maybe(SecurityAssociation) is None or message.message_id in (0, 1):
+            raise Malformed("no request of a quick mode")
+        quick_mode.check(session, message)
+        if self._again(message.message_id):
+            self.dropped("replayed", f"message ID {message.message_id:08x} was used before", path)
+            return
+        steps = quick_mode.respond(session, message)
+        talk = self.talks.begin(Exchange.QUICK, message.message_id, steps, initiator=False)
+        talk.child = True
+        talk.offer = message.one(SecurityAssociation).proposals
+        self._begun(talk, message, mark, path, now)
+
+    def _begin_extended(self, message: Message, mark: bytes, path: Path, now: float) -> None:
+        """A second authentication: once, behind the first quick mode."""
+        main, session = self.talks.talks.get(MAIN_MESSAGE_ID), self.session
+        if session.em is not None or EXTENDED_MESSAGE_ID in self.talks.talks or not session.quick_ids:
+            self.dropped("unexpected", "extended mode does not belong here", path)
+            return
+        if main is not None and main.waiting:  # the peer has left out the synchronisation
+            self.talks.drive(main, now, quick_mode.FAST)
+        steps = extended_mode.respond(session, message)
+        talk = self.talks.begin(Exchange.EXTENDED, EXTENDED_MESSAGE_ID, steps, initiator=False)
+        self.talks.cover(talk, message, message.covered)
+        self._begun(talk, message, mark, path, now)
+
+    def _begun(self, talk: Talk, message: Message, mark: bytes, path: Path, now: float) -> None:
+        self._follow(path)
+        self.life.heard = now
+        self.talks.tell_received(message, path)
+        self._note(talk, message, mark)
+        self.talks.drive(talk, now)
+
+    def _again(self, message_id: int) -> bool:
+        """Whether the peer, or somebody who has recorded its messages, has used a message ID before."""
+        if message_id in self._seen:
+            return True
+        self._seen[message_id] = None
+        if len(self._seen) > MOST_SEEN:
+            self._seen.popitem(last=False)
+        return False
+
+    def _follow(self, path: Path) -> None:
+        """A peer behind a NAT is where its last message came from; before it is proven, any that fits."""
+        session = self.session
+        if path == session.path or not (self.state is State.CONNECTING or session.nat_peer):
+            return
+        old, session.path = session.path, path
+        if old.peer.address != path.peer.address:
+            self.owner.moved(self, old.peer.address)
+        for pair in self.children.values():
+            self.owner.emit(Move(pair, path))
+
+    # Notifies --------------------------------------------------------------------------------------------
+
+    def _notified(self, message: Message, path: Path) -> None:
+        if not message.encrypted:
+            self._hint(message, path)
+            return
+        again = self.notices.again(message.sequence) and message.notify(N.ACK) is None
+        self.talks.tell_received(message, path, repeated=again)
+        self.life.heard = self.session.now
+        self._follow(path)
+        self.notices.acknowledge(message)
+        if not again:
+            self._heed(message)
+
+    def _hint(self, message: Message, path: Path) -> None:
+        """A notify in the clear may be forged: it counts when nothing better comes."""
+        talk, refused = self.talks.talks.get(MAIN_MESSAGE_ID), message.refusal()
+        if refused and talk and talk.waiting and self.initiator and self.state is State.CONNECTING:
+            self.talks.tell_received(message, path)
+            talk.hint = refused
+        else:
+            self.dropped("unprotected", "a notify in the clear", path)
+
+    def _heed(self, message: Message) -> None:
+        """Act on an authentic notify."""
+        if ack := message.notify(N.ACK):
+            self.notices.acknowledged(int.from_bytes(ack.data[:4], "big"))
+        if refused := message.refusal():
+            found = message.notify(N.STATUS, N.NO_PROPOSAL_CHOSEN)
+            assert found is not None
+            if found.protocol == Subject.QUICK:
+                self._quick_refused(message.message_id, refused)
+            else:
+                self._deleted(refused)
+        if message.notify(N.ACQUIRE):
+            if len(list(message.every(Identification))) != 2:
+                raise Malformed("NOTIFY_ACQUIRE without its identities")
+            self._asked_for(message)
+
+    def _quick_refused(self, message_id: int, refused: Refused) -> None:
+        """The peer declines a quick mode of ours, or deletes one that is there; where its message ID means
+        nothing, all of this main-mode SA (authip.md OQ-24)."""
+        session = self.session
+        waiting = [one for one in self.talks.open if one.waiting and one.initiator]
+        for talk in waiting:
+            if talk.message_id == message_id:
+                self.talks.drive(talk, session.now, error=refused)
+                return
+        known = message_id in session.quick_ids.values()
+        for spi, pair in list(session.children.pairs.items()):
+            if session.quick_ids.get(spi) == message_id or not known:
+                twin = session.has_twin(pair)
+                session.drop(pair, "replaced" if twin else "deleted by the peer", linger=twin)
+
+
+def _answers(message: Message, exchange: int, message_id: int) -> bool:
+    """Whether a message answers a request of this exchange type and message ID; where the specification
+    contradicts itself, any reading will do (authip.md OQ-2, OQ-3, OQ-14)."""
+    if message_id == EXTENDED_MESSAGE_ID and message.encrypted:
+        return message.exchange in (Exchange.EXTENDED, Exchange.MAIN) and message.message_id in (0, 1)
+    if exchange == Exchange.MAIN:
+        return message.exchange == exchange
+    return (message.exchange, message.message_id) == (exchange, message_id)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
