@@ -32,9 +32,10 @@ from support.certificates import (
 )
 
 from ikd.auth import Authenticated, Declined, Identity, Token, signature
-from ikd.auth.certificate import SYSTEM_HEALTH, CertificateProver, CertificateVerifier, unfit
+from ikd.auth.certificate import CertificateProver, CertificateVerifier, unfit
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, identity_of, key_hash, names, proves
+from ikd.auth.health import SYSTEM_HEALTH
 from ikd.auth.identity import IdKind, name_key
 from ikd.auth.signature import OLD_SCHEMES, SCHEMES, Scheme
 from ikd.pki import Pair
