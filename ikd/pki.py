@@ -47,6 +47,7 @@ _SIGNATURE_HASHES: dict[str, hashes.SHA384 | hashes.SHA512] = {
     "ecdsa-p384": hashes.SHA384(),
     "ecdsa-p521": hashes.SHA512(),
 }
+HEALTH_DAYS = 4 / 24  # a health certificate: its life is all there is of revocation
 _BACKDATE = dt.timedelta(hours=1)  # clocks of the hosts may differ
 
 

@@ -101,13 +101,19 @@ def unfit(method: AuthMethod, facts: Facts) -> str | None:
     return None
 
 
+def unfit_for_all(methods: tuple[AuthMethod, ...], facts: Facts) -> str | None:
+    """Why a chain is not what any of these entries asks for; None when one of them takes it."""
+    reasons = [unfit(method, facts) for method in methods]
+    if None in reasons:
+        return None
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason)) or "certificate is not wanted"
+
+
 def check_wanted(methods: tuple[AuthMethod, ...], facts: Facts) -> None:
     """Whether a peer's chain is what any of these entries asks for; raises `Declined`."""
-    reasons = [unfit(method, facts) for method in methods]
-    if None not in reasons:
+    if reason := unfit_for_all(methods, facts):
         raise Declined(
-            "; ".join(dict.fromkeys(reason for reason in reasons if reason)),
-            "issue the peer a certificate as its rule's authentication set asks, or widen the set",
+            reason, "issue the peer a certificate as its rule's authentication set asks, or widen the set"
         )
 
 
@@ -173,4 +179,3 @@ class CertificateVerifier:
         """How the peer signed; raises `Declined`."""
         assert facts.key is not None
         return signature.verify(facts.key, token.method, token.data, self.transcript.octets).name
-

@@ -13,8 +13,8 @@ from cryptography import x509
 SYSTEM_HEALTH = "1.3.6.1.4.1.311.47.1.1"  # extended key usage: healthy
 UNHEALTHY = "1.3.6.1.4.1.311.47.1.3"
 NOT_COMPLIANT = x509.ObjectIdentifier("1.3.6.1.4.1.311.47.1.11")  # certificate policy
-# Microsoft's second list of usages. It has the form of certificatePolicies; the OIDs in it, all of one length,
-# are looked for by their DER.
+# Microsoft's second list of usages. It has the form of certificatePolicies; the OIDs in it are looked for by
+# their DER.
 APPLICATION_POLICIES = x509.ObjectIdentifier("1.3.6.1.4.1.311.21.10")
 _HEALTHY_DER = bytes.fromhex("060a2b0601040182372f0101")
 _UNHEALTHY_DER = bytes.fromhex("060a2b0601040182372f0103")
