@@ -21,7 +21,7 @@ from ikd.auth import ANONYMOUS, Authenticated, Declined, Step, Token
 from ikd.auth.certificate import HostCertificate, check_wanted
 from ikd.auth.chain import MAX_DEPTH, Trust
 from ikd.auth.facts import Facts
-from ikd.auth.tls_errors import Objection, explain
+from ikd.auth.tls_errors import Objection, explain, reason_of
 from policy.rules import AuthMethod
 from sadb.secret import Secret
 
@@ -75,7 +75,7 @@ class TlsCredentials:
                 self._contexts[key] = self._context(proving=proving, checking=checking)
             except (SSL.Error, crypto.Error) as error:
                 raise Declined(
-                    f"our certificates cannot be used in TLS: {error}",
+                    f"our certificates cannot be used in TLS: {reason_of(error)}",
                     "issue a host certificate with an ECDSA or RSA key: ikctl cert issue",
                 ) from None
         context = self._contexts[key]

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from cryptography import x509
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from ikd.auth import Declined
 from ikd.auth.chain import Trust, parse
@@ -78,7 +78,6 @@ _REASONS: dict[str, _Row] = {
     "no shared signature algorithms": _NO_COMMON,
     "no suitable groups": _NO_COMMON,
     "bad signature": ("the peer's signature does not fit its certificate", _PEER_WHY),
-    "sslv3 alert close notify": ("the peer gave up", _PEER_WHY),
 }
 
 
@@ -92,7 +91,9 @@ class Objection:
 
 def explain(error: SSL.Error, objection: Objection, trust: Trust, now: float, alert: bytes = b"") -> Declined:
     """A failed handshake in words, at POSIX time `now`; `alert` is what the library has for the peer."""
-    said = _reason(error)
+    if isinstance(error, SSL.ZeroReturnError):  # close_notify
+        return Declined("the peer gave up", _PEER_WHY)
+    said = reason_of(error)
     if said == _VERIFY_FAILED and objection.code:
         found = _of_certificate(objection, trust, now)
         return Declined(str(found), found.remedy, alert)
@@ -107,7 +108,7 @@ def explain(error: SSL.Error, objection: Objection, trust: Trust, now: float, al
     return Declined(*known, alert)
 
 
-def _reason(error: SSL.Error) -> str:
+def reason_of(error: SSL.Error | crypto.Error) -> str:
     """The last thing the library says."""
     try:
         return str(error.args[0][-1][2])
