@@ -277,7 +277,7 @@ NO_LIST = Trust([ROOT.certificate], crl_check=CrlCheck.REQUIRE)
         (own(MINE, SUB), TRUST, AuthMethod("certificate", signing="rsa"), "wanted is rsa",
          "authentication set", "does not accept our certificate"),
     ],
-    ids=["CA", "chain", "nobody", "expired", "early", "revoked", "no-list", "usage", "health", "ca=", "signing"],
+    ids=["CA", "chain", "nobody", "expired", "early", "revoked", "list", "usage", "health", "ca=", "signing"],
 )  # fmt: skip
 @pytest.mark.parametrize("who", ["initiator", "acceptor"])
 def test_certificate_that_will_not_do(
