@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from OpenSSL import SSL
 from support.certificates import (
     CERTIFICATE,
@@ -34,6 +36,7 @@ from ikd.auth.credentials import Credentials, Material
 from ikd.auth.health import SYSTEM_HEALTH
 from ikd.auth.revocation import CrlCheck
 from ikd.auth.tls import SecretKind, TlsAcceptor, TlsCredentials, TlsInitiator
+from ikd.auth.tls_errors import Objection, explain
 from ikd.pki import Pair
 from policy.rules import AuthMethod
 
@@ -467,6 +470,38 @@ def test_token_of_sixty_thousand_octets() -> None:
         sides()[1].step(Token(huge))
 
 
+@given(st.binary(max_size=200), st.sampled_from([20, 21, 22]), st.booleans())
+def test_any_octets(data: bytes, kind: int, begins: bool) -> None:
+    """Something else than a refusal would end the association with a traceback."""
+    side = sides()[0 if begins else 1]
+    if begins:
+        side.step(None)
+    with pytest.raises(Declined):
+        side.step(Token(bytes((kind, 3, 3)) + len(data).to_bytes(2, "big") + data))
+
+
+@pytest.mark.parametrize(
+    ("error", "objection", "reason"),
+    [
+        (
+            SSL.Error([("SSL routines", "", "certificate verify failed")]),
+            Objection(20, b"no DER"),
+            "cannot be read",
+        ),
+        (SSL.Error([("SSL routines", "", "certificate verify failed")]), Objection(), "verify failed"),
+        (SSL.SysCallError(-1, "Unexpected EOF"), Objection(), "no reason given"),
+        (
+            SSL.Error([("", "", "ssl/tls alert sunshine")]),
+            Objection(),
+            "broke off the TLS handshake: sunshine",
+        ),
+    ],
+)
+def test_refusals_nobody_has_seen(error: SSL.Error, objection: Objection, reason: str) -> None:
+    """A new version of the library says something new: still a refusal, with its words."""
+    assert reason in str(explain(error, objection, TRUST, NOW))
+
+
 def test_order_of_tokens() -> None:
     """A side that is spoken to out of turn would begin anew or fail somewhere else."""
     with pytest.raises(Declined, match="before ours"):
@@ -550,6 +585,16 @@ def test_modern_suite_comes_first_with_old_ones() -> None:
     peer = talk(sides(old=True))[0].peer
     assert peer is not None
     assert "AES256-GCM" in peer.description
+
+
+def test_old_suites_give_keys_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without forward secrecy the key is proven only by the last flight; it must be the same all the same."""
+    monkeypatch.setattr(tls, "_MODERN", b"AES128-SHA256")
+    mine, theirs = (host(SUB, name, "rsa-2048", n) for n, name in enumerate(("i.example", "a.example")))
+    first, second, _ = talk(sides(own(mine, SUB), own(theirs, SUB), old=True))
+    assert second.peer is not None
+    assert "(tls AES128-SHA256)" in second.peer.description
+    assert first.key == second.key
 
 
 # Out of the host's credentials ---------------------------------------------------------------------------
