@@ -315,7 +315,9 @@ def _key(connection: SSL.Connection, kind: SecretKind) -> Secret:
         case "hash-of-key-block":
             return Secret(hashlib.sha256(connection.export_keying_material(_LABEL, _KEY_BLOCK)).digest())
         case "master-secret":
-            return Secret(connection.master_key() or b"")
+            master = connection.master_key()
+            assert master is not None
+            return Secret(master)
 
 
 def _octets(token: Token | None) -> bytes:
