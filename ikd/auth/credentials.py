@@ -59,12 +59,12 @@ class Material:
     identity: Identity | None = None
     keys: tuple[PskEntry, ...] = ()
     hosts: tuple[HostCertificate, ...] = ()
-    user: HostCertificate | None = None
     anchors: tuple[x509.Certificate, ...] = ()
     crls: tuple[x509.CertificateRevocationList, ...] = ()
     crl_check: CrlCheck = CrlCheck.ATTEMPT
     rsa_pss: bool = False
     keytab: Keytab | None = None
+    user: HostCertificate | None = None
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
