@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ikd.auth.facts import is_authority, names, usages
+from ikd.auth.health import SYSTEM_HEALTH
 from ikd.auth.identity import distinguished_name, name_text
 from ikd.auth.signature import PrivateKey, key_type
 
@@ -40,12 +41,13 @@ EKUS = {
     "ike": ExtendedKeyUsageOID.IPSEC_IKE,
     "server": ExtendedKeyUsageOID.SERVER_AUTH,
     "client": ExtendedKeyUsageOID.CLIENT_AUTH,
-    "health": x509.ObjectIdentifier("1.3.6.1.4.1.311.47.1.1"),
+    "health": x509.ObjectIdentifier(SYSTEM_HEALTH),
 }
 _SIGNATURE_HASHES: dict[str, hashes.SHA384 | hashes.SHA512] = {
     "ecdsa-p384": hashes.SHA384(),
     "ecdsa-p521": hashes.SHA512(),
 }
+HEALTH_DAYS = 4 / 24  # a health certificate: its life is all there is of revocation
 _BACKDATE = dt.timedelta(hours=1)  # clocks of the hosts may differ
 
 

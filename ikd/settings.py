@@ -266,6 +266,24 @@ class IdentitySettings:
         None, _text("a path"), "Our certificate in PEM, followed by the chain to the authority."
     )
     key: str | None = _option(None, _text("a path"), "Private key of that certificate in PEM, mode 0600.")
+    health_certificate: str | None = _option(
+        None,
+        _text("a path"),
+        "A second certificate of this host, which vouches for its health (extended key usage "
+        "1.3.6.1.4.1.311.47.1.1), for rules that demand one; with its chain, like `certificate`.",
+    )
+    health_key: str | None = _option(
+        None, _text("a path"), "Private key of the health certificate in PEM, mode 0600."
+    )
+    user_certificate: str | None = _option(
+        None,
+        _text("a path"),
+        "Certificate of the user of this host, for rules that demand one besides the machine's; with its "
+        "chain, like `certificate`.",
+    )
+    user_key: str | None = _option(
+        None, _text("a path"), "Private key of the user's certificate in PEM, mode 0600."
+    )
     trust: tuple[str, ...] = _option(
         (), _texts("a path"), "Certificates of the authorities whose certificates we accept."
     )
@@ -580,9 +598,15 @@ def _impossible(settings: Settings) -> Iterator[str]:
         yield "ike.retransmit_cap: shorter than ike.retransmit_first; raise it or remove it"
     if len(set(settings.daemon.listen)) != len(settings.daemon.listen):
         yield "daemon.listen: names an address twice; remove one"
-    if bool(settings.identity.certificate) != bool(settings.identity.key):
-        have, lack = ("certificate", "key") if settings.identity.certificate else ("key", "certificate")
-        yield f"identity.{lack}: missing, while identity.{have} is set; each is of use with the other only"
+    for prefix in ("", "health_", "user_"):
+        keys = f"{prefix}certificate", f"{prefix}key"
+        missing = [key for key in keys if not getattr(settings.identity, key)]
+        if len(missing) == 1:
+            (have,) = set(keys) - set(missing)
+            yield (
+                f"identity.{missing[0]}: missing, while identity.{have} is set; "
+                "each is of use with the other only"
+            )
     if settings.identity.crl_check == "require" and not settings.identity.crls:
         yield 'identity.crls: empty, while identity.crl_check = "require" refuses every certificate then'
 

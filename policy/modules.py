@@ -94,7 +94,7 @@ def describe(method: AuthMethod) -> str:
 
 
 def _available(method: AuthMethod) -> bool:
-    return method.method in AVAILABLE_METHODS and not method.health
+    return method.method in AVAILABLE_METHODS
 
 
 def _serves(module: Module, auth: AuthSet) -> bool:

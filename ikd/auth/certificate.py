@@ -16,11 +16,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from ikd.auth import Authenticated, Declined, Identity, Step, Token, Transcript, signature
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, key_hash, shown
+from ikd.auth.health import SYSTEM_HEALTH
 from ikd.auth.identity import distinguished_name, name_key
 from ikd.auth.signature import PrivateKey
 from policy.rules import AuthMethod
 
-SYSTEM_HEALTH = "1.3.6.1.4.1.311.47.1.1"
 # A certificate with an extended key usage must carry one of these (RFC 4945 section 5.1.3.12). The TLS usages
 # are there because most CAs issue host certificates with them.
 IKE_USAGES = frozenset(
@@ -79,9 +79,10 @@ def unfit(method: AuthMethod, facts: Facts) -> str | None:
         return (
             f"certificate {title} is for other uses ({shown(', '.join(sorted(usage)))}), not for IPsec or TLS"
         )
-    wanted = {*method.eku, SYSTEM_HEALTH} if method.health else set(method.eku)
-    if missing := wanted - (usage or frozenset()):
+    if missing := set(method.eku) - (usage or frozenset()):
         return f"certificate {title} lacks the extended key usage {', '.join(sorted(missing))}"
+    if method.health and facts.ailment:
+        return f"certificate {title} {facts.ailment}"
     if facts.key is None or facts.key_type is None:
         return f"the key of certificate {title} has a type or curve that is not accepted"
     if method.signing is not None and facts.key_type != method.signing:
@@ -98,6 +99,22 @@ def unfit(method: AuthMethod, facts: Facts) -> str | None:
         if authority not in facts.above:
             return f"certificate {title} does not come from {method.ca}"
     return None
+
+
+def unfit_for_all(methods: tuple[AuthMethod, ...], facts: Facts) -> str | None:
+    """Why a chain is not what any of these entries asks for; None when one of them takes it."""
+    reasons = [unfit(method, facts) for method in methods]
+    if None in reasons:
+        return None
+    return "; ".join(dict.fromkeys(reason for reason in reasons if reason)) or "certificate is not wanted"
+
+
+def check_wanted(methods: tuple[AuthMethod, ...], facts: Facts) -> None:
+    """Whether a peer's chain is what any of these entries asks for; raises `Declined`."""
+    if reason := unfit_for_all(methods, facts):
+        raise Declined(
+            reason, "issue the peer a certificate as its rule's authentication set asks, or widen the set"
+        )
 
 
 # The two sides -------------------------------------------------------------------------------------------
@@ -136,7 +153,7 @@ class CertificateVerifier:
         if token.method == signature.RSA_SHA1 and self.announced:
             raise Declined("the peer signed with RSA and SHA-1 although it announced better hashes")
         facts = self.trust.verify(token.certificates, self.clock()).facts
-        self._check_rule(facts)
+        check_wanted(self.methods, facts)
         if not facts.prove(self.identity):
             known = shown(", ".join(facts.names)) or "nobody"
             raise Declined(
@@ -154,6 +171,7 @@ class CertificateVerifier:
                 f"host cert {facts.title} ({scheme})",
                 facts.expires,
                 (claimed, *(name for name in facts.names if name != claimed)),
+                health=facts.ailment is None,
             )
         )
 
@@ -161,11 +179,3 @@ class CertificateVerifier:
         """How the peer signed; raises `Declined`."""
         assert facts.key is not None
         return signature.verify(facts.key, token.method, token.data, self.transcript.octets).name
-
-    def _check_rule(self, facts: Facts) -> None:
-        reasons = [unfit(method, facts) for method in self.methods]
-        if None not in reasons:
-            raise Declined(
-                "; ".join(dict.fromkeys(reason for reason in reasons if reason)),
-                "issue the peer a certificate as its rule's authentication set asks, or widen the set",
-            )

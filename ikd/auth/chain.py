@@ -106,6 +106,26 @@ class Trust:
         self._revocation = Revocation(crls, crl_check)
         self._chains: dict[bytes, tuple[bytes, Chain]] = {}  # by leaf, with all it came with, oldest first
 
+    @property
+    def anchors(self) -> tuple[x509.Certificate, ...]:
+        """All of them."""
+        return self._anchors.all
+
+    def untrusted(self, certificate: x509.Certificate) -> Declined:
+        """In words: the issuer of this certificate is none of the anchors."""
+        return self._walk(0).untrusted(certificate) if self._store else _nobody_trusted()
+
+    def fault(self, certificate: x509.Certificate, now: float) -> Declined | None:
+        """What is wrong with one certificate alone, whatever its path, at POSIX time `now`."""
+        try:
+            self._walk(now).check(certificate)
+        except Declined as declined:
+            return declined
+        return None
+
+    def _walk(self, now: float) -> _Walk:
+        return _Walk(self._anchors, (), dt.datetime.fromtimestamp(now, dt.UTC))
+
     def verify(self, presented: Sequence[bytes], now: float) -> Chain:
         """The path of the first of `presented` (DER) at POSIX time `now`; raises `Declined`."""
         if not presented:
@@ -141,10 +161,7 @@ class Trust:
         self, leaf: x509.Certificate, others: Sequence[x509.Certificate], when: dt.datetime
     ) -> list[x509.Certificate]:
         if self._store is None:
-            raise Declined(
-                "this host trusts no certificate authority",
-                "name the CA's certificate in identity.trust of ikd.toml",
-            )
+            raise _nobody_trusted()
         builder = verification.PolicyBuilder().store(self._store).time(when)
         builder = builder.max_chain_depth(MAX_DEPTH).extension_policies(
             ca_policy=_AUTHORITY_POLICY, ee_policy=_PEER_POLICY
@@ -162,6 +179,12 @@ class Trust:
                 _check_extensions(path)
                 return path
             raise Declined(f"certificate {title(leaf)} is not acceptable: {shown(str(error))}") from error
+
+
+def _nobody_trusted() -> Declined:
+    return Declined(
+        "this host trusts no certificate authority", "name the CA's certificate in identity.trust of ikd.toml"
+    )
 
 
 # The library's policies ----------------------------------------------------------------------------------
@@ -225,10 +248,10 @@ def _is_beyond_library(path: Sequence[x509.Certificate]) -> bool:
 class _Anchors:
     """The trust anchors, found by name: there may be as many as a distribution ships."""
 
-    __slots__ = ("_all", "_by_subject")
+    __slots__ = ("_by_subject", "all")
 
     def __init__(self, anchors: Sequence[x509.Certificate]) -> None:
-        self._all = tuple(anchors)
+        self.all = tuple(anchors)
         self._by_subject: dict[x509.Name, list[x509.Certificate]] = {}
         for anchor in anchors:
             self._by_subject.setdefault(anchor.subject, []).append(anchor)
@@ -241,7 +264,7 @@ class _Anchors:
         return self._by_subject.get(subject, ())
 
     def __str__(self) -> str:
-        return "; ".join(title(anchor) for anchor in self._all[:8])
+        return "; ".join(title(anchor) for anchor in self.all[:8])
 
 
 class _Walk:
@@ -260,7 +283,7 @@ class _Walk:
                 f"the peer presented the CA certificate {title(leaf)} as its own",
                 "give the peer a host certificate",
             )
-        self._check(leaf)
+        self.check(leaf)
         usage = _usage(leaf)
         if usage is not None and not (usage.digital_signature or usage.content_commitment):
             raise Declined(f"keyUsage of certificate {title(leaf)} allows no signatures")
@@ -289,14 +312,15 @@ class _Walk:
                 found = True
                 reached.add(issuer)
                 pending.append([*path, issuer])
-        raise refusals[0] if refusals else self._untrusted(pending[-1][-1])
+        raise refusals[0] if refusals else self.untrusted(pending[-1][-1])
 
     def _issuers(self, child: x509.Certificate) -> list[x509.Certificate]:
         """Certificates of its issuer's name: the right key identifier first, then anchors before others."""
         found = [*self.anchors.named(child.issuer), *(o for o in self.others if o.subject == child.issuer)]
         return sorted(found, key=lambda issuer: _is_other_key(child, issuer))
 
-    def _untrusted(self, child: x509.Certificate) -> Declined:
+    def untrusted(self, child: x509.Certificate) -> Declined:
+        """No issuer of this one is known."""
         return Declined(
             f"issuer {shown(name_text(child.issuer))} of certificate {title(child)} is not trusted; "
             f"trusted are: {self.anchors}",
@@ -315,7 +339,7 @@ class _Walk:
         below = sum(1 for c in path[1:] if c.subject != c.issuer)
         if (limit is not None and below > limit) or len(path) > MAX_DEPTH + 1:
             raise Declined(f"the chain below {title(issuer)} is too long")
-        self._check(issuer)
+        self.check(issuer)
         self.budget -= 1
         if self.budget < 0:
             raise Declined("the peer's certificates form too many paths")
@@ -327,8 +351,8 @@ class _Walk:
                 "the CA was perhaps made anew under the same name; compare its certificate on both hosts",
             ) from error
 
-    def _check(self, certificate: x509.Certificate) -> None:
-        """Validity, key and signature hash of one certificate."""
+    def check(self, certificate: x509.Certificate) -> None:
+        """Validity, key and signature hash of one certificate; raises `Declined`."""
         name = title(certificate)
         if self.when > certificate.not_valid_after_utc:
             raise Declined(

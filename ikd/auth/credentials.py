@@ -25,7 +25,12 @@ from ikd.auth import (
     psk,
     signature,
 )
-from ikd.auth.certificate import CertificateProver, CertificateVerifier, HostCertificate, unfit
+from ikd.auth.certificate import (
+    CertificateProver,
+    CertificateVerifier,
+    HostCertificate,
+    unfit_for_all,
+)
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, key_hash
 from ikd.auth.identity import IdKind, canonical
@@ -33,6 +38,7 @@ from ikd.auth.kerberos import KerberosAcceptor, KerberosInitiator, host_principa
 from ikd.auth.keytab import Keytab
 from ikd.auth.psk import PskEntry, PskProver, PskVerifier
 from ikd.auth.revocation import CrlCheck
+from ikd.auth.tls import SecretKind, TlsAcceptor, TlsCredentials, TlsInitiator
 from policy.peers import matches, matches_any
 from policy.rules import AuthMethod, Rule
 from sadb.address import Address
@@ -41,11 +47,14 @@ from sadb.secret import Secret
 
 _FAMILIES = {psk.METHOD: "psk"} | dict.fromkeys(signature.METHODS, "certificate")
 _WORDS = {"psk": "a pre-shared key", "certificate": "a certificate"}
+_ANY_MACHINE = (AuthMethod("certificate"),)
+_USER = "user_"  # prefix of the keys of [identity] that name a user's certificate
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Everything loaded. `identity` is what we claim when set; `rsa_pss` signs RSA with RSASSA-PSS."""
+    """Everything loaded. `identity` is what we claim when set; `rsa_pss` signs RSA with RSASSA-PSS; `user` is
+    the certificate of a user of this host, who is no machine and so not among `hosts`."""
 
     identity: Identity | None = None
     keys: tuple[PskEntry, ...] = ()
@@ -55,13 +64,14 @@ class Material:
     crl_check: CrlCheck = CrlCheck.ATTEMPT
     rsa_pss: bool = False
     keytab: Keytab | None = None
+    user: HostCertificate | None = None
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Credentials:
     """The host's credentials; `clock` gives POSIX seconds, because certificates live in calendar time."""
 
-    __slots__ = ("_certreq", "_clock", "_hosts", "_material", "_trust")
+    __slots__ = ("_certreq", "_clock", "_hosts", "_material", "_tls", "_trust")
 
     def __init__(self, material: Material, clock: Callable[[], float]) -> None:
         self._material = material
@@ -72,6 +82,7 @@ class Credentials:
             (host, host.authorities(material.anchors))
             for host in sorted(material.hosts, key=lambda h: (h.facts.ends, h.facts.begins), reverse=True)
         )
+        self._tls: dict[tuple[x509.Certificate | None, bool], TlsCredentials] = {}
         self._certreq = tuple(dict.fromkeys(map(key_hash, material.anchors)))
 
     def __repr__(self) -> str:
@@ -202,16 +213,20 @@ class Credentials:
         self, method: AuthMethod
     ) -> tuple[list[tuple[HostCertificate, frozenset[bytes]]], str | None]:
         """Our certificates that a method allows, the longest-lived first, and why the others are not."""
-        now = self._clock()
         fitting, reason = [], None
         for host, above in self._hosts:
-            if not host.facts.is_current(now):
-                reason = f"our certificate {host.facts.title} is not valid now (valid {_period(host.facts)})"
-            elif why := unfit(method, host.facts):
-                reason = f"our {why}"
-            else:
+            why = self._unusable((method,), host)
+            if why is None:
                 fitting.append((host, above))
+            reason = why or reason
         return fitting, reason
+
+    def _unusable(self, methods: tuple[AuthMethod, ...], host: HostCertificate) -> str | None:
+        """Why a certificate of ours is now of no use for any of some methods."""
+        if not host.facts.is_current(self._clock()):
+            return f"our certificate {host.facts.title} is not valid now (valid {_period(host.facts)})"
+        why = unfit_for_all(methods, host.facts)
+        return why and f"our {why}"
 
     # IKEv1 -----------------------------------------------------------------------------------------------
 
@@ -302,6 +317,78 @@ class Credentials:
             )
         return self._material.keytab
 
+    # TLS, in AuthIP --------------------------------------------------------------------------------------
+
+    def tls_hosts(
+        self, methods: tuple[AuthMethod, ...], *, user: bool = False
+    ) -> tuple[HostCertificate, ...]:
+        """Our certificates that fit one of the methods now, in the order in which to try them: that of the
+        methods, then the longest-lived first. With `user` it is the user's."""
+        if user:
+            one = self._material.user
+            return (one,) if one is not None and self._unusable(methods, one) is None else ()
+        found = [host for method in methods for host, _ in self._fitting(method)[0]]
+        return tuple({host.leaf: host for host in found}.values())
+
+    def tls_initiator(
+        self,
+        rule: Rule,
+        methods: tuple[AuthMethod, ...],
+        *,
+        user: bool = False,
+        mutual: bool = True,
+        secret: SecretKind = "exporter",
+        host: HostCertificate | None = None,
+        old: bool = False,
+    ) -> TlsInitiator:
+        """The TLS client, with the certificate `host` or else the first that fits `methods`, which also say
+        what the peer's must be. With `user` it proves the user of this host, to whatever machine we trust.
+        Unless `mutual` it proves nothing. `old` takes cipher suites of old peers. Raises `Declined`."""
+        _check_tls(rule, methods)
+        if mutual and host is None:
+            host = self._tls_host(methods, user=user)
+        credentials = self._tls_credentials(host if mutual else None, old)
+        wanted = _ANY_MACHINE if user else methods
+        return TlsInitiator(credentials, wanted, self._clock, mutual=mutual, secret=secret)
+
+    def tls_acceptor(
+        self,
+        rule: Rule,
+        methods: tuple[AuthMethod, ...],
+        *,
+        user: bool = False,
+        mutual: bool = True,
+        secret: SecretKind = "exporter",
+        host: HostCertificate | None = None,
+        old: bool = False,
+    ) -> TlsAcceptor:
+        """The TLS server, which always proves this machine, and checks the peer's certificate against
+        `methods` if `mutual`. With `user` that is a user's, and any certificate of this machine will do.
+        Raises `Declined`."""
+        _check_tls(rule, methods)
+        credentials = self._tls_credentials(host or self._tls_host(_ANY_MACHINE if user else methods), old)
+        whose = "user" if user else "host"
+        return TlsAcceptor(credentials, methods, self._clock, mutual=mutual, secret=secret, whose=whose)
+
+    def _tls_host(self, methods: tuple[AuthMethod, ...], *, user: bool = False) -> HostCertificate:
+        """The first certificate that fits; raises `Declined`, which says why none does."""
+        if fitting := self.tls_hosts(methods, user=user):
+            return fitting[0]
+        ours = ((self._material.user,) if self._material.user else ()) if user else self._material.hosts
+        reasons = [reason for host in ours if (reason := self._unusable(methods, host))]
+        prefix = _USER if user else ""
+        raise Declined(
+            "; ".join(reasons) or f"{'the user of ' if user else ''}this host has no certificate",
+            f"name a fitting certificate as identity.{prefix}certificate and its key as "
+            f"identity.{prefix}key in ikd.toml",
+        )
+
+    def _tls_credentials(self, host: HostCertificate | None, old: bool) -> TlsCredentials:
+        key = host.leaf if host else None, old
+        if key not in self._tls:
+            self._tls[key] = TlsCredentials(host, self._trust, old=old)
+        return self._tls[key]
+
     # Verifying -------------------------------------------------------------------------------------------
 
     def verifier(
@@ -366,6 +453,15 @@ def _first(rule: Rule) -> tuple[AuthMethod, ...]:
 
 def _methods(rule: Rule) -> tuple[AuthMethod, ...]:
     return rule.auth.first + rule.auth.second if rule.auth else ()
+
+
+def _check_tls(rule: Rule, methods: tuple[AuthMethod, ...]) -> None:
+    """Whether there are methods, and all are certificates: anything else would narrow nothing."""
+    if not methods or not all(method.method.endswith("certificate") for method in methods):
+        raise Declined(
+            f'the peer wants certificates, rule "{rule.name}" does not',
+            "make the authentication of both hosts' rules agree",
+        )
 
 
 def _target(rule: Rule, claimed: str | None) -> str:

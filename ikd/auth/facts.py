@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from ikd.auth.health import ailment
 from ikd.auth.identity import Identity, IdKind, NameKey, name_key, name_of, name_text
 from ikd.auth.signature import PublicKey, key_type
 from sadb.address import Address
@@ -129,12 +130,14 @@ def _comparable(identity: Identity) -> tuple[int, Hashable] | None:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """A chain as rules, identities and signatures ask about it. `weakest` are bits and title of its shortest
-    RSA key; `above` are the names of the authorities it comes from; times are POSIX seconds."""
+    RSA key; `above` are the names of the authorities it comes from; `ailment` is why the leaf is no health
+    certificate, None when it is one; times are POSIX seconds."""
 
     title: str
     names: tuple[str, ...]
     identity: Identity  # to claim with it
     usages: frozenset[str] | None
+    ailment: str | None
     key: PublicKey | None = field(repr=False)
     key_type: str | None
     weakest: tuple[int, str] | None
@@ -149,6 +152,7 @@ class Facts:
         """The facts of a chain, leaf first."""
         leaf = chain[0]
         key = leaf.public_key()
+        usage = usages(leaf)
         rsa_keys = [
             (public.key_size, title(certificate))
             for certificate in chain
@@ -158,7 +162,8 @@ class Facts:
             title=title(leaf),
             names=names(leaf),
             identity=identity_of(leaf),
-            usages=usages(leaf),
+            usages=usage,
+            ailment=ailment(leaf, usage),
             key=key if isinstance(key, PublicKey) else None,
             key_type=key_type(key),
             weakest=min(rsa_keys, default=None),

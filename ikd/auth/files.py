@@ -57,7 +57,9 @@ def load_material(
     """All credentials of a configuration directory at POSIX time `now`; raises `MaterialError`. What must be
     remembered across starts goes to `state`, if it is there."""
     loader = _Loader(directory, dt.datetime.fromtimestamp(now, dt.UTC))
-    host = loader.host(settings.certificate, settings.key)
+    host = loader.host("", settings.certificate, settings.key)
+    health = loader.health(settings.health_certificate, settings.health_key)
+    user = loader.host("user_", settings.user_certificate, settings.user_key)
     anchors = loader.all_of("trust", settings.trust, _certificates)
     crls = loader.all_of("crls", settings.crls, _crls)
     for anchor in anchors:
@@ -81,7 +83,8 @@ def load_material(
     return Material(
         identity=identity,
         keys=keys,
-        hosts=(host,) if host else (),
+        hosts=tuple(one for one in (host, health) if one),
+        user=user,
         anchors=tuple(anchors),
         crls=tuple(crls),
         crl_check=CrlCheck(settings.crl_check),
@@ -99,25 +102,29 @@ class _Loader:
         self.complaints: list[str] = []
         self.warnings: list[str] = []
 
-    def host(self, certificate: str | None, key: str | None) -> HostCertificate | None:
-        """Our certificate, chain and key."""
+    def host(
+        self, prefix: str, certificate: str | None, key: str | None, *, brief: bool = False
+    ) -> HostCertificate | None:
+        """A certificate of ours with chain and key; `prefix` is that of the keys of [identity] that name the
+        files. One that is good for hours only is `brief`: that it ends soon is nothing to warn about."""
         if certificate is None and key is None:
             return None
         if certificate is None or key is None:
             have, lack = ("certificate", "key") if certificate else ("key", "certificate")
             self.complaints.append(
-                f"ikd.toml: identity.{have} is set but identity.{lack} is not: set both or none"
+                f"ikd.toml: identity.{prefix}{have} is set but identity.{prefix}{lack} is not: "
+                "set both or none"
             )
             return None
-        chain = self.attempt("certificate", certificate, _certificates)
-        private = self.attempt("key", key, lambda p: [_private_key(p)])
+        chain = self.attempt(f"{prefix}certificate", certificate, _certificates)
+        private = self.attempt(f"{prefix}key", key, lambda p: [_private_key(p)])
         if not chain or not private:
             return None
         leaf = chain[0]
         if leaf.public_key() != private[0].public_key():
             self.complaints.append(
                 f"{self.directory / key}: this is not the key of certificate {title(leaf)} in {certificate}: "
-                "identity.certificate must begin with our own certificate, then its issuers"
+                f"identity.{prefix}certificate must begin with our own certificate, then its issuers"
             )
             return None
         if is_authority(leaf):
@@ -126,8 +133,20 @@ class _Loader:
                 "issue a host certificate: ikctl cert issue"
             )
             return None
-        self.check_period(leaf, "our certificate")
+        what = "our certificate" if prefix == "" else f"our {prefix.removesuffix('_')} certificate"
+        self.check_period(leaf, what, brief=brief)
         return HostCertificate(tuple(chain), private[0])
+
+    def health(self, certificate: str | None, key: str | None) -> HostCertificate | None:
+        """Our health certificate, which must be one."""
+        found = self.host("health_", certificate, key, brief=True)
+        if found and found.facts.ailment:
+            self.complaints.append(
+                f"{self.directory / str(certificate)}: certificate {found.facts.title} {found.facts.ailment} "
+                "(identity.health_certificate of ikd.toml); issue one: ikctl cert issue --health"
+            )
+            return None
+        return found
 
     def keytab(self, name: str | None, state: Path | None) -> Keytab | None:
         """The keytab, if one is named: whom it has keys for, and whether the Kerberos library takes it."""
@@ -182,8 +201,8 @@ class _Loader:
             )
         return identity
 
-    def check_period(self, certificate: x509.Certificate, what: str) -> None:
-        """Warn about a certificate that is not valid, or not for long."""
+    def check_period(self, certificate: x509.Certificate, what: str, *, brief: bool = False) -> None:
+        """Warn about a certificate that is not valid or, unless it is `brief` by nature, not for long."""
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         name = f"{what} {title(certificate)}"
         if end < self.now:
@@ -192,7 +211,7 @@ class _Loader:
             self.warnings.append(
                 f"{name} is not valid before {begin:%Y-%m-%d %H:%M} UTC; is the clock right?"
             )
-        elif end < self.now + _SOON:
+        elif end < self.now + _SOON and not brief:
             self.warnings.append(f"{name} expires {end:%Y-%m-%d}")
 
     def all_of(self, key: str, paths: tuple[str, ...], read: Callable[[Path], list[T]]) -> list[T]:

@@ -64,11 +64,10 @@ def ca(shared: Context, subject: str, out: Path, days: float, kind: str) -> None
     help="Certificate; the key goes beside it.",
 )
 @click.option("--san", multiple=True, help="A further DNS name, address or user@host; CN is one already.")
-@click.option("--days", type=float, default=365, show_default=True)
+@click.option("--days", type=float, default=None, help="[default: 365; with --health 4 hours]")
 @click.option("--kind", type=_KINDS, default="ecdsa-p256", show_default=True, help="Kind of key.")
-@click.option(
-    "--eku", multiple=True, default=("ike",), show_default=True, help="ike, server, client, health or an OID."
-)
+@click.option("--eku", multiple=True, help="ike, server, client, health or an OID.  [default: ike]")
+@click.option("--health", is_flag=True, help="A health certificate, for rules that demand one.")
 @with_json
 def issue(
     shared: Context,
@@ -76,15 +75,18 @@ def issue(
     authority: Path,
     out: Path,
     san: tuple[str, ...],
-    days: float,
+    days: float | None,
     kind: str,
     eku: tuple[str, ...],
+    health: bool,
 ) -> None:
-    """Issue a certificate for a host, CN its name."""
+    """Issue a certificate for a host, CN its name, or for a user, CN user@host (with --eku client)."""
     try:
         signer = pki.read_pair(authority.read_bytes(), authority.with_suffix(".key").read_bytes())
         names = san if "=" in subject else (subject, *san)
-        pair = pki.issue(signer, subject, names, now=time.time(), days=days, kind=kind, eku=eku)
+        days = (pki.HEALTH_DAYS if health else 365) if days is None else days
+        usages = dict.fromkeys([*(eku or ("ike",)), *(("health", "client") if health else ())])
+        pair = pki.issue(signer, subject, names, now=time.time(), days=days, kind=kind, eku=tuple(usages))
     except OSError as error:
         raise ControlError(
             "configuration",

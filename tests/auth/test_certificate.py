@@ -32,9 +32,10 @@ from support.certificates import (
 )
 
 from ikd.auth import Authenticated, Declined, Identity, Token, signature
-from ikd.auth.certificate import SYSTEM_HEALTH, CertificateProver, CertificateVerifier, unfit
+from ikd.auth.certificate import CertificateProver, CertificateVerifier, unfit
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, identity_of, key_hash, names, proves
+from ikd.auth.health import APPLICATION_POLICIES, NOT_COMPLIANT, SYSTEM_HEALTH, UNHEALTHY
 from ikd.auth.identity import IdKind, name_key
 from ikd.auth.signature import OLD_SCHEMES, SCHEMES, Scheme
 from ikd.pki import Pair
@@ -63,6 +64,54 @@ MANY = build(
         )
     ],
 )
+
+
+# Health --------------------------------------------------------------------------------------------------
+
+
+def listed(*oids: str) -> x509.UnrecognizedExtension:
+    """Microsoft's list of application policies."""
+    information = [x509.PolicyInformation(x509.ObjectIdentifier(oid), None) for oid in oids]
+    return x509.UnrecognizedExtension(
+        APPLICATION_POLICIES, x509.CertificatePolicies(information).public_bytes()
+    )
+
+
+def policies(*oids: str) -> x509.CertificatePolicies:
+    """The extension certificatePolicies."""
+    return x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier(o), None) for o in oids])
+
+
+CLIENT = "1.3.6.1.5.5.7.3.2"
+
+
+@pytest.mark.parametrize(
+    ("usage", "more", "reason"),
+    [
+        ((SYSTEM_HEALTH,), None, None),
+        ((SYSTEM_HEALTH, CLIENT), listed(CLIENT, SYSTEM_HEALTH), None),
+        ((SYSTEM_HEALTH,), policies("1.3.6.1.4.1.311.47.1.10"), None),
+        ((), None, f"lacks the extended key usage {SYSTEM_HEALTH}"),
+        ((CLIENT,), None, "lacks"),
+        (("2.5.29.37.0",), None, "lacks"),  # any usage is not that one
+        ((CLIENT,), listed(SYSTEM_HEALTH), "lacks"),
+        ((SYSTEM_HEALTH, UNHEALTHY), None, "not healthy"),
+        ((SYSTEM_HEALTH,), listed(SYSTEM_HEALTH, UNHEALTHY), "not healthy"),
+        ((SYSTEM_HEALTH,), listed(CLIENT), "application policies without"),
+        ((SYSTEM_HEALTH,), policies(NOT_COMPLIANT.dotted_string), "not compliant"),
+    ],
+)
+def test_what_makes_a_health_certificate(
+    usage: tuple[str, ...], more: x509.ExtensionType | None, reason: str | None
+) -> None:
+    """A host that its own certificate calls unhealthy would be let in, or a healthy one kept out."""
+    extensions = [(x509.ExtendedKeyUsage(map(x509.ObjectIdentifier, usage)), False)] if usage else []
+    made = build(ROOT, extensions=[*extensions, *([(more, False)] if more else [])])
+    facts = Facts.of([made])
+    assert (facts.ailment is None) is (reason is None)
+    said = unfit(replace(CERTIFICATE, health=True), facts)
+    assert said is None if reason is None else reason in str(said)
+    assert "health" in str(said) or reason in (None, "not compliant")
 
 
 # Names ---------------------------------------------------------------------------------------------------
@@ -163,6 +212,7 @@ def with_usages(*oids: str) -> x509.Certificate:
     ("method", "facts", "reason"),
     [
         (CERTIFICATE, WHOLE, None),
+        (CERTIFICATE, chain(with_usages(SYSTEM_HEALTH), ROOT), None),  # not excluded where none is wanted
         (CERTIFICATE, chain(build(ROOT), ROOT), None),  # no usages: for any
         (CERTIFICATE, chain(with_usages("1.3.6.1.5.5.7.3.1"), ROOT), None),  # TLS server
         (CERTIFICATE, chain(with_usages("2.5.29.37.0"), ROOT), None),  # any

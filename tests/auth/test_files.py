@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,62 @@ def test_certificate_of_an_authority_is_no_host_certificate(directory: Path) -> 
     write(directory / "host.key", pki.key_pem(SUB.key))
     (said,) = complaints(directory, WHOLE)
     assert "CN=Sub is a CA certificate; issue a host certificate: ikctl cert issue" in said
+
+
+HEALTH = pki.issue(
+    SUB, "peer.example", ["peer.example"], now=NOW, days=0.2, key=key(number=1), eku=["health"]
+)
+USER = pki.issue(
+    SUB, "alice@corp.example", ["alice@corp.example"], now=NOW, key=key(number=2), eku=["client"]
+)
+THREE = replace(
+    WHOLE,
+    health_certificate="health.pem",
+    health_key="health.key",
+    user_certificate="user.pem",
+    user_key="user.key",
+)
+
+
+@pytest.fixture
+def three(directory: Path) -> Path:
+    """A directory with a health certificate and a user's, besides the machine's."""
+    for name, pair in (("health", HEALTH), ("user", USER)):
+        write(directory / f"{name}.pem", pki.certificate_pem(pair.certificate, SUB.certificate))
+        write(directory / f"{name}.key", pki.key_pem(pair.key))
+    return directory
+
+
+def test_certificates_of_health_and_of_the_user(three: Path) -> None:
+    """A rule that demands health would find none; or a machine pass for its user, or the user for it."""
+    material = load(three, THREE)
+    assert [one.leaf for one in material.hosts] == [LEAF.certificate, HEALTH.certificate]
+    assert material.user is not None
+    assert material.user.chain == (USER.certificate, SUB.certificate)
+    assert material.warnings == ()  # a health certificate is always about to expire
+    assert load(three, WHOLE).user is None
+    (said,) = load(three, THREE, NOW + DAY).warnings
+    assert "our health certificate CN=peer.example expired" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "files", "reason"),
+    [
+        (THREE, {"health.key": "user.key"}, "health.key: this is not the key of certificate CN=peer.example"),
+        (THREE, {"user.key": "host.key"}, "identity.user_certificate must begin with our own certificate"),
+        (THREE, {"health.pem": "host.pem", "health.key": "host.key"}, "lacks the extended key usage"),
+        (replace(THREE, user_key=None), {}, "identity.user_certificate is set but identity.user_key is not"),
+        (replace(THREE, health_certificate="none.pem"), {}, "(identity.health_certificate of ikd.toml)"),
+    ],
+)
+def test_files_of_the_other_certificates(
+    three: Path, settings: IdentitySettings, files: dict[str, str], reason: str
+) -> None:
+    """The complaint would be about the machine's certificate, or there would be none."""
+    for name, source in files.items():
+        write(three / name, (three / source).read_bytes())
+    (said,) = complaints(three, settings)
+    assert reason in said
 
 
 def test_all_complaints_at_once(directory: Path) -> None:

@@ -60,6 +60,28 @@ def test_files_from_the_commands_are_credentials(inside: Path, kind: str) -> Non
     assert chain.facts.prove(Identity.parse("db.example"))
 
 
+def test_certificates_of_health_and_of_users(inside: Path) -> None:
+    """`--health` would make what the daemon does not take for a health certificate, or one for a year."""
+    answer("ca", "Example CA")
+    made = answer("issue", "db.example", "--health", "--out", "health.pem")["about"]
+    assert made["days_left"] == 0
+    assert made["usages"] == ["1.3.6.1.4.1.311.47.1.1", "1.3.6.1.5.5.7.3.17", "1.3.6.1.5.5.7.3.2"]
+    made = answer("issue", "alice@corp.example", "--eku", "client", "--out", "user.pem")["about"]
+    assert made["names"][0] == "alice@corp.example"
+    assert made["days_left"] >= 364
+    settings = IdentitySettings(
+        health_certificate="health.pem",
+        health_key="health.key",
+        user_certificate="user.pem",
+        user_key="user.key",
+    )
+    assert load_material(inside, settings, time.time()).warnings == ()
+    assert (
+        answer("issue", "long.example", "--health", "--days", "90", "--out", "long.pem")["about"]["days_left"]
+        >= 89
+    )
+
+
 def test_keys_are_the_owner_s_alone(inside: Path) -> None:
     """Everybody on the host could read the authority's key."""
     run("ca", "Example CA")

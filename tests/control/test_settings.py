@@ -84,6 +84,10 @@ def test_keys_reach_their_fields() -> None:
         ("[ike]\nretransmit_first = 30", ("ike.retransmit_cap: shorter than",)),
         ('[dataplane]\nbackend = "sofware"', ("dataplane.backend: must be one of", '"software"?')),
         ('[identity]\ncertificate = "a.pem"', ("identity.key: missing",)),
+        (
+            '[identity]\nuser_key = "a.key"\nhealth_certificate = "h.pem"',
+            ("identity.health_key: missing", "identity.user_certificate: missing, while identity.user_key"),
+        ),
         ('[identity]\ncrl_check = "require"', ("identity.crls: empty",)),
         ('[log]\nlevel = { ikee = "debug" }', ("log.level", 'did you mean "ike"?')),
         ('[log]\nlevel = "loud"', ("log.level: must be one of",)),

@@ -49,11 +49,6 @@ def test_modules_that_are_not_available_are_left_out_aloud() -> None:
             '[auth.own]\nfirst = ["kerberos"]',
             'it cannot do any method of set "own" (kerberos); ikev1 can',
         ),
-        (
-            'auth = "own"\nkeying = "ikev2"',
-            '[auth.own]\nfirst = [{ method = "certificate", health = true }]',
-            "not available yet: authentication by health certificate",
-        ),
     ],
 )
 def test_rule_that_nothing_can_serve_is_refused_unless_kept_for_later(
@@ -66,6 +61,16 @@ def test_rule_that_nothing_can_serve_is_refused_unless_kept_for_later(
     assert any(
         said.replace(" (or set enabled = false until then)", "") in warning for warning in kept.warnings
     )
+
+
+def test_health_certificates_are_for_every_module() -> None:
+    """A rule that demands health would be refused, or served without the demand."""
+    sets = '[auth.own]\nfirst = [{ method = "certificate", health = true }]\n'
+    for keying in ("ikev2", "ikev1"):
+        loaded = policy(f'auth = "own"\nkeying = "{keying}"', sets=sets)
+        assert loaded.rules[0].auth is not None
+        assert [(one.method, one.health) for one in loaded.rules[0].auth.first] == [("certificate", True)]
+        assert not loaded.warnings
 
 
 def test_kerberos_is_for_ikev1() -> None:
