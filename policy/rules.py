@@ -34,6 +34,16 @@ class AuthSet:
     first: tuple[AuthMethod, ...]
     second: tuple[AuthMethod, ...] = ()
 
+    @property
+    def optional(self) -> bool:
+        """Whether a peer without the second authentication will do: it may stay anonymous there."""
+        return bool(self.second) and self.second[-1].method == "anonymous"
+
+    @property
+    def proves_users(self) -> bool:
+        """Whether the second authentication is of a user, not of the machine's health."""
+        return any(method.method.startswith("user-") for method in self.second)
+
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:

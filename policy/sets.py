@@ -18,6 +18,10 @@ from sadb.algorithms import MainSuite, QuickSuite
 
 CERTIFICATES = ("certificate", "user-certificate")
 _NARROWING = ("ca", "health", "eku", "signing", "minimum_rsa_bits")
+_ANONYMOUS = (
+    "anonymous proves nobody, and whoever sits between can make both ends agree on it; "
+    "it needs a second list that does not end with anonymous"
+)
 _OID = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 
 # Authentication ---------------------------------------------------------------------------------------------
@@ -36,7 +40,12 @@ def auth_set(name: str, section: Section) -> AuthSet:
     if second and "second" not in section.bad:
         for message in filter(None, (check(second) for check in SECOND_CHECKS)):
             section.complain("second", message)
-    return AuthSet(name, first, second)
+    found = AuthSet(name, first, second)
+    # the key that protects the choice of a method comes out of the method (authip.md section 22)
+    nobody = any(method.method == "anonymous" for method in first) and (not second or found.optional)
+    if nobody and section.bad.isdisjoint(("first", "second")):
+        section.complain("first", _ANONYMOUS)
+    return found
 
 
 def _methods(section: Section, key: str, known: tuple[str, ...]) -> tuple[AuthMethod, ...]:
