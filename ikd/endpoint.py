@@ -232,11 +232,11 @@ class Endpoint:
             return False
         if association.state is State.CONNECTING:
             made_for = main.rule
-            return association.initiator and made_for is not None and made_for.peer == rule.peer
+            return association.initiator and made_for is not None and _same_people(made_for, rule)
         return (
             association.usable
             and main.peer is not None
-            and bool(admits(rule, main.peer.names))
+            and bool(admits(rule, main.peer.names, main.user_names))
             and rule.crypto is not None
             and main.suite in rule.crypto.main
         )
@@ -440,11 +440,11 @@ class Endpoint:
         association.abandon("another one serves", now)
 
     def sibling(self, association: Association) -> Association | None:
-        """Another main-mode SA that can take over the Child SAs of this one: its peer is the same, and has
-        proven itself in the same way."""
+        """Another main-mode SA that can take over the Child SAs of this one: its peer and its user are the
+        same, and have proven themselves in the same way."""
         rule = association.main.rule
         for one in reversed(self.kin(association)):
-            if one.usable and rule is not None and one.main.serves(rule):
+            if one.usable and rule is not None and one.main.serves(rule) and _same_user(one, association):
                 self._touch(one)
                 return one
         return None
@@ -515,6 +515,17 @@ class Endpoint:
     def dropped(self, reason: str, detail: str, path: Path) -> None:
         """Count a datagram that came to nothing."""
         self._outputs.out.append(DatagramDropped(reason=reason, detail=detail, path=path))
+
+
+def _same_user(one: Association, other: Association) -> bool:
+    """Whether the second authentication of both is of the same user, or of none."""
+    user, another = one.main.user, other.main.user
+    return (user and user.identity) == (another and another.identity)
+
+
+def _same_people(one: Rule, other: Rule) -> bool:
+    """Whether whom one rule admits the other admits, too, whoever it will be."""
+    return (one.peer, one.allow, one.deny) == (other.peer, other.allow, other.deny)
 
 
 class _Outputs:

@@ -361,6 +361,28 @@ class PeerAuthenticated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserAuthenticated(Event):
+    """The second authentication proved who uses the peer, or with `health` in what condition it is."""
+
+    group: ClassVar[str] = "auth"
+    ike: int
+    rule: str
+    identity: str
+    method: str
+    description: str
+    address: str
+    groups: tuple[str, ...] = ()
+    health: bool = False
+
+    @property
+    def text(self) -> str:
+        who = f"proved its health as {self.identity}" if self.health else f"is used by {self.identity}"
+        names = ", ".join(name.removeprefix("group:") for name in self.groups)
+        member = f", member of {names}" if names else ""
+        return f"{self.address} {who} ({self.description}){member}, rule {self.rule}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthenticated(Event):
     """An IKE SA that lives was proven again, by the peer or by us (MS-IKEE section 3.10)."""
 

@@ -145,8 +145,15 @@ class MainMode(ABC):
     @property
     def peer_name(self) -> str:
         """The peer for people: what it proved, what it claims, or its address."""
-        who = self.peer.identity if self.peer else self.claimed
+        who = self.claimed
+        if self.peer:
+            who = None if self.peer.anonymous else self.peer.identity
         return str(who) if who else str(self.path.peer.address)
+
+    @property
+    def user_names(self) -> tuple[str, ...]:
+        """What the second authentication has proven the peer to be, and whose member, as rules list users."""
+        return (*self.user.names, *self.user.groups) if self.user else ()
 
     @property
     def rule_name(self) -> str:

@@ -99,12 +99,31 @@ def _peer(one: Json) -> tuple[str, ...]:
         one["peer"],
         rules,
         one["keying"],
-        one["authenticated_as"] or "-",
+        _who(one),
         age,
         size(one["octets_in"]),
         size(one["octets_out"]),
         one["plane"],
     )
+
+
+def _who(one: Json) -> str:
+    """Whom a peer has proven to be; with a second authentication in short, its whole name is PEER."""
+    if one["user"]:
+        return f"{_short(one['peer'])} + {one['user']} ({_method(one)})"
+    if one["health"] and one["user_method"]:
+        return f"{_short(one['peer'])} + health ({_method(one)})"
+    return one["authenticated_as"] or "-"
+
+
+def _short(peer: str) -> str:
+    """A machine's name; of a principal without its realm."""
+    name = peer.removeprefix("principal:")
+    return name if name == peer else name.partition("@")[0]
+
+
+def _method(one: Json) -> str:
+    return str(one["user_method"]).removeprefix("user-")
 
 
 _MAIN_HEADS = (
@@ -133,9 +152,26 @@ _QUICK_HEADS = (
 )
 
 
+_EXTENDED_HEADS = (
+    "EXTENDED MODE",
+    "PEER",
+    "KEYING",
+    "USER",
+    "METHOD",
+    "HEALTH",
+    "AGE",
+    "RULES",
+    "GROUPS",
+)
+
+
 def sa(out: Console, answer: Json) -> None:
     """`ikctl sa`."""
-    parts = (("main", _MAIN_HEADS, _main), ("quick", _QUICK_HEADS, _quick))
+    parts = (
+        ("main", _MAIN_HEADS, _main),
+        ("quick", _QUICK_HEADS, _quick),
+        ("extended", _EXTENDED_HEADS, _extended),
+    )
     shown = [part for part in parts if part[0] in answer]
     for number, (kind, heads, row) in enumerate(shown):
         if number:
@@ -155,11 +191,25 @@ def _main(one: Json) -> tuple[str, ...]:
         one["keying"],
         state,
         one["role"],
-        one["authenticated_as"] or "-",
+        _who(one),
         one["suite"] or "-",
         span(one["age"]),
         span(one["rekey_in"]),
         where,
+    )
+
+
+def _extended(one: Json) -> tuple[str, ...]:
+    return (
+        one["spi_i"][:8],
+        one["peer"],
+        one["keying"],
+        one["user"] or "-",
+        _method(one),
+        "proven" if one["health"] else "-",
+        span(one["age"]),
+        ", ".join(one["rules"]) or "-",
+        ", ".join(name.removeprefix("group:") for name in one["groups"]) or "-",
     )
 
 
