@@ -93,10 +93,10 @@ def _peer(one: Json) -> tuple[str, ...]:
     rules = ", ".join(one["rules"]) or "-"
     if one["state"] == "failed":
         told = f"failed {span(one['age'])} ago: {one['reason']}"
-        return one["peer"], rules, one["keying"], "-", told, "", "", ""
+        return _plain(one["peer"]), rules, one["keying"], "-", told, "", "", ""
     age = span(one["age"]) if one["state"] == "established" else f"{one['state']} {span(one['age'])}"
     return (
-        one["peer"],
+        _plain(one["peer"]),
         rules,
         one["keying"],
         _who(one),
@@ -113,12 +113,17 @@ def _who(one: Json) -> str:
         return f"{_short(one['peer'])} + {one['user']} ({_method(one)})"
     if one["health"] and one["user_method"]:
         return f"{_short(one['peer'])} + health ({_method(one)})"
-    return one["authenticated_as"] or "-"
+    return _plain(one["authenticated_as"]) or "-"
+
+
+def _plain(name: str) -> str:
+    """A proven name as it is said, without its type."""
+    return name.removeprefix("principal:")
 
 
 def _short(peer: str) -> str:
     """A machine's name; of a principal without its realm."""
-    name = peer.removeprefix("principal:")
+    name = _plain(peer)
     return name if name == peer else name.partition("@")[0]
 
 
@@ -187,7 +192,7 @@ def _main(one: Json) -> tuple[str, ...]:
     where = f"{one['local_address']} - {one['peer_address']}" + (", NAT" if one["nat"] else "")
     return (
         one["spi_i"][:8],
-        one["peer"],
+        _plain(one["peer"]),
         one["keying"],
         state,
         one["role"],
@@ -202,7 +207,7 @@ def _main(one: Json) -> tuple[str, ...]:
 def _extended(one: Json) -> tuple[str, ...]:
     return (
         one["spi_i"][:8],
-        one["peer"],
+        _plain(one["peer"]),
         one["keying"],
         one["user"] or "-",
         _method(one),
@@ -219,7 +224,7 @@ def _quick(one: Json) -> tuple[str, ...]:
     return (
         f"{one['spi_in']}/{one['spi_out']}",
         one["rule"],
-        one["peer"],
+        _plain(one["peer"]),
         one["mode"] + wrapped,
         one["suite"],
         size(one["octets_in"]),

@@ -205,6 +205,7 @@ def test_without_a_second_authentication_nothing_changes() -> None:
         status, main, _ = texts(link, one)
         for text in (status, main):
             assert "host/ws20.corp.example@CORP.EXAMPLE" in text
+            assert "principal:" not in text
             assert " + " not in text
 
 
