@@ -59,10 +59,11 @@ def _identity(peer: Authenticated | None) -> str:
 def second(peer: Authenticated | None, user: Authenticated | None) -> dict[str, Json]:
     """What the second authentication has proven: a user, or with `health` and no user the machine's own
     condition, which the certificate of the first may prove as well."""
+    if user is not None and user.anonymous:  # it was optional
+        user = None
     vouches = user is not None and user.health and not user.method.startswith("user-")
-    named = user is not None and not user.anonymous and not vouches
     return {
-        "user": _bare(user.identity) if user and named else "",
+        "user": _bare(user.identity) if user and not vouches else "",
         "user_method": user.method if user else "",
         "user_proof": user.description if user else "",
         "groups": list(user.groups) if user else [],

@@ -201,7 +201,9 @@ def test_without_a_second_authentication_nothing_changes() -> None:
     """Also where it was optional and left out."""
     for user in (None, ANONYMOUS):
         link, one = proven(MACHINE, user)
-        assert views.second(MACHINE, user)["user"] == ""
+        second = views.second(MACHINE, user)
+        assert (second["user"], second["user_method"], second["user_proof"]) == ("", "", "")
+        assert " + " not in texts(*proven(HEALTHY, user))[0]
         status, main, _ = texts(link, one)
         for text in (status, main):
             assert "host/ws20.corp.example@CORP.EXAMPLE" in text
