@@ -179,8 +179,11 @@ class Association(ABC):
     # What it can be told ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def initiate(self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool) -> None:
-        """Begin the initial exchanges."""
+    def initiate(
+        self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool, twin: bool = False
+    ) -> None:
+        """Begin the initial exchanges. `twin`: the same is begun in another protocol, too, and the first
+        answer decides."""
 
     @abstractmethod
     def receive(self, header: Header, data: bytes, path: Path, now: float) -> None:

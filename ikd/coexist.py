@@ -1,8 +1,10 @@
 """Which keying module speaks to a peer, when a rule allows several: in its order, falling back when the peer
 does not answer in one, and remembered for a while.
 
-It knows no wire format. A peer that has answered in a protocol is not tried in another: a refusal that could
-be authenticated, or a proof that failed, is an answer.
+AuthIP and IKEv1 are begun at once, as Windows does it (MS-AIPS sections 1.7 and 3.3.5.2, MS-IKEE section
+1.3.8): the first message of IKEv1 says that there is a twin, a responder that knows AuthIP ignores it, and
+the first valid answer ends the other one. A peer that has answered in a protocol is not tried in another: a
+refusal that could be authenticated, or a proof that failed, is an answer.
 """
 
 from __future__ import annotations
@@ -11,10 +13,15 @@ from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from ikd.riders.vendor import Known
+from ikd.wire.isakmp import ZERO_SPI, Header
 from policy.rules import Rule
 from sadb.address import Address, Path
 from sadb.sa import Acquire
 
+AUTHIP, IKEV1 = TWINS = "authip", "ikev1"
+VERSION_1 = 0x10
+_FIRST = (2, 4)  # main mode and aggressive mode of IKEv1
 MOST_VERDICTS = 4096
 PATIENCE = 4.0  # seconds without an answer after which the next module is tried
 
@@ -29,6 +36,15 @@ class Attempt:
     childless: bool
     left: tuple[str, ...]
     due: float
+    alone: bool = False  # what the peer speaks is known: AuthIP and IKEv1 are not begun at once
+    twin: int = 0  # the number of the negotiation in the other one of the two
+
+    def parted(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The modules to begin now, and those that are left after them."""
+        first = self.left[:1]
+        if not self.alone and set(first) <= set(TWINS) <= set(self.left):
+            first = TWINS
+        return first, tuple(one for one in self.left if one not in first)
 
 
 class Verdicts:
@@ -47,6 +63,11 @@ class Verdicts:
             able.sort(key=lambda one: one != known)
         return tuple(able)
 
+    def knows(self, peer: Address, now: float) -> bool:
+        """Whether there is a verdict about a peer."""
+        known, until = self._found.get(peer, ("", 0.0))
+        return bool(known) and until > now
+
     def spoke(self, peer: Address, module: str, now: float, seconds: float) -> None:
         """A peer has proven itself in a module; kept for `seconds`."""
         self._found[peer] = (module, now + seconds)
@@ -57,3 +78,10 @@ class Verdicts:
     def forget(self) -> None:
         """A reload may have changed everything."""
         self._found.clear()
+
+
+def ignored(header: Header, data: bytes, *, has_authip: bool, every: bool) -> bool:
+    """Whether a first message of IKEv1 gets no answer, because its sender has begun AuthIP, too, which a rule
+    of ours has for it; `every`: also when it does not say so (authip.md OQ-25)."""
+    first = header.version == VERSION_1 and header.exchange in _FIRST and header.spi_r == ZERO_SPI
+    return first and has_authip and (every or Known.AUTHIP.value in data)

@@ -8,6 +8,7 @@ they are counted as events and dropped.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -17,7 +18,9 @@ from typing import Any, TypeVar
 from ikd.association import Admission, Association
 from ikd.auth import Identity
 from ikd.auth.credentials import Credentials
-from ikd.coexist import PATIENCE, Attempt, Verdicts
+from ikd.authip.admission import EXCHANGES, AuthipAdmission
+from ikd.authip.profile import PROFILES
+from ikd.coexist import AUTHIP, IKEV1, PATIENCE, Attempt, Verdicts, ignored
 from ikd.events import DatagramDropped, KeyingFellBack, NegotiationFailed, NegotiationStarted
 from ikd.exchange import Question
 from ikd.halfopen import HalfOpen
@@ -63,7 +66,11 @@ class Endpoint:
         self._held_down: OrderedDict[tuple[str, Address], float] = OrderedDict()
         self.associations: Mapping[int, Association] = MappingProxyType(self._associations)
         self._ikev2 = Ikev2Admission(self)
-        self._modules: dict[str, Admission] = {"ikev1": Ikev1Admission(self), "ikev2": self._ikev2}
+        self._modules: dict[str, Admission] = {
+            "ikev1": Ikev1Admission(self),
+            "authip": AuthipAdmission(self),
+            "ikev2": self._ikev2,
+        }
         self._verdicts = Verdicts()
         self._attempts: dict[int, Attempt] = {}  # negotiations that may fall back, by number
 
@@ -101,13 +108,33 @@ class Endpoint:
         return out
 
     def _dispatch(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        module = self._modules.get(f"ikev{header.major}")
+        name = f"ikev{header.major}"
+        if header.major == 1 and (header.exchange in EXCHANGES or self._is_cookie(header)):
+            name = "authip"
+        elif header.major == 1 and self._has_twin(header, data, path):
+            self.dropped("coexistence", "its sender has begun AuthIP, too", path)
+            return
+        module = self._modules.get(name)
         if module is not None:
             module.receive(header, data, path, now)
+            if self._attempts:
+                self._part_twins(now)
             return
         self.dropped("version", f"major version {header.major}", path)
         if header.major > 2:
             self._ikev2.wrong_version(header, path, now)
+
+    def _is_cookie(self, header: Header) -> bool:
+        """Whether a message with an exchange type of IKEv1 is for AuthIP all the same: a cookie may be
+        (authip.md OQ-26)."""
+        found = self._by_spi.get(header.spi_i)
+        return found is not None and found.main.keying == "authip"
+
+    def _has_twin(self, header: Header, data: bytes, path: Path) -> bool:
+        """Whether a first message of IKEv1 gets no answer for the sake of AuthIP."""
+        every = PROFILES[self.settings.authip_profile].drops_every_ikev1
+        rules = self.policy.for_peer(path.local.address, path.peer.address, "authip")
+        return ignored(header, data, has_authip=bool(rules), every=every)
 
     # Answers and time ------------------------------------------------------------------------------------
 
@@ -150,7 +177,9 @@ class Endpoint:
         """Do what is due."""
         with self._outputs as out:
             for number in [one for one, attempt in self._attempts.items() if attempt.due <= now]:
-                waiting = self._associations[number]
+                waiting = self._associations.get(number)
+                if waiting is None:  # its twin has taken it along
+                    continue
                 if waiting.answered:
                     del self._attempts[number]
                 else:
@@ -186,31 +215,59 @@ class Endpoint:
                     return out
             modules = self._verdicts.order(rule, self._modules, path.peer.address, now)
             if modules:
-                self._begin(Attempt(rule, path, acquire, childless, modules, 0.0), now)
+                alone = self._verdicts.knows(path.peer.address, now)
+                self._begin(Attempt(rule, path, acquire, childless, modules, 0.0, alone), now)
         return out
 
     def _begin(self, attempt: Attempt, now: float) -> None:
-        """Negotiate with the first of the modules that are left."""
-        module, *left = attempt.left
-        association = self._modules[module].begin(attempt.path, now)
-        if left:
-            due = now + PATIENCE
-            self._attempts[association.number] = replace(attempt, left=tuple(left), due=due)
-        self.emit(
-            NegotiationStarted(
-                ike=association.number,
-                rule=attempt.rule.name,
-                initiator=True,
-                path=attempt.path,
-                keying=module,
+        """Negotiate with the first of the modules that are left, AuthIP and IKEv1 at once."""
+        modules, left = attempt.parted()
+        begun = [(one, self._modules[one].begin(attempt.path, now)) for one in modules]
+        twins = [association.number for _, association in begun]
+        due = now + PATIENCE if left else math.inf
+        for (module, association), twin in zip(begun, reversed(twins), strict=True):
+            number = association.number
+            if left or twin != number:
+                other = twin if twin != number else 0
+                self._attempts[number] = replace(attempt, left=left, due=due, twin=other)
+            self.emit(
+                NegotiationStarted(
+                    ike=number, rule=attempt.rule.name, initiator=True, path=attempt.path, keying=module
+                )
             )
-        )
-        association.initiate(attempt.rule, attempt.acquire, now, childless=attempt.childless)
+        for _, association in begun:
+            if association.number in self._associations:  # its twin may have answered or failed at once
+                association.initiate(
+                    attempt.rule, attempt.acquire, now, childless=attempt.childless, twin=len(begun) > 1
+                )
+
+    def _part_twins(self, now: float) -> None:
+        """The first valid answer decides between AuthIP and IKEv1."""
+        for number, attempt in list(self._attempts.items()):
+            association = self._associations.get(number)
+            if attempt.twin and association is not None and association.answered:
+                other = self._associations.get(attempt.twin)
+                self._attempts.pop(attempt.twin, None)
+                attempt.twin = 0
+                if other is not None:
+                    self.withdraw(other, now)
 
     def _fall_back(self, association: Association, now: float) -> None:
         """Nobody answered in this protocol: try the next one."""
         attempt = self._attempts.pop(association.number, None)
         if attempt is None or association.answered:
+            return
+        twin = self._associations.get(attempt.twin)
+        if twin is not None:
+            other = self._attempts[twin.number]
+            other.twin = 0
+            if association.main.keying != AUTHIP:
+                return
+            # AuthIP is refused: IKEv1 begins anew without a word of it, else the peer would go on ignoring it
+            self._attempts.pop(twin.number)
+            twin.abandon("AuthIP was refused", now)
+            attempt = replace(attempt, left=(IKEV1, *attempt.left), alone=True, twin=0)
+        if not attempt.left:
             return
         self.emit(
             KeyingFellBack(
@@ -232,11 +289,11 @@ class Endpoint:
             return False
         if association.state is State.CONNECTING:
             made_for = main.rule
-            return association.initiator and made_for is not None and made_for.peer == rule.peer
+            return association.initiator and made_for is not None and _same_people(made_for, rule)
         return (
             association.usable
             and main.peer is not None
-            and bool(admits(rule, main.peer.names))
+            and bool(admits(rule, main.peer.names, main.user_names))
             and rule.crypto is not None
             and main.suite in rule.crypto.main
         )
@@ -349,8 +406,9 @@ class Endpoint:
         """An output of an association. What fails before anybody has answered is not told of as long as
         another protocol is left to try."""
         if self._attempts and isinstance(output, NegotiationFailed) and output.ike in self._attempts:
-            association = self._associations.get(output.ike)
-            if association is not None and not association.answered:
+            association, attempt = self._associations.get(output.ike), self._attempts[output.ike]
+            more = attempt.left or attempt.twin
+            if more and association is not None and not association.answered:
                 return
         self._outputs.out.append(output)
 
@@ -381,7 +439,7 @@ class Endpoint:
         seconds = self.env.settings.verdict_seconds
         self._verdicts.spoke(main.path.peer.address, main.keying, main.now, seconds)
         others = self._by_identity.setdefault(main.peer.identity, {})
-        if main.initial_contact:
+        if main.initial_contact and not main.peer.anonymous:
             for other in [one for one in others.values() if self._forgotten(one, association)]:
                 other.abandon("the peer has begun anew", main.now)
             others = self._by_identity.setdefault(main.peer.identity, {})
@@ -391,7 +449,7 @@ class Endpoint:
     def _forgotten(one: Association, newer: Association) -> bool:
         """Whether a peer that says it has no other main-mode SA with us has lost this one. It knows what came
         up after it had begun; in IKEv1 it speaks for its address (RFC 2407 section 4.6.3.3)."""
-        here = one.path.peer.address == newer.path.peer.address or newer.main.keying != "ikev1"
+        here = one.path.peer.address == newer.path.peer.address or newer.main.keying == "ikev2"
         return one is not newer and here and one.life.since < newer.created
 
     def moved(self, association: Association, old: Address) -> None:
@@ -422,6 +480,7 @@ class Endpoint:
             one
             for one in (self._by_identity.get(peer.identity, {}).values() if peer else ())
             if one is not association
+            and not one.main.peer_is_anonymous
             and (one.main.keying, one.path.peer.address) == (main.keying, main.path.peer.address)
         ]
 
@@ -440,11 +499,11 @@ class Endpoint:
         association.abandon("another one serves", now)
 
     def sibling(self, association: Association) -> Association | None:
-        """Another main-mode SA that can take over the Child SAs of this one: its peer is the same, and has
-        proven itself in the same way."""
+        """Another main-mode SA that can take over the Child SAs of this one: its peer and its user are the
+        same, and have proven themselves in the same way."""
         rule = association.main.rule
         for one in reversed(self.kin(association)):
-            if one.usable and rule is not None and one.main.serves(rule):
+            if one.usable and rule is not None and one.main.serves(rule) and _same_user(one, association):
                 self._touch(one)
                 return one
         return None
@@ -515,6 +574,17 @@ class Endpoint:
     def dropped(self, reason: str, detail: str, path: Path) -> None:
         """Count a datagram that came to nothing."""
         self._outputs.out.append(DatagramDropped(reason=reason, detail=detail, path=path))
+
+
+def _same_user(one: Association, other: Association) -> bool:
+    """Whether the second authentication of both is of the same user, or of none."""
+    user, another = one.main.user, other.main.user
+    return (user and user.identity) == (another and another.identity)
+
+
+def _same_people(one: Rule, other: Rule) -> bool:
+    """Whether whom one rule admits the other admits, too, whoever it will be."""
+    return (one.peer, one.allow, one.deny) == (other.peer, other.allow, other.deny)
 
 
 class _Outputs:

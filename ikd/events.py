@@ -362,7 +362,7 @@ class PeerAuthenticated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserAuthenticated(Event):
-    """The second authentication of a peer succeeded: its user, or its health."""
+    """The second authentication proved who uses the peer, or with `health` in what condition it is."""
 
     group: ClassVar[str] = "auth"
     ike: int
@@ -370,13 +370,16 @@ class UserAuthenticated(Event):
     identity: str
     method: str
     description: str
-    groups: tuple[str, ...]
-    health: bool
     address: str
+    groups: tuple[str, ...] = ()
+    health: bool = False
 
     @property
     def text(self) -> str:
-        return f"{self.address} is {self.identity} ({self.description}), rule {self.rule}"
+        who = f"proved its health as {self.identity}" if self.health else f"is used by {self.identity}"
+        names = ", ".join(name.removeprefix("group:") for name in self.groups)
+        member = f", member of {names}" if names else ""
+        return f"{self.address} {who} ({self.description}){member}, rule {self.rule}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

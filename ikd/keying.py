@@ -143,14 +143,21 @@ class MainMode(ABC):
         return PROFILES[self.env.settings.vendor_ids]
 
     @property
+    def peer_is_anonymous(self) -> bool:
+        """Whether the peer has proven nothing: two such peers have nothing in common."""
+        return self.peer is not None and self.peer.anonymous
+
+    @property
     def peer_name(self) -> str:
         """The peer for people: what it proved, what it claims, or its address."""
-        who = self.peer.identity if self.peer else self.claimed
+        who = self.claimed
+        if self.peer:
+            who = None if self.peer.anonymous else self.peer.identity
         return str(who) if who else str(self.path.peer.address)
 
     @property
     def user_names(self) -> tuple[str, ...]:
-        """What policy may call the user of the second authentication, groups included."""
+        """What the second authentication has proven the peer to be, and whose member, as rules list users."""
         return (*self.user.names, *self.user.groups) if self.user else ()
 
     @property

@@ -73,7 +73,8 @@ class Explanation:
             parts.append("encryption guaranteed")
         text = f'secured by rule "{rule.name}" ({", ".join(parts)})'
         if rule.auth and rule.auth.second:
-            text += ", user authentication needed"
+            what = "user authentication" if rule.auth.proves_users else "health certificate"
+            text += f", {what} {'asked for' if rule.auth.optional else 'needed'}"
         return text + (
             "" if rule.outbound is not Level.NONE or not self.outbound else "; only the peer can start it"
         )

@@ -1,4 +1,4 @@
-"""What a policy file may say and this build does not do yet: one row each, said when a rule asks for it.
+"""What a policy file may say and this build does not do as written, said when a rule asks for it.
 
 A rule that would be weaker or emptier than written is refused while it is enabled; one that is enforced in
 another way than written loads with a warning. The model and the file format hold all of it already.
@@ -43,7 +43,10 @@ LIMITS = (
 )
 
 _INTERFACE = "not available yet: rules apply on every interface; leave it out"
-_USERS = "not available yet: users are known by a second authentication only; list machines"
+_USERS = (
+    "it lists users, whom only a second authentication proves, and set {auth} has none for users; write "
+    'auth = "machine-and-user" or a set with user-kerberos, user-ntlm or user-certificate in second'
+)
 
 
 def report(section: Section, rule: Rule) -> None:
@@ -51,8 +54,8 @@ def report(section: Section, rule: Rule) -> None:
     if rule.interface is not None and "interface" not in section.bad:
         unavailable(section, rule, "interface", _INTERFACE)
     for key, access in (("allow", rule.allow), ("deny", rule.deny)):
-        if access and access.users:
-            unavailable(section, rule, key, _USERS)
+        if access and access.users and rule.auth and not rule.auth.proves_users:
+            unavailable(section, rule, key, _USERS.format(auth=f'"{rule.auth.name}"'))
     if not rule.secures or not rule.enabled:
         return
     for limit in LIMITS:
@@ -68,7 +71,7 @@ def report(section: Section, rule: Rule) -> None:
 def unavailable(section: Section, rule: Rule, key: str, message: str) -> None:
     """A complaint about a rule that is to be in force; a rule kept for later (`enabled = false`) may load."""
     if rule.enabled:
-        section.complain(key, f"{message} (or set enabled = false until then)")
+        section.complain(key, f"{message} (or set enabled = false)")
     else:
         section.warn(key, message)
 

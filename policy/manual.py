@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from policy.checks import CHECKS, COMBINATIONS
 from policy.engine import EXEMPT, EXEMPTIONS
 from policy.limits import LIMITS
-from policy.modules import AVAILABLE_METHODS, MODULES
+from policy.modules import MODULES
 from policy.presets import PRESETS
 from policy.ranking import SPECIFICITY, TIES
 from policy.schema import FIRST, KEYWORDS, SECOND, TABLES, Table
@@ -83,9 +83,12 @@ a certificate, the names in it. A pattern fits names of its own form only:
 | distinguished name | `CN=db,O=Corp`, `CN=*,O=Corp` | the same attributes in this order or the reverse |
 | key identifier | `keyid:branch-7` | an ID_KEY_ID |
 | principal | `CORP\\\\clerk`, `host/db@CORP.EXAMPLE` | Kerberos and NTLM names |
+| group | `group:CORP\\\\HR` | users whose group has this name, in `users` only |
 
 `*` stands for any characters, `?` for one; `*` alone fits every name. Without `peer` everybody is accepted
 whom the authentication proves. `deny` comes before `allow`; with `allow`, who is not listed is refused.
+`machines` are compared with what the first authentication has proven, `users` with the second; a rule that
+lists users admits nobody without one, even where the set leaves the second authentication open.
 """
 
 _SETS = """\
@@ -198,27 +201,36 @@ def _methods() -> str:
         (
             f"`{module.name}`",
             _code(sorted(module.first)),
-            "yes" if module.second else "no",
-            "yes" if module.available else "not yet",
+            _code(sorted(module.second)) or "none",
         )
         for module in MODULES.values()
     )
-    modules = _table(("keying module", "first authentication", "second authentication", "available"), rows)
+    modules = _table(("keying module", "first authentication", "second authentication"), rows)
     return f"{modules}\n" + _list(
         (
             f"Methods in `first`: {_code(FIRST)}.",
             f"Methods in `second`: {_code(SECOND)}.",
-            f"Available today: {_code(sorted(AVAILABLE_METHODS))} in `first`. A rule that needs more is "
-            "refused while it is enabled; of several methods those unavailable are left out, with a warning.",
+            "A module that can do one method of `first` carries the rule with what it can do of it; a method "
+            "that none of the rule's modules can do is left out, with a warning.",
+            "A module without second authentication never carries a rule whose set has `second`.",
+            "`anonymous` in `first` needs a `second` that is not optional; as the last of `second` it makes "
+            "that optional.",
+            'A health certificate is `{ method = "certificate", health = true }`: in `first` with any '
+            "module, in `second` on top of the machine's own credential, without user methods beside it.",
             _KERBEROS,
+            _NTLM,
         )
     )
 
 
 _KERBEROS = (
-    'Kerberos is for main mode of IKEv1: `keying = ["ikev1"]`, and the host\'s keytab as `identity.keytab` '
-    'in ikd.toml. A peer is the principal it proves, `host/db.example@REALM`, which `peer = "db.example"` '
+    "Kerberos is for AuthIP and for main mode of IKEv1, with the host's keytab as `identity.keytab` in "
+    'ikd.toml. A peer is the principal it proves, `host/db.example@REALM`, which `peer = "db.example"` '
     "admits; a ticket is asked for the rule's `peer`, where that is one name."
+)
+_NTLM = (
+    "NTLM proves the side that begins, not the one that answers: a rule with `peer` needs another method "
+    "beside it to begin."
 )
 _PROPOSALS = """\
 A main-mode proposal is `group cipher hash`, a quick-mode proposal `cipher [hash] [group]`, or `ah hash`. With
@@ -239,6 +251,8 @@ def _algorithms() -> str:
         f"Only when a set names them, as `compatible-xp` does, and with a warning: {_code(old)}.",
         "IKEv1 proposes what its registries have: in main mode a cipher with one hash, no `x25519` or "
         "`x448`; in quick mode all but `chacha20poly1305`. What else a set holds is for other modules.",
+        "AuthIP proposes what IKEv1 does, in main mode with one group only, the first of the set that it "
+        "has: its first message has the key exchange in it already.",
     )
     refused = _list(f"`{name}`: {why}." for name, why in REFUSED.items())
     return f"{_PROPOSALS}{_list(rows)}\nRefused, whatever a policy says:\n\n{refused}"

@@ -1,23 +1,23 @@
-"""What each keying module can do with the sets of a rule, and what of it this build has (policy.md sections
-4.1 and 6.2). Pre-shared keys over IKEv2 are an extension of that model; here they are ordinary."""
+"""What each keying module can do with the sets of a rule (policy.md sections 4.1 and 6.2). Pre-shared keys
+over IKEv2 are an extension of that model; here they are ordinary."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 from policy.rules import AuthMethod, AuthSet, CryptoSet
+from policy.schema import SECOND
 from sadb.algorithms import MainSuite, QuickSuite
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One keying protocol: which first authentication methods it carries, whether it has a second one, and
-    whether its registries end with RFC 4868, so that it cannot propose every suite."""
+    """One keying protocol: which methods it carries as first and as second authentication, and whether its
+    registries end with RFC 4868, so that it cannot propose every suite."""
 
     name: str
     first: frozenset[str]
-    second: bool
-    available: bool
+    second: frozenset[str] = frozenset()
     old: bool = False
 
     def proposes(self, suite: MainSuite | QuickSuite) -> bool:
@@ -28,20 +28,22 @@ class Module:
 MODULES = {
     module.name: module
     for module in (
-        Module("ikev2", frozenset(("certificate", "psk")), second=False, available=True),
-        Module("authip", frozenset(("certificate", "kerberos", "ntlm", "anonymous")), True, available=False),
+        Module("ikev2", frozenset(("certificate", "psk"))),
         Module(
-            "ikev1", frozenset(("certificate", "psk", "kerberos")), second=False, available=True, old=True
+            "authip",
+            frozenset(("certificate", "kerberos", "ntlm", "anonymous")),
+            frozenset(SECOND),
+            old=True,
         ),
+        Module("ikev1", frozenset(("certificate", "psk", "kerberos")), old=True),
     )
 }
-
-AVAILABLE_METHODS = frozenset(("certificate", "psk", "kerberos"))
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The keying modules and methods in force for a rule; with `refusals` it cannot be in force at all."""
+    """The keying modules that carry a rule, in order, and the methods in force for it. With `refusals` none
+    does, and these are the modules and methods that were asked for."""
 
     keying: tuple[str, ...]
     auth: AuthSet
@@ -51,23 +53,22 @@ class Settled:
 
 def settle(auth: AuthSet, keying: tuple[str, ...] = (), crypto: CryptoSet | None = None) -> Settled:
     """Match modules, methods and suites. Without `keying` it is IKEv2, after AuthIP if the set needs that. A
-    module that can do one method of the set is offered (opportunistic match); a method that none of the
-    rule's modules can do is left out of it, so that no other part takes it for what it is not. The suites a
-    module cannot propose stay: the modules beside it can."""
-    chosen = keying or default_keying(auth)
+    module that can do one method of the first authentication is offered (opportunistic match) and uses what
+    it can do of it; one that has no second authentication never carries a rule that asks for one. A method
+    that none of the rule's modules can do is left out of it, so that no other part takes it for what it is
+    not. The suites a module cannot propose stay: the modules beside it can."""
+    asked = keying or default_keying(auth)
     reasons = {
         name: _why_not(MODULES[name], auth)
         or (_nothing_to_propose(MODULES[name], crypto) if crypto else None)
-        for name in chosen
+        for name in asked
     }
-    usable = [name for name in chosen if reasons[name] is None]
+    usable = tuple(name for name in asked if reasons[name] is None)
     able = frozenset[str]().union(*(MODULES[name].first for name in usable))
-    missing = tuple(one for one in auth.first if not (_available(one) and one.method in able))
-    # the second set stays: `ikctl explain` tells of it, and no module without one serves the rule
-    kept = replace(auth, first=tuple(method for method in auth.first if method not in missing))
+    missing = tuple(one for one in auth.first if one.method not in able)
     if not usable:
-        refusals = tuple(f"{name}: {reason}" for name, reason in reasons.items())
-        return Settled(chosen, kept, refusals)
+        return Settled(asked, auth, tuple(f"{name}: {reason}" for name, reason in reasons.items()))
+    kept = replace(auth, first=tuple(method for method in auth.first if method not in missing))
     rest = ", ".join(usable)
     warnings = [
         f"{name}: {reason}; only {rest} is used"
@@ -77,9 +78,9 @@ def settle(auth: AuthSet, keying: tuple[str, ...] = (), crypto: CryptoSet | None
     if missing:
         names = ", ".join(map(describe, missing))
         others = ", ".join(map(describe, kept.first))
-        lacking = "not available yet" if not all(map(_available, missing)) else f"not available over {rest}"
-        warnings.append(f'{lacking}: authentication by {names} (set "{auth.name}"); only {others} is used')
-    return Settled(chosen, kept, (), tuple(warnings))
+        asked_for = f'authentication by {names} (set "{auth.name}")'
+        warnings.append(f"not available over {rest}: {asked_for}; only {others} is used")
+    return Settled(usable, kept, (), tuple(warnings))
 
 
 def default_keying(auth: AuthSet) -> tuple[str, ...]:
@@ -93,27 +94,18 @@ def describe(method: AuthMethod) -> str:
     return f"health {method.method}" if method.health else method.method
 
 
-def _available(method: AuthMethod) -> bool:
-    return method.method in AVAILABLE_METHODS
+def _why_not(module: Module, auth: AuthSet) -> str | None:
+    if auth.second and not any(one.method in module.second for one in auth.second):
+        return f'it has no second authentication, which set "{auth.name}" asks for; only authip has'
+    if not _serves(module, auth):
+        names = ", ".join(map(describe, auth.first))
+        others = " and ".join(one.name for one in MODULES.values() if _serves(one, auth))
+        return f'it cannot do any method of set "{auth.name}" ({names})' + (f"; {others} can" * bool(others))
+    return None
 
 
 def _serves(module: Module, auth: AuthSet) -> bool:
-    return any(one.method in module.first and _available(one) for one in auth.first)
-
-
-def _why_not(module: Module, auth: AuthSet) -> str | None:
-    if not module.available:
-        return "not available yet"
-    if auth.second and not module.second:
-        return f'it has no second authentication, which set "{auth.name}" asks for; only authip has'
-    able = [method for method in auth.first if method.method in module.first]
-    if not able:
-        names = ", ".join(map(describe, auth.first))
-        others = " and ".join(one.name for one in MODULES.values() if one.available and _serves(one, auth))
-        return f'it cannot do any method of set "{auth.name}" ({names})' + (f"; {others} can" * bool(others))
-    if not any(map(_available, able)):
-        return f"not available yet: authentication by {', '.join(map(describe, able))}"
-    return None
+    return any(one.method in module.first for one in auth.first)
 
 
 _REMEDIES = (

@@ -177,7 +177,7 @@ def _rule(section: Section, sets: Sets, keywords: Keywords) -> Rule:
         outbound=draft.outbound,
         tunnel=draft.tunnel,
         encrypt=section.get("encrypt", False),
-        peer=section.read("peer", _identity, None),
+        peer=section.read("peer", _machine, None),
         allow=_access(section, "allow"),
         deny=_access(section, "deny"),
         interface=section.get("interface", None),
@@ -212,6 +212,12 @@ def _identity(text: str) -> str:
             f'"{text}" is not an identity: a name, address, user@name, CN=name,O=... or keyid:TEXT'
         )
     return text
+
+
+def _machine(text: str) -> str:
+    if text.strip().lower().startswith("group:"):
+        raise ValueError(f'"{text}" is a group of users; list it under users of allow or deny')
+    return _identity(text)
 
 
 def _addresses(section: Section, key: str, keywords: Keywords) -> tuple[tuple[Span, ...], tuple[str, ...]]:
@@ -266,7 +272,7 @@ def _access(section: Section, key: str) -> AccessList | None:
     inner = section.sub(key, ACCESS)
     if inner is None:
         return None
-    found = AccessList(inner.each("machines", _identity), inner.each("users", _identity))
+    found = AccessList(inner.each("machines", _machine), inner.each("users", _identity))
     if not (found.machines or found.users or inner.bad):
         section.complain(key, 'it lists nobody; write { machines = ["*.example"] } or leave it out')
     return found
@@ -302,6 +308,8 @@ def _securing(section: Section, rule: Rule, sets: Sets) -> Rule:
         limits.unavailable(section, rule, "keying" if keying else "auth", "; ".join(settled.refusals))
     for warning in settled.warnings if rule.enabled else ():
         section.warn("keying" if keying else "auth", warning)
+    if rule.enabled and "authip" in settled.keying and crypto and crypto_name != "default":
+        _one_group(section, "crypto", "AuthIP", crypto)  # who takes the default set has not chosen a group
     return replace(rule, crypto=crypto, auth=settled.auth, keying=settled.keying)
 
 
@@ -320,12 +328,18 @@ def _aggressive(
     if auth and any(method.method == "psk" for method in auth.first):
         text += ", and anybody who asks gets what it takes to guess the pre-shared key offline: make it long"
     section.warn("aggressive", f"{text}; use it only for peers that have no main mode")
-    groups = dict.fromkeys(suite.group.name for suite in crypto.main if suite.ikev1) if crypto else {}
+    if crypto:
+        _one_group(section, "aggressive", "it", crypto)
+    return True
+
+
+def _one_group(section: Section, key: str, who: str, crypto: CryptoSet) -> None:
+    """What becomes of the groups of a set where the first message has the key exchange in it already."""
+    groups = dict.fromkeys(suite.group.name for suite in crypto.main if suite.ikev1)
     if len(groups) > 1:
         first, *others = groups
         rest = ", ".join(others)
-        section.warn("aggressive", f"it cannot negotiate groups: {first} is proposed, never {rest}")
-    return True
+        section.warn(key, f"{who} cannot negotiate groups: {first} is proposed, never {rest}")
 
 
 def _module(text: str) -> str:

@@ -24,6 +24,7 @@ class AuthMethod:
     eku: tuple[str, ...] = ()  # dotted OIDs, all required
     signing: str | None = None  # rsa, ecdsa-p256, ecdsa-p384, ecdsa-p521, ed25519, ed448; None: any
     minimum_rsa_bits: int = 2048
+    mutual: bool = True  # in AuthIP: False leaves the initiator unproven
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,16 @@ class AuthSet:
     name: str
     first: tuple[AuthMethod, ...]
     second: tuple[AuthMethod, ...] = ()
+
+    @property
+    def optional(self) -> bool:
+        """Whether a peer without the second authentication will do: it may stay anonymous there."""
+        return bool(self.second) and self.second[-1].method == "anonymous"
+
+    @property
+    def proves_users(self) -> bool:
+        """Whether the second authentication is of a user, not of the machine's health."""
+        return any(method.method.startswith("user-") for method in self.second)
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,8 @@ ACCESS = Table(
             _STRINGS,
             "patterns with `*`",
             "none",
-            "Users of the second authentication. Not available yet; an enabled rule with it is refused.",
+            "Users proven by the second authentication, and `group:NAME` for their groups; needs a set of "
+            "authentication that proves users, such as `machine-and-user`.",
         ),
     ),
 )
@@ -229,7 +230,8 @@ AUTH = Table(
             (list,),
             "ordered list of methods",
             "none",
-            "User or health authentication on top; needs AuthIP, which is not available yet.",
+            "User or health authentication on top, over AuthIP only; `anonymous` as the last one makes it "
+            "optional.",
         ),
     ),
 )
@@ -250,6 +252,13 @@ METHOD = Table(
             "any",
             "Kind of the leaf's key.",
             SIGNING,
+        ),
+        Key(
+            "mutual",
+            _BOOL,
+            "true or false",
+            "true",
+            "In AuthIP; `false`: the initiator proves nothing with this method, only the responder does.",
         ),
         Key("minimum_rsa_bits", (int,), "number from 1024 to 16384", "2048", "Shorter RSA keys are refused."),
     ),

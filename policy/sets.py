@@ -17,7 +17,11 @@ from policy.values import main_suite, octets, quick_suite, seconds
 from sadb.algorithms import MainSuite, QuickSuite
 
 CERTIFICATES = ("certificate", "user-certificate")
-_NARROWING = ("ca", "health", "eku", "signing", "minimum_rsa_bits")
+_NARROWING = ("ca", "health", "eku", "signing", "minimum_rsa_bits", "mutual")
+_ANONYMOUS = (
+    "anonymous proves nobody, and whoever sits between can make both ends agree on it; "
+    "it needs a second list that does not end with anonymous"
+)
 _OID = re.compile(r"[0-2](\.(0|[1-9]\d*))+")
 
 # Authentication ---------------------------------------------------------------------------------------------
@@ -36,7 +40,12 @@ def auth_set(name: str, section: Section) -> AuthSet:
     if second and "second" not in section.bad:
         for message in filter(None, (check(second) for check in SECOND_CHECKS)):
             section.complain("second", message)
-    return AuthSet(name, first, second)
+    found = AuthSet(name, first, second)
+    # the key that protects the choice of a method comes out of the method (authip.md section 22)
+    nobody = any(method.method == "anonymous" for method in first) and (not second or found.optional)
+    if nobody and section.bad.isdisjoint(("first", "second")):
+        section.complain("first", _ANONYMOUS)
+    return found
 
 
 def _methods(section: Section, key: str, known: tuple[str, ...]) -> tuple[AuthMethod, ...]:
@@ -78,6 +87,7 @@ def _method(section: Section, known: tuple[str, ...]) -> AuthMethod:
         eku=section.each("eku", _eku),
         signing=section.get("signing", None),
         minimum_rsa_bits=bits,
+        mutual=section.get("mutual", True),
     )
 
 

@@ -30,6 +30,23 @@ def test_settings_load(path: Path) -> None:
     assert settings.load(path.parent).directory == path.parent
 
 
+@pytest.mark.parametrize(
+    ("name", "carried"),
+    [
+        ("authip-domain", {"controllers": (), "domain": ("authip", "ikev1")}),
+        ("authip-user", {"payroll": ("authip",), "intranet": ("authip",)}),
+        ("authip-health", {"servers": ("authip",), "laptops": ("ikev2",), "health authority": ()}),
+    ],
+)
+def test_what_carries_the_examples_of_authip(name: str, carried: dict[str, tuple[str, ...]]) -> None:
+    """An example that another protocol carries than its comment says, or that loads with a warning, misleads
+    those who start from it."""
+    path = CONF / "examples" / f"{name}.toml"
+    policy = parse(path.read_text(encoding="utf-8"), path.name)
+    assert not policy.warnings
+    assert {rule.name: rule.keying if rule.secures else () for rule in policy.in_force} == carried
+
+
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: str(path.relative_to(CONF)))
 def test_policy_loads(path: Path) -> None:
     """Every example parses, and its rules can be asked about a packet."""

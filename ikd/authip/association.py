@@ -129,7 +129,9 @@ class AuthipAssociation(Reception):
 
     # Commands --------------------------------------------------------------------------------------------
 
-    def initiate(self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool) -> None:
+    def initiate(
+        self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool, twin: bool = False
+    ) -> None:
         """Begin main mode; a quick mode always rides on it."""
         self._initiate(Wish(rule, acquire, None), now)
 

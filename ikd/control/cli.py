@@ -60,6 +60,7 @@ HINTS = {
     "quickmode": "sa quick",
     "mmsa": "sa main",
     "qmsa": "sa quick",
+    "extendedmode": "sa extended",
     "consec": "policy show",
     "advfirewall": "policy show",
     "test": "check",
@@ -205,14 +206,15 @@ def status(shared: Context) -> None:
 
 
 @cli.command()
-@click.argument("words", nargs=-1, metavar="[main|quick] [NAME|PEER|SPI]")
+@click.argument("words", nargs=-1, metavar="[main|quick|extended] [NAME|PEER|SPI]")
 @with_json
 def sa(shared: Context, words: tuple[str, ...]) -> None:
-    """Security associations: main mode (IKE SA), quick mode (Child SA), or both."""
-    kinds = [word for word in words if word in ("main", "quick")]
+    """Security associations: main mode (IKE SA), quick mode (Child SA), or both; extended shows the second
+    authentication of those that have one. A user's name limits like a peer's."""
+    kinds = [word for word in words if word in ("main", "quick", "extended")]
     others = [word for word in words if word not in kinds]
     if len(kinds) > 1 or len(others) > 1:
-        raise click.UsageError("at most one of main and quick, and one name, peer or SPI")
+        raise click.UsageError("at most one of main, quick and extended, and one name, peer or SPI")
     answer = shared.call("sa", kind=kinds[0] if kinds else "", match=others[0] if others else "")
     shared.show(answer, "sa")
 

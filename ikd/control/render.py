@@ -93,18 +93,42 @@ def _peer(one: Json) -> tuple[str, ...]:
     rules = ", ".join(one["rules"]) or "-"
     if one["state"] == "failed":
         told = f"failed {span(one['age'])} ago: {one['reason']}"
-        return one["peer"], rules, one["keying"], "-", told, "", "", ""
+        return _plain(one["peer"]), rules, one["keying"], "-", told, "", "", ""
     age = span(one["age"]) if one["state"] == "established" else f"{one['state']} {span(one['age'])}"
     return (
-        one["peer"],
+        _plain(one["peer"]),
         rules,
         one["keying"],
-        one["authenticated_as"] or "-",
+        _who(one),
         age,
         size(one["octets_in"]),
         size(one["octets_out"]),
         one["plane"],
     )
+
+
+def _who(one: Json) -> str:
+    """Whom a peer has proven to be; with a second authentication in short, its whole name is PEER."""
+    if one["user"]:
+        return f"{_short(one['peer'])} + {one['user']} ({_method(one)})"
+    if one["health"] and one["user_method"]:
+        return f"{_short(one['peer'])} + health ({_method(one)})"
+    return _plain(one["authenticated_as"]) or "-"
+
+
+def _plain(name: str) -> str:
+    """A proven name as it is said, without its type."""
+    return name.removeprefix("principal:")
+
+
+def _short(peer: str) -> str:
+    """A machine's name; of a principal without its realm."""
+    name = _plain(peer)
+    return name if name == peer else name.partition("@")[0]
+
+
+def _method(one: Json) -> str:
+    return str(one["user_method"]).removeprefix("user-")
 
 
 _MAIN_HEADS = (
@@ -133,9 +157,26 @@ _QUICK_HEADS = (
 )
 
 
+_EXTENDED_HEADS = (
+    "EXTENDED MODE",
+    "PEER",
+    "KEYING",
+    "USER",
+    "METHOD",
+    "HEALTH",
+    "AGE",
+    "RULES",
+    "GROUPS",
+)
+
+
 def sa(out: Console, answer: Json) -> None:
     """`ikctl sa`."""
-    parts = (("main", _MAIN_HEADS, _main), ("quick", _QUICK_HEADS, _quick))
+    parts = (
+        ("main", _MAIN_HEADS, _main),
+        ("quick", _QUICK_HEADS, _quick),
+        ("extended", _EXTENDED_HEADS, _extended),
+    )
     shown = [part for part in parts if part[0] in answer]
     for number, (kind, heads, row) in enumerate(shown):
         if number:
@@ -151,15 +192,29 @@ def _main(one: Json) -> tuple[str, ...]:
     where = f"{one['local_address']} - {one['peer_address']}" + (", NAT" if one["nat"] else "")
     return (
         one["spi_i"][:8],
-        one["peer"],
+        _plain(one["peer"]),
         one["keying"],
         state,
         one["role"],
-        one["authenticated_as"] or "-",
+        _who(one),
         one["suite"] or "-",
         span(one["age"]),
         span(one["rekey_in"]),
         where,
+    )
+
+
+def _extended(one: Json) -> tuple[str, ...]:
+    return (
+        one["spi_i"][:8],
+        _plain(one["peer"]),
+        one["keying"],
+        one["user"] or "-",
+        _method(one),
+        "proven" if one["health"] else "-",
+        span(one["age"]),
+        ", ".join(one["rules"]) or "-",
+        ", ".join(name.removeprefix("group:") for name in one["groups"]) or "-",
     )
 
 
@@ -169,7 +224,7 @@ def _quick(one: Json) -> tuple[str, ...]:
     return (
         f"{one['spi_in']}/{one['spi_out']}",
         one["rule"],
-        one["peer"],
+        _plain(one["peer"]),
         one["mode"] + wrapped,
         one["suite"],
         size(one["octets_in"]),

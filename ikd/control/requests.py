@@ -35,6 +35,9 @@ HINTS: Mapping[str, str] = {
 }
 
 
+KINDS = ("main", "quick", "extended")  # what `sa` can be limited to
+
+
 class Host(Protocol):
     """What requests may ask of the daemon. Results are plain JSON values made by `control.views`."""
 
@@ -184,14 +187,21 @@ def status(host: Host) -> Json:
 @request
 def sa(host: Host, kind: str = "", match: str = "") -> Json:
     """Security associations: main mode (IKE SAs) in `main`, quick mode (Child SAs) in `quick`. `kind` limits
-    to `main` or `quick`; `match` to a rule's name, a peer's address or identity, or an SPI in hexadecimal."""
-    if kind not in ("", "main", "quick"):
-        raise ControlError("usage", f"kind is main or quick, not {kind!r}", "leave it out for both")
+    to `main` or `quick`, or with `extended`, under that name, to main-mode SAs with a second authentication;
+    `match` to a rule's name, a peer's address or identity, a user, or an SPI in hexadecimal."""
+    if kind not in ("", *KINDS):
+        known = ", ".join(KINDS[:-1])
+        raise ControlError(
+            "usage", f"kind is {known} or {KINDS[-1]}, not {kind!r}", "leave it out for main and quick"
+        )
     answer: dict[str, Json] = {}
-    if kind != "quick":
+    if kind in ("", "main"):
         answer["main"] = [one for one in host.associations() if _matches(one, match)]
-    if kind != "main":
+    if kind in ("", "quick"):
         answer["quick"] = [one for one in host.children() if _matches(one, match)]
+    if kind == "extended":
+        found = [one for one in host.associations() if _matches(one, match)]
+        answer["extended"] = [one for one in found if one["user_method"]]
     return answer
 
 
@@ -200,7 +210,7 @@ def _matches(entry: Mapping[str, Json], match: str) -> bool:
     wanted = match.lower().removeprefix("0x")
     if not wanted:
         return True
-    exact = [entry.get(key) for key in ("rule", "peer", "peer_address", "authenticated_as", "id")]
+    exact = [entry.get(key) for key in ("rule", "peer", "peer_address", "authenticated_as", "user", "id")]
     spis = [entry.get(key) for key in ("spi_i", "spi_r", "spi_in", "spi_out")]
     if any(str(value).lower() == wanted for value in (*exact, *entry.get("rules", ())) if value):
         return True

@@ -55,9 +55,11 @@ def find(
 
 
 def peer_names(one: Association) -> tuple[str, ...]:
-    """What people call the peer of an IKE SA."""
-    address = str(one.path.peer.address)
-    return (str(one.peer.identity), *one.peer.names, address) if one.peer else (address,)
+    """What people call the peer of an IKE SA, or its user."""
+    found = [str(one.path.peer.address)]
+    if one.peer and not one.peer.anonymous:
+        found = [str(one.peer.identity), *one.peer.names, *found]
+    return (*found, *one.main.user.names) if one.main.user else tuple(found)
 
 
 def _of_rule(name: str, associations: Mapping[int, Association], pairs: tuple[SaPair, ...]) -> Targets:

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ikd import __version__
+from ikd.auth import Authenticated, Identity
 from ikd.control.failures import Failure
 from ikd.control.protocol import Json, hyphened, plain, stamp
 from ikd.events import Event, NegotiationFailed
@@ -46,7 +47,33 @@ def event_line(event: Event, posix: float) -> Json:
 def peer_name(association: Association | None, address: Address) -> str:
     """Whom we speak to: the proven identity, else the address."""
     proven = association.peer if association else None
-    return str(proven.identity) if proven else str(address)
+    return str(proven.identity) if proven and not proven.anonymous else str(address)
+
+
+def _identity(peer: Authenticated | None) -> str:
+    if peer is None:
+        return ""
+    return peer.description if peer.anonymous else str(peer.identity)
+
+
+def second(peer: Authenticated | None, user: Authenticated | None) -> dict[str, Json]:
+    """What the second authentication has proven: a user, or with `health` and no user the machine's own
+    condition, which the certificate of the first may prove as well."""
+    if user is not None and user.anonymous:  # it was optional
+        user = None
+    vouches = user is not None and user.health and not user.method.startswith("user-")
+    return {
+        "user": _bare(user.identity) if user and not vouches else "",
+        "user_method": user.method if user else "",
+        "user_proof": user.description if user else "",
+        "groups": list(user.groups) if user else [],
+        "health": any(one.health for one in (peer, user) if one),
+    }
+
+
+def _bare(identity: Identity) -> str:
+    """A user as rules list it: nobody claims users, so that the form of the name needs no telling."""
+    return str(identity).removeprefix("principal:")
 
 
 def association(one: Association, pairs: Iterable[SaPair], now: float) -> Json:
@@ -66,9 +93,10 @@ def association(one: Association, pairs: Iterable[SaPair], now: float) -> Json:
         "state": plain(one.state),
         "waiting": one.waiting,
         "role": "initiator" if one.initiator else "responder",
-        "authenticated_as": str(one.peer.identity) if one.peer else "",
+        "authenticated_as": _identity(one.peer),
         "method": one.peer.method if one.peer else "",
         "proof": one.peer.description if one.peer else "",
+        **second(one.peer, one.main.user),
         "suite": str(one.suite) if one.suite else "",
         "age": round(now - one.created, 3),
         "rekey_in": _left(one.rekey_at, now),
@@ -136,6 +164,7 @@ def peer(one: Association, pairs: Collection[SaPair], usage: UsageOf, plane: str
         "state": plain(one.state),
         "waiting": one.waiting,
         "authenticated_as": one.peer.description if one.peer else "",
+        **second(one.peer, one.main.user),
         "age": round(now - one.created, 3),
         "octets_in": sum(into.octets for into, _ in used),
         "octets_out": sum(out.octets for _, out in used),
@@ -157,6 +186,7 @@ def failed_peer(one: Failure, now: float) -> Json:
         "state": "failed",
         "waiting": "",
         "authenticated_as": "",
+        **second(None, None),
         "age": round(now - one.last, 3),
         "octets_in": 0,
         "octets_out": 0,

@@ -101,8 +101,11 @@ class Ikev1Association(Reception):
 
     # Commands --------------------------------------------------------------------------------------------
 
-    def initiate(self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool) -> None:
-        """Begin phase 1, and a quick mode behind it unless `childless`."""
+    def initiate(
+        self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool, twin: bool = False
+    ) -> None:
+        """Begin phase 1, and a quick mode behind it unless `childless`; `twin`: AuthIP is begun, too."""
+        self.session.has_twin = twin
         if not childless:
             self._deferred.append((rule, acquire, None))
         mode = aggressive if rule.aggressive else main_mode

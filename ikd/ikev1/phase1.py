@@ -130,7 +130,8 @@ def announcements(session: Session, methods: Collection[int], *, initiator: bool
         Known.KEYING_MODULES: initiator,
     }
     left_out = {known for known, fits in fitting.items() if not fits}
-    return [VendorId(data=one) for one in session.announced.of_ikev1(left_out)]
+    twin = [Known.AUTHIP.value] if session.has_twin else []
+    return [VendorId(data=one) for one in (*twin, *session.announced.of_ikev1(left_out))]
 
 
 def hear(session: Session, message: Message) -> None:

@@ -55,6 +55,7 @@ class Session(IsakmpSession):
 
     __slots__ = (
         "channel",
+        "has_twin",
         "hooks",
         "keys",
         "method",
@@ -72,6 +73,7 @@ class Session(IsakmpSession):
         IsakmpSession.__init__(self, initiator, env, path, now)
         self.channel = channel
         self.hooks = Hooks()
+        self.has_twin = False  # AuthIP is begun at the same time, and our first message says so
         self.keys: IkeKeys | None = None
         self.method: int = UNDECIDED
         self.proof: Proof | None = None  # how both sides prove themselves, once that is agreed on

@@ -87,7 +87,9 @@ class Ikev2Association(Association):
 
     # Beginning exchanges ---------------------------------------------------------------------------------
 
-    def initiate(self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool) -> None:
+    def initiate(
+        self, rule: Rule, acquire: Acquire | None, now: float, *, childless: bool, twin: bool = False
+    ) -> None:
         """Begin the initial exchanges."""
         steps = initial.initiate(self.session, rule, acquire, childless=childless)
         self._start("initial", steps, now, rule=rule.name)

@@ -34,7 +34,17 @@ class FakeHost:
         return {"version": "x", "peers": []}
 
     def associations(self) -> list[Json]:
-        return [{"id": 1, "rules": ["db"], "peer": "db.example", "spi_i": "aabbccdd00112233", "spi_r": "00"}]
+        common = {"rules": ["db"], "peer": "db.example", "spi_r": "00"}
+        return [
+            {**common, "id": 1, "spi_i": "aabbccdd00112233", "user": "", "user_method": ""},
+            {
+                **common,
+                "id": 2,
+                "spi_i": "aabbccdd00112244",
+                "user": "CORP\\clerk",
+                "user_method": "user-ntlm",
+            },
+        ]
 
     def children(self) -> list[Json]:
         return [{"rule": "db", "peer": "db.example", "spi_in": "c0000001", "spi_out": "c0000002"}]
@@ -256,6 +266,11 @@ def test_sa_is_found_by_every_name_people_use() -> None:
         assert requests.sa(host, match=match)["quick"], match
     assert not requests.sa(host, match="hr")["quick"]
     assert "main" not in requests.sa(host, kind="quick")
+    extended = requests.sa(host, kind="extended")
+    assert {key: [one["id"] for one in found] for key, found in extended.items()} == {"extended": [2]}
+    assert [one["id"] for one in requests.sa(host, kind="main", match="corp\\clerk")["main"]] == [2]
+    with pytest.raises(ControlError, match="main, quick or extended"):
+        requests.sa(host, kind="middle")
 
 
 def test_second_owner_is_refused_and_stale_socket_replaced(tmp_path: Path) -> None:

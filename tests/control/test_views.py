@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.link import Link, connected
 
+from ikd.association import Association
+from ikd.auth import ANONYMOUS, Authenticated, Identity
+from ikd.auth.identity import IdKind
 from ikd.control import render, rule_views, views
 from ikd.control.protocol import ControlError
 from ikd.control.targets import find
-from ikd.events import DatagramDropped
+from ikd.events import DatagramDropped, UserAuthenticated
 from ikd.paths import NoPath, path_for
 from policy.engine import Changes
 from policy.parse import parse
@@ -116,3 +120,130 @@ def test_no_route_is_said() -> None:
     with pytest.raises(NoPath, match="no route") as caught:
         path_for(rule, None, 500, lambda peer: None)
     assert caught.value.event(rule).peer == "198.51.100.7"
+
+
+# The second authentication ----------------------------------------------------------------------------------
+
+MACHINE = Authenticated(
+    Identity(IdKind.PRINCIPAL, b"host/ws20.corp.example@CORP.EXAMPLE"),
+    "kerberos",
+    "host/ws20.corp.example@CORP.EXAMPLE (kerberos)",
+    names=("ws20.corp.example",),
+)
+CLERK = Authenticated(
+    Identity(IdKind.PRINCIPAL, b"CORP\\clerk"),
+    "user-kerberos",
+    "CORP\\clerk (kerberos)",
+    names=("CORP\\clerk",),
+    groups=("group:CORP\\HR", "group:CORP\\Staff"),
+)
+HEALTHY = Authenticated(
+    Identity(IdKind.FQDN, b"ws20.corp.example"), "certificate", "health cert CN=ws20", health=True
+)
+
+
+def proven(peer: Authenticated, user: Authenticated | None) -> tuple[Link, Association]:
+    """A main-mode SA that is up, as if its peer had proven this."""
+    link = connected()
+    (one,) = link.left.ikes
+    one.main.peer, one.main.user = peer, user
+    return link, one
+
+
+def texts(link: Link, one: Association) -> tuple[str, str, str]:
+    """What `ikctl status`, `ikctl sa main` and `ikctl sa extended` print of it."""
+    peer = views.peer(one, link.left.pairs, {}, "software", link.now)
+    main = views.association(one, link.left.pairs, link.now)
+    json.dumps([peer, main])
+    status = views.status(up=1, engine="software", quick=1, peers=[peer], sentences=[])
+    found = []
+    for show, answer in (
+        (render.status, status),
+        (render.sa, {"main": [main]}),
+        (render.sa, {"extended": [main]}),
+    ):
+        out = io.StringIO()
+        show(Console(file=out, width=240), answer)
+        found.append(out.getvalue())
+    return found[0], found[1], found[2]
+
+
+def test_a_user_is_shown_beside_the_machine() -> None:
+    """Who is logged on is what the second authentication is for; nobody could see it otherwise."""
+    link, one = proven(MACHINE, CLERK)
+    answer = views.association(one, link.left.pairs, link.now)
+    assert {key: answer[key] for key in ("user", "user_method", "user_proof", "groups", "health")} == {
+        "user": "CORP\\clerk",
+        "user_method": "user-kerberos",
+        "user_proof": "CORP\\clerk (kerberos)",
+        "groups": ["group:CORP\\HR", "group:CORP\\Staff"],
+        "health": False,
+    }
+    for text in texts(link, one)[:2]:
+        assert "  host/ws20.corp.example + CORP\\clerk (kerberos)  " in text
+    extended = texts(link, one)[2].splitlines()[1].split("  ")
+    assert [cell.strip() for cell in extended if cell][2:5] == ["ikev2", "CORP\\clerk", "kerberos"]
+    assert extended[-1].strip() == "CORP\\HR, CORP\\Staff"
+
+
+def test_health_is_shown_and_is_no_user() -> None:
+    """A script that looks for users must not find a machine; an administrator must see the health."""
+    link, one = proven(MACHINE, HEALTHY)
+    answer = views.association(one, link.left.pairs, link.now)
+    assert (answer["user"], answer["health"], answer["user_proof"]) == ("", True, "health cert CN=ws20")
+    status, _, extended = texts(link, one)
+    assert "host/ws20.corp.example + health (certificate)" in status
+    assert "proven" in extended
+    assert views.second(HEALTHY, None)["health"]
+
+
+def test_without_a_second_authentication_nothing_changes() -> None:
+    """Also where it was optional and left out."""
+    for user in (None, ANONYMOUS):
+        link, one = proven(MACHINE, user)
+        second = views.second(MACHINE, user)
+        assert (second["user"], second["user_method"], second["user_proof"]) == ("", "", "")
+        assert " + " not in texts(*proven(HEALTHY, user))[0]
+        status, main, _ = texts(link, one)
+        for text in (status, main):
+            assert "host/ws20.corp.example@CORP.EXAMPLE" in text
+            assert "principal:" not in text
+            assert " + " not in text
+
+
+def test_an_anonymous_machine_goes_by_its_address() -> None:
+    """Nobody can do anything with the name of nobody."""
+    link, one = proven(ANONYMOUS, CLERK)
+    for text in texts(link, one):
+        assert "null" not in text
+    assert "192.0.2.2 + CORP\\clerk (kerberos)" in texts(link, one)[0]
+    assert one.main.peer_name == "192.0.2.2"
+    one.main.user = None
+    assert " anonymous " in texts(link, one)[0]
+
+
+def test_users_are_names_on_the_command_line() -> None:
+    """`ikctl down CORP\\clerk` ends what this user has."""
+    link, one = proven(MACHINE, CLERK)
+    associations = link.left.endpoint.associations
+    assert find("CORP\\clerk", link.left.endpoint.policy, associations, link.left.pairs).associations == (
+        one,
+    )
+
+
+def test_the_event_of_the_second_authentication() -> None:
+    """The log has to tell a user from a machine, and say why a list of groups let one in."""
+    event = UserAuthenticated(
+        ike=1,
+        rule="hr",
+        identity="CORP\\clerk",
+        method="user-kerberos",
+        description="kerberos",
+        address="10.10.5.20",
+        groups=CLERK.groups,
+    )
+    assert event.text == (
+        "10.10.5.20 is used by CORP\\clerk (kerberos), member of CORP\\HR, CORP\\Staff, rule hr"
+    )
+    line = views.event_line(event, 0.0)
+    assert (line["event"], line["group"], line["health"]) == ("user-authenticated", "auth", False)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from support.policies import policy
 
 from policy.engine import Policy
-from policy.rules import AuthMethod, AuthSet
 from sadb.selector import ICMP, TCP, UDP
 
 CLIENT, SERVER = ip_address("10.10.5.20"), ip_address("10.10.5.7")
@@ -25,14 +23,26 @@ ISOLATE = 'name = "isolate"\nlocal = "10.10.0.0/16"\nsecurity = "request"'
 
 
 def test_the_example_of_the_interface() -> None:
-    """Administrators were promised these words; the second authentication is set by hand here."""
-    one = policy(HR, ISOLATE)
-    users = AuthSet("machine-and-user", (AuthMethod("certificate"),), (AuthMethod("user-kerberos"),))
-    rules = [replace(rule, auth=users) if rule.name == "hr" else rule for rule in one.rules]
-    assert str(Policy(rules).explain(CLIENT, SERVER, TCP, 1433)) == (
+    """Administrators were promised these words."""
+    one = policy(f'{HR}\nauth = "machine-and-user"', ISOLATE)
+    assert str(one.explain(CLIENT, SERVER, TCP, 1433)) == (
         'secured by rule "hr" (require in, request out, encryption guaranteed), user authentication needed\n'
         '  beats rule "isolate" (10.10.0.0/16): its local address is a prefix, this one a single host'
     )
+
+
+@pytest.mark.parametrize(
+    ("second", "text"),
+    [
+        ('"user-ntlm", "anonymous"', "user authentication asked for"),
+        ('{ method = "certificate", health = true }', "health certificate needed"),
+        ('{ method = "certificate", health = true }, "anonymous"', "health certificate asked for"),
+    ],
+)
+def test_what_the_second_authentication_is_of(second: str, text: str) -> None:
+    """Who is told to log on where a health certificate is missing looks in the wrong place."""
+    sets = f'[auth.own]\nfirst = ["kerberos"]\nsecond = [{second}]\n'
+    assert str(policy('auth = "own"', sets=sets).explain(CLIENT, SERVER)).endswith(f", {text}")
 
 
 @pytest.mark.parametrize(

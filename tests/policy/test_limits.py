@@ -88,15 +88,41 @@ def test_rule_that_is_not_in_force_is_not_warned_about() -> None:
     ("keys", "said"),
     [
         ('interface = "eth0"', "interface: not available yet: rules apply on every interface"),
-        ('allow = { users = ["CORP\\\\clerk"] }', "allow: not available yet: users are known by a second"),
-        ('deny = { users = ["CORP\\\\clerk"] }', "deny: not available yet: users are known by a second"),
+        ('allow = { users = ["CORP\\\\clerk"] }', "allow: it lists users, whom only a second authentication"),
+        (
+            'deny = { users = ["group:CORP\\\\HR"] }',
+            'set "default" has none for users; write auth = "machine',
+        ),
+        (
+            'auth = "healthy"\nallow = { users = ["CORP\\\\clerk"] }',
+            'set "healthy" has none for users; write auth = "machine-and-user"',
+        ),
     ],
 )
 def test_what_would_be_weaker_than_written_is_refused(keys: str, said: str) -> None:
     """A rule for one interface that applied to all, or for users whom nobody can tell, is another rule."""
-    assert said in complaint(keys)
-    (warning,) = policy(f"{keys}\nenabled = false").warnings
+    sets = '[auth.healthy]\nfirst = ["kerberos"]\nsecond = [{ method = "certificate", health = true }]\n'
+    assert said in complaint(keys, sets)
+    (warning,) = policy(f"{keys}\nenabled = false", sets=sets).warnings
     assert said in warning
+
+
+@pytest.mark.parametrize("second", ["user-kerberos", "user-ntlm", "user-certificate"])
+def test_users_of_a_second_authentication_may_be_listed(second: str) -> None:
+    """That is what lists of users are for; each method proves one."""
+    keys = 'auth = "own"\nallow = { users = ["CORP\\\\clerk", "group:CORP\\\\HR"] }'
+    loaded = policy(keys, sets=f'[auth.own]\nfirst = ["kerberos"]\nsecond = ["{second}"]\n')
+    assert not loaded.warnings
+    assert loaded.rules[0].keying == ("authip",)
+    allow = loaded.rules[0].allow
+    assert allow is not None
+    assert allow.users == ("CORP\\clerk", "group:CORP\\HR")
+
+
+@pytest.mark.parametrize("keys", ['allow = { machines = ["group:CORP\\\\HR"] }', 'peer = "group:CORP\\\\HR"'])
+def test_groups_are_of_users(keys: str) -> None:
+    """As a machine it would fit nobody, and a rule with it in `deny` would let everybody in."""
+    assert "is a group of users; list it under users" in complaint(keys)
 
 
 def test_tunnel_to_oneself_is_for_trying_out() -> None:

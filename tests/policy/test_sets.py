@@ -65,6 +65,9 @@ def test_second_lists() -> None:
     assert [m.method for m in found.second] == ["user-kerberos", "user-ntlm", "anonymous"]
     healthy = auth('first = ["psk"]\nsecond = [{ method = "certificate", health = true }]')
     assert healthy.second == (AuthMethod("certificate", health=True),)
+    assert (found.proves_users, found.optional) == (True, True)
+    assert (healthy.proves_users, healthy.optional) == (False, False)
+    assert auth('first = ["anonymous"]\nsecond = ["user-ntlm"]').first == (AuthMethod("anonymous"),)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,12 @@ def test_second_lists() -> None:
         (
             'first = ["psk"]\nsecond = ["user-ntlm", { method = "certificate", health = true }]',
             "a health certificate and user methods may not stand in one second list",
+        ),
+        # authip.md section 22
+        ('first = ["kerberos", "anonymous"]', "own.first: anonymous proves nobody, and whoever sits between"),
+        (
+            'first = ["anonymous"]\nsecond = ["user-ntlm", "anonymous"]',
+            "it needs a second list that does not end with anonymous",
         ),
         # 5
         ('first = ["psk"]\nsecond = ["anonymous", "user-ntlm"]', "anonymous stands last or nowhere"),
