@@ -78,6 +78,7 @@ class Session(IsakmpSession):
         "channel",
         "em",
         "extends",
+        "first_done",
         "hooks",
         "keys",
         "methods",
@@ -110,6 +111,7 @@ class Session(IsakmpSession):
         self.auth_i = self.auth_r = b""  # Auth1 and Auth2
         self.transcript, self.transcript_em = Transcript(), Transcript()
         self.principal = ""  # what the responder calls itself
+        self.first_done = False  # Auth1 and Auth2 have been checked with the first quick mode
         self.extends = False  # as the initiator, we begin extended mode behind the first quick mode
         self.pending: Agreed | None = None  # a quick mode whose keys wait for extended mode
         self.quick_ids: dict[int, int] = {}  # inbound SPI -> message ID of its quick mode
@@ -179,7 +181,7 @@ class Session(IsakmpSession):
         there is to be the first quick mode decides."""
         if keying.methods(rule) != keying.methods(self.rule):
             return False
-        return not self.quick_ids or keying.second(rule) == keying.second(self.rule)
+        return not self.first_done or keying.second(rule) == keying.second(self.rule)
 
     def pairs_of_peer(self) -> list[SaPair]:
         """Quick-mode SAs of this and other main-mode SAs with the same peer, oldest first."""
