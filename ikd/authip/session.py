@@ -165,10 +165,10 @@ class Session(IsakmpSession):
     # Policy ----------------------------------------------------------------------------------------------
 
     def admits(self, rule: Rule) -> Verdict:
-        """Whether the peer may use a rule, by what is proven so far: of users nothing is asked as long as
-        extended mode is to come."""
+        """Whether the peer may use a rule, by what is proven so far. Users are not asked of the responder,
+        and of the initiator not before extended mode."""
         names = self.peer.names if self.peer else ()
-        if self.user is None and rule.auth and rule.auth.second:
+        if may_have_user(rule) and (self.initiator or not self.first_done):
             rule = replace(
                 rule,
                 allow=rule.allow and replace(rule.allow, users=()),
@@ -201,7 +201,8 @@ class Session(IsakmpSession):
 def wants_user(rule: Rule) -> bool:
     """Whether a rule asks for extended mode, and will not do without."""
     second = keying.second(rule)
-    return bool(second) and second[-1].method != "anonymous"
+    lists = any(one and one.users for one in (rule.allow, rule.deny))
+    return bool(second) and (second[-1].method != "anonymous" or lists)
 
 
 def may_have_user(rule: Rule) -> bool:
