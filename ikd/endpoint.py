@@ -236,7 +236,7 @@ class Endpoint:
         return (
             association.usable
             and main.peer is not None
-            and bool(admits(rule, main.peer.names))
+            and bool(admits(rule, main.peer.claims))
             and rule.crypto is not None
             and main.suite in rule.crypto.main
         )

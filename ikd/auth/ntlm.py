@@ -11,13 +11,14 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from ikd.auth import ANONYMOUS, Authenticated, Declined, Identity, Step, Token, ntlm_messages
+from ikd.auth.groups import NO_GROUPS, Groups
 from ikd.auth.gss import clean
 from ikd.auth.identity import IdKind
 from ikd.auth.ntlm_messages import KEY_OCTETS, Answer, Kind
@@ -192,6 +193,8 @@ class NtlmAcceptor:
     accounts: Iterable[NtlmAccount] = field(repr=False)
     clock: Callable[[], float] = field(repr=False)
     challenges: Challenges = field(repr=False)
+    groups: Groups = field(default=NO_GROUPS, repr=False)
+    _: KW_ONLY
     users: bool = False
     _known: dict[tuple[str, str], NtlmAccount] = field(init=False, repr=False)
     _nonce: bytes = field(default=b"", init=False, repr=False)
@@ -249,7 +252,7 @@ class NtlmAcceptor:
                 f"the peer proved to be user {account.name}, and a machine is wanted",
                 "let the peer use its machine's account, NAME$",
             )
-        return Step(None, proven(account), key)
+        return Step(None, self.groups.joined(proven(account)), key)
 
 
 def proven(account: NtlmAccount) -> Authenticated:

@@ -300,7 +300,7 @@ def _accept(session: Session, request: Message) -> tuple[Rule, QuickChoice, Sele
         remote, local = identities.decode(found[0]), identities.decode(found[1])
     else:  # without identities it is about the hosts themselves
         remote, local = TrafficSelector.of(path.peer.address), TrafficSelector.of(path.local.address)
-    names = session.peer.names if session.peer else ()
+    names = session.peer.claims if session.peer else ()
     rules = [one for one in session.rules() if session.serves(one) and admits(one, names)]
     payload = request.one(SecurityAssociation)
     pfs = request.maybe(KeyExchange) is not None

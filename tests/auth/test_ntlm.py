@@ -12,12 +12,15 @@ import pytest
 import spnego
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.certificates import rule
 
 from ikd.auth import ANONYMOUS, Declined, Identity, Step, Token, ntlm_messages
+from ikd.auth.credentials import Credentials, Material
 from ikd.auth.identity import IdKind
 from ikd.auth.ntlm import Challenges, NtlmAcceptor, NtlmAccount, NtlmInitiator, nt_hash
 from ikd.auth.ntlm_messages import Answer, Flag
 from policy.peers import matches_any
+from policy.rules import AuthMethod
 from sadb.secret import Secret
 
 CLERK = NtlmAccount.named("CORP\\clerk", nt_hash("tulip"))
@@ -407,3 +410,51 @@ def test_proof_needs_the_whole_hash() -> None:
     read = Answer.read(answer)
     assert hmac.compare_digest(read.expected(Secret(bytes(16)), peers._nonce)[0], read.proof)
     declined(lambda: peers.step(Token(answer)), "does not know")
+
+
+# Out of the host's credentials ---------------------------------------------------------------------------
+
+NTLM, USER_NTLM = rule(AuthMethod("ntlm"), peer="beta.example"), rule(AuthMethod("user-ntlm"))
+OURS = NtlmAccount.named("CORP\\ALPHA$", nt_hash("narcissus"), ("machine",))
+THEIRS = NtlmAccount.named("CORP\\clerk", nt_hash("tulip"), ("user",))
+
+
+def credentials(*accounts: NtlmAccount) -> Credentials:
+    """Of a host with these accounts."""
+    return Credentials(Material(accounts=accounts), time.time)
+
+
+def test_account_for_each_authentication() -> None:
+    """The machine must not prove itself as its user, nor the user as the machine."""
+    host = credentials(CLERK, OURS, THEIRS)
+    assert host.ntlm_accounts(user=False) == (OURS,)
+    assert host.ntlm_accounts(user=True) == (THEIRS,)
+    assert "ALPHA$ to beta.example" in repr(host.ntlm_initiator(NTLM, user=False))
+    assert "clerk to unspecified" in repr(host.ntlm_initiator(USER_NTLM, user=True))
+    beta = credentials(CLERK, HOST)
+    for which, user in ((NTLM, False), (USER_NTLM, True)):
+        ours, peers = host.ntlm_initiator(which, user=user), beta.ntlm_acceptor(which, users=user)
+        assert exchange(ours, peers)[1].peer
+
+
+def test_rule_and_host_must_both_have_ntlm() -> None:
+    """A rule for certificates must not be opened with a password."""
+    host = credentials(CLERK)
+    other = rule(AuthMethod("certificate"))
+    declined(lambda: host.ntlm_acceptor(other, users=True), "the peer wants NTLM, rule")
+    declined(lambda: host.ntlm_initiator(other, user=True), "the peer wants NTLM, rule")
+    declined(lambda: host.ntlm_initiator(NTLM, user=False), "of its machine", 'use = ["machine"]')
+    declined(lambda: host.ntlm_initiator(NTLM, user=True), "of its user", 'use = ["user"]')
+
+
+def test_reflection_through_one_host() -> None:
+    """Both sides of a host know its challenges, and go on knowing them after a reload."""
+    host = credentials(CLERK, THEIRS)
+    peers = host.ntlm_acceptor(USER_NTLM, users=True)
+    after = Credentials(host.material, time.time, host.challenges)
+    ours = host.ntlm_initiator(USER_NTLM, user=True)
+    challenge = peers.step(ours.step(None).token).token
+    declined(lambda: ours.step(challenge), "a challenge of our own")
+    later = after.ntlm_initiator(USER_NTLM, user=True)
+    later.step(None)
+    declined(lambda: later.step(challenge), "a challenge of our own")
