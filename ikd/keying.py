@@ -159,7 +159,7 @@ class MainMode(ABC):
     @property
     def user_names(self) -> tuple[str, ...]:
         """What the second authentication has proven the peer to be, and whose member, as rules list users."""
-        return (*self.user.names, *self.user.groups) if self.user else ()
+        return self.user.claims if self.user else ()
 
     @property
     def rule_name(self) -> str:
@@ -177,7 +177,7 @@ class MainMode(ABC):
 
     def admits(self, rule: Rule) -> Verdict:
         """Whether the proven peer may use a rule."""
-        return admits(rule, self.peer.names if self.peer else (), self.user_names)
+        return admits(rule, self.peer.claims if self.peer else (), self.user_names)
 
     def serves(self, rule: Rule) -> bool:
         """Whether the proof this peer gave is one the rule asks for."""

@@ -167,7 +167,7 @@ class Session(IsakmpSession):
     def admits(self, rule: Rule) -> Verdict:
         """Whether the peer may use a rule, by what is proven so far. Users are not asked of the responder,
         and of the initiator not before extended mode."""
-        names = self.peer.names if self.peer else ()
+        names = self.peer.claims if self.peer else ()
         if may_have_user(rule) and (self.initiator or not self.first_done):
             rule = replace(
                 rule,

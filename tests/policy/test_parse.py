@@ -119,6 +119,8 @@ def test_a_set_replaces_a_built_in_one() -> None:
         ('keying = ["ikev2", "ikev2"]', '"r1".keying: a module stands in the list twice'),
         ('peer = "CN"\n', ""),
         ('peer = "CN=a,b"', '"r1".peer: "CN=a,b" is not an identity: a name, address'),
+        ('peer = "group:CORP*"', "a group is a whole name or SID"),
+        ('peer = "group:"', "is not an identity"),
         ('peer = "db corp"', '"r1".peer: "db corp" is not an identity'),
         ("allow = {}", '"r1".allow: it lists nobody; write { machines = ["*.example"] } or leave it out'),
         ('allow = { machines = [""] }', '"r1".allow.machines[1]: "" is not an identity'),
