@@ -41,7 +41,7 @@ from ikd.auth.ntlm import MACHINE, USER, Challenges, NtlmAcceptor, NtlmAccount, 
 from ikd.auth.psk import PskEntry, PskProver, PskVerifier
 from ikd.auth.revocation import CrlCheck
 from ikd.auth.tls import SecretKind, TlsAcceptor, TlsCredentials, TlsInitiator
-from policy.peers import matches, matches_any
+from policy.peers import Form, classify, matches, matches_any
 from policy.rules import AuthMethod, Rule
 from sadb.address import Address
 from sadb.algorithms import Prf
@@ -424,7 +424,7 @@ class Credentials:
                 f"this host has no NTLM account of its {use}",
                 f'add [[ntlm]] with account, password and use = ["{use}"] to secrets.toml',
             )
-        return NtlmInitiator(accounts[0], rule.peer or "", self.challenges)
+        return NtlmInitiator(accounts[0], _host(rule), self.challenges)
 
     def ntlm_acceptor(self, rule: Rule, *, users: bool) -> NtlmAcceptor:
         """The side that waits; with `users` it takes a user's account, too. Raises `Declined`."""
@@ -521,6 +521,12 @@ def _wanted(rule: Rule, mechanism: str) -> None:
             f'the peer wants {name}, rule "{rule.name}" does not',
             "make the authentication of both hosts' rules agree",
         )
+
+
+def _host(rule: Rule) -> str:
+    """The peer's host name, if the rule says one."""
+    form, name = classify(rule.peer or "")
+    return name if form is Form.HOST and not set("*?") & set(name) else ""
 
 
 def _target(rule: Rule, claimed: str | None) -> str:

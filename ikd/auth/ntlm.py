@@ -88,6 +88,18 @@ def _explained(doing: str) -> Iterator[None]:
         raise Declined(f"NTLM failed {doing}: {clean(str(error)) or type(error).__name__}") from None
 
 
+@contextmanager
+def _held_to_our_own(message: str) -> Iterator[None]:
+    """What we would refuse from a peer we do not send, either."""
+    try:
+        yield
+    except Declined as error:
+        raise Declined(
+            f"our own NTLM {message} is not good enough: {error}",
+            "take LM_COMPAT_LEVEL out of the daemon's environment, or set it to 5",
+        ) from None
+
+
 class Challenges:
     """Challenges that this host has issued and that wait for an answer. One of them can only come to our own
     initiator from somebody who passes our messages back to us. There are no more of them than negotiations
@@ -110,7 +122,7 @@ class Challenges:
 
     def remove(self, nonce: bytes) -> None:
         """It has one."""
-        del self._waiting[nonce]
+        self._waiting.pop(nonce, None)
 
 
 class NtlmInitiator:
@@ -122,7 +134,7 @@ class NtlmInitiator:
     def __init__(self, account: NtlmAccount, target: str, challenges: Challenges) -> None:
         self._account = account
         self._challenges = challenges
-        self._target = target.removeprefix("host/").partition("@")[0] or "unspecified"
+        self._target = target or "unspecified"
         self._context: Any = None
         self._first = b""
         self._over = False
@@ -145,7 +157,8 @@ class NtlmInitiator:
         with _explained("in our offer"):
             self._context = _client(self._account, self._target)
             self._first = bytes(self._context.step() or b"")
-        ntlm_messages.offered(self._first)
+        with _held_to_our_own("offer"):
+            ntlm_messages.offered(self._first)
         self._over = False
         return Step(Token(self._first))
 
@@ -160,13 +173,10 @@ class NtlmInitiator:
             key = Secret(self._context.session_key)
         if not (self._context.complete and len(key) == KEY_OCTETS):
             raise Declined("the NTLM exchange came to no end")
-        self._check(Answer.read(last), key, challenge)
+        with _held_to_our_own("answer"):
+            if not Answer.read(last).protected(key, (self._first, challenge)):
+                raise Declined("its MIC is wrong")
         return Step(Token(last), ANONYMOUS, key)
-
-    def _check(self, ours: Answer, key: Secret, challenge: bytes) -> None:
-        """Our own answer must be one that we would accept."""
-        if not ours.protected(key, (self._first, challenge)):
-            raise Declined("our NTLM answer would not be protected")
 
 
 def _client(account: NtlmAccount, target: str) -> Any:

@@ -32,7 +32,7 @@ MIC = slice(72, 88)
 
 def initiator(account: NtlmAccount = CLERK) -> NtlmInitiator:
     """Our client, on a host of its own."""
-    return NtlmInitiator(account, "host/beta.example", Challenges())
+    return NtlmInitiator(account, "beta.example", Challenges())
 
 
 def acceptor(*accounts: NtlmAccount, users: bool = True) -> NtlmAcceptor:
@@ -201,7 +201,10 @@ def test_our_own_client_is_never_of_ntlmv1(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LM_COMPAT_LEVEL", "2")
     ours, peers = initiator(), acceptor()
     challenge = peers.step(ours.step(None).token).token
-    declined(lambda: ours.step(challenge), "NTLMv1", "NTLMv2")
+    declined(lambda: ours.step(challenge), "our own NTLM answer is not good enough", "LM_COMPAT_LEVEL")
+    for level in ("0", "9", "high"):
+        monkeypatch.setenv("LM_COMPAT_LEVEL", level)
+        declined(lambda: initiator().step(None), "offer", "LM_COMPAT_LEVEL" if level == "0" else "")
 
 
 def test_mic_is_required() -> None:
@@ -431,6 +434,9 @@ def test_account_for_each_authentication() -> None:
     assert host.ntlm_accounts(user=True) == (THEIRS,)
     assert "ALPHA$ to beta.example" in repr(host.ntlm_initiator(NTLM, user=False))
     assert "clerk to unspecified" in repr(host.ntlm_initiator(USER_NTLM, user=True))
+    for peer, target in (("host/beta.example", "beta.example"), ("*.example", "unspecified")):
+        made = host.ntlm_initiator(rule(AuthMethod("ntlm"), peer=peer), user=False)
+        assert repr(made).endswith(f" to {target}>")
     beta = credentials(CLERK, HOST)
     for which, user in ((NTLM, False), (USER_NTLM, True)):
         ours, peers = host.ntlm_initiator(which, user=user), beta.ntlm_acceptor(which, users=user)
