@@ -121,7 +121,7 @@ def test_a_set_replaces_a_built_in_one() -> None:
         ('peer = "CN=a,b"', '"r1".peer: "CN=a,b" is not an identity: a name, address'),
         ('allow = { users = ["group:CORP*"] }', "a group is a whole name or SID"),
         ('peer = "group:CORP"', "is a group of users; list it under users"),
-        ('peer = "group:"', "is not an identity"),
+        ('peer = "group:"', "is a group of users"),
         ('peer = "db corp"', '"r1".peer: "db corp" is not an identity'),
         ("allow = {}", '"r1".allow: it lists nobody; write { machines = ["*.example"] } or leave it out'),
         ('allow = { machines = [""] }', '"r1".allow.machines[1]: "" is not an identity'),
