@@ -68,7 +68,7 @@ class Admission(Protocol):
 class Association(ABC):
     """One main-mode SA. `number` names it in events and owns its pairs."""
 
-    __slots__ = ("armed_at", "created", "first_key", "inherited", "life", "main", "owner")
+    __slots__ = ("armed_at", "created", "first_key", "inherited", "known_as", "life", "main", "owner")
 
     def __init__(self, main: MainMode, owner: Owner, now: float) -> None:
         self.main = main
@@ -77,6 +77,7 @@ class Association(ABC):
         self.life = Life(now, main.env.settings.half_open_timeout)
         self.armed_at: float | None = None  # when the endpoint's timer will look here
         self.first_key: Any = None  # by which the endpoint counts it as half open
+        self.known_as: Identity | None = None  # by which the endpoint finds it among others of its peer
         self.inherited = False  # a successor has the Child SAs
 
     # Facts for people ------------------------------------------------------------------------------------

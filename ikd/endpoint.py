@@ -437,12 +437,14 @@ class Endpoint:
         self._attempts.pop(association.number, None)
         seconds = self.env.settings.verdict_seconds
         self._verdicts.spoke(main.path.peer.address, main.keying, main.now, seconds)
-        others = self._by_identity.setdefault(main.peer.identity, {})
-        if main.initial_contact and not main.peer.anonymous:
+        proven = association.known_as = main.proven_identity
+        if proven is None:
+            return
+        others = self._by_identity.get(proven, {})
+        if main.initial_contact:
             for other in [one for one in others.values() if self._forgotten(one, association)]:
                 other.abandon("the peer has begun anew", main.now)
-            others = self._by_identity.setdefault(main.peer.identity, {})
-        others[association.number] = association
+        self._by_identity.setdefault(proven, {})[association.number] = association
 
     @staticmethod
     def _forgotten(one: Association, newer: Association) -> bool:
@@ -464,8 +466,9 @@ class Endpoint:
         self._associations[main.number] = association
         self._by_spi[association.own_spi] = association
         self._by_address.setdefault(main.path.peer.address, {})[main.number] = association
-        if main.peer is not None:
-            self._by_identity.setdefault(main.peer.identity, {})[main.number] = association
+        if (proven := main.proven_identity) is not None:
+            association.known_as = proven
+            self._by_identity.setdefault(proven, {})[main.number] = association
         self._touch(association)
 
     def renew(self, association: Association, now: float) -> Association:
@@ -474,12 +477,11 @@ class Endpoint:
 
     def kin(self, association: Association) -> list[Association]:
         """Other main-mode SAs with the same proven peer at the same address, by the same protocol."""
-        main, peer = association.main, association.peer
+        main, proven = association.main, association.known_as
         return [
             one
-            for one in (self._by_identity.get(peer.identity, {}).values() if peer else ())
+            for one in (self._by_identity.get(proven, {}).values() if proven else ())
             if one is not association
-            and not one.main.peer_is_anonymous
             and (one.main.keying, one.path.peer.address) == (main.keying, main.path.peer.address)
         ]
 
@@ -536,8 +538,8 @@ class Endpoint:
         association.armed_at = None
         self.strangers.leave(association)
         _discard(self._by_address, association.path.peer.address, association)
-        if association.peer is not None:
-            _discard(self._by_identity, association.peer.identity, association)
+        if association.known_as is not None:
+            _discard(self._by_identity, association.known_as, association)
         for owner, talk, _ in self._tickets.values():
             if owner is association:
                 talk.conversation.close()

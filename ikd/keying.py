@@ -144,9 +144,13 @@ class MainMode(ABC):
         return PROFILES[self.env.settings.vendor_ids]
 
     @property
-    def peer_is_anonymous(self) -> bool:
-        """Whether the peer has proven nothing: two such peers have nothing in common."""
-        return self.peer is not None and self.peer.anonymous
+    def proven_identity(self) -> Identity | None:
+        """By what the peer is the same as another one: its machine, or its user when that proved nothing; two
+        who have proven nothing at all have nothing in common."""
+        for one in (self.peer, self.user):
+            if one is not None and not one.anonymous:
+                return one.identity
+        return None
 
     @property
     def peer_name(self) -> str:

@@ -63,6 +63,7 @@ class AuthipAssociation(Reception):
 
     __slots__ = (
         "_deferred",
+        "_former",
         "_leaving_at",
         "_over",
         "_probing",
@@ -75,6 +76,7 @@ class AuthipAssociation(Reception):
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
         Reception.__init__(self, session, owner, now)
         self.predecessor: AuthipAssociation | None = None  # the main-mode SA this one is to replace
+        self._former: AuthipAssociation | None = None  # the same, also when it has been replaced
         self._deferred: list[Wish] = []  # quick modes that begin once it is up
         self._requests: dict[str, Request] = {}  # by rule
         self._retired = False  # another one serves; it goes with its last quick-mode SA
@@ -85,7 +87,7 @@ class AuthipAssociation(Reception):
         hooks = session.hooks
         hooks.emit = owner.emit
         hooks.first_contact = lambda: owner.first_contact(self)
-        hooks.kin = lambda: [one.main for one in owner.kin(self)]
+        hooks.kin = lambda: [one.main for one in self._kin()]
         hooks.authenticated = self._authenticated
         hooks.delete, hooks.unfinished = self._replaced_pair, self._unfinished
 
@@ -194,11 +196,17 @@ class AuthipAssociation(Reception):
             return
         self.session.now = now
         self.life.rekey_at = now + AGAIN_SECONDS  # should it come to nothing
+        proven = self.session.proven
+        if not self.initiator and proven is not None and proven.one_way:  # the initiator has to do it
+            self.life.rekey_at = None
+            for pair in list(self.children.values())[-1:]:
+                self.rekey_child(pair, now)
+            return
         mine = [one for one in self.children.values() if one.rule == rule.name and not one.standby]
         old = mine[-1] if mine else None
         heir = self.owner.renew(self, now)
         assert isinstance(heir, AuthipAssociation)
-        heir.predecessor = self
+        heir.predecessor = heir._former = self
         heir._initiate(Wish(rule, old.selector if old else None, old), now)
 
     def delete(self, reason: str, now: float) -> None:
@@ -222,7 +230,7 @@ class AuthipAssociation(Reception):
     def _abort(self, reason: str) -> None:
         """It is not up and shall not be."""
         if self.session.armed:
-            self.notices.mention(self._message_id(), status(Status.SA_DELETED, Subject.MAIN))
+            self._give_up(Status.SA_DELETED)
         self._end(reason, False)
 
     def abandon(self, reason: str, now: float) -> None:
@@ -295,13 +303,22 @@ class AuthipAssociation(Reception):
     def _replaced_pair(self, old: SaPair, reason: str) -> None:
         """A pair has made way for another one, maybe on an older main-mode SA: drop it here and at the
         peer."""
-        for one in (self, *self.owner.kin(self)):
-            if isinstance(one, AuthipAssociation) and old.inbound.spi in one.session.children.pairs:
+        for one in (self, *self._kin()):
+            if old.inbound.spi in one.session.children.pairs:
                 one.session.now = self.session.now
                 one._drop_replaced(old, reason)
                 if one is not self:
                     self.owner.association_of(one.session)
                     one._settle(self.session.now)
+
+    def _kin(self) -> list[AuthipAssociation]:
+        """Other main-mode SAs with the same peer; one that has proven nothing is known by its successor
+        only."""
+        found = [one for one in self.owner.kin(self) if isinstance(one, AuthipAssociation)]
+        former = self._former
+        if former is not None and former not in found and former.state is not State.CLOSED:
+            found.append(former)
+        return found
 
     def _drop_replaced(self, old: SaPair, reason: str) -> None:
         self._say_deleted(old, reason)
@@ -358,12 +375,10 @@ class AuthipAssociation(Reception):
         if not code:
             return 0
         session = self.session
-        if not session.armed:
-            if not talk.initiator and not self.owner.may_complain(session.now):
-                return 0
-            self.notices.mention(self._message_id(), status(code, Subject.MAIN))
-        elif whole:
-            self.notices.mention(self._message_id(), status(code, Subject.MAIN))
+        if not session.armed and not talk.initiator and not self.owner.may_complain(session.now):
+            return 0
+        if whole:
+            self._give_up(code)
         elif isinstance(error, Refused) and error.notify == Isakmp.NO_PROPOSAL_CHOSEN and not talk.initiator:
             self.notices.say(talk.message_id, notify(N.NO_PROPOSAL_CHOSEN, Subject.QUICK, b"", RELIABLE))
         else:
@@ -460,8 +475,16 @@ class AuthipAssociation(Reception):
     def _half_open_over(self) -> None:
         """The peer did not go on (section 3.1.6.3)."""
         if self.session.armed:
-            self.notices.mention(self._message_id(), status(Status.TIMED_OUT, Subject.MAIN))
+            self._give_up(Status.TIMED_OUT)
         self._end("the peer did not go on", False)
+
+    def _give_up(self, code: int) -> None:
+        """N(NOTIFY_STATUS) for a main-mode SA that does not come up, and for the quick mode that waits in
+        it, which the initiator may believe to be there."""
+        pending = self.session.pending
+        if pending is not None:
+            self.notices.mention(pending.message_id, status(code, Subject.QUICK))
+        self.notices.mention(self._message_id(), status(code, Subject.MAIN))
 
     def _live(self, now: float) -> None:
         if not self.life.up and self._leaving_at is None:
@@ -474,7 +497,7 @@ class AuthipAssociation(Reception):
             return
         self._finish_fast(now)
         if self.rekey_at is not None and self.rekey_at <= now and self.life.up:
-            self._renew(now)
+            self.rekey(now)
         silent = settings.liveness and self.heard_of_traffic() + settings.liveness <= now
         if silent and self.life.up and not self._busy:
             self._probe()
@@ -482,16 +505,6 @@ class AuthipAssociation(Reception):
         if keepalive and self.talks.sent_at + keepalive <= now:
             self.talks.sent_at = now
             self.owner.emit(Transmit(KEEPALIVE, session.path))
-
-    def _renew(self, now: float) -> None:
-        """Replace it; where only the initiator has proven itself, that is the initiator's to do."""
-        proven = self.session.proven
-        if not self.initiator and proven is not None and proven.one_way:
-            self.life.rekey_at = None
-            for pair in list(self.children.values())[-1:]:
-                self.rekey_child(pair, now)
-        else:
-            self.rekey(now)
 
     def _finish_fast(self, now: float) -> None:
         """A peer that never synchronises has made a fast quick mode (section 3.5.7.1)."""

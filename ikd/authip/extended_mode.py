@@ -164,9 +164,9 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     assert acceptance.proven is not None
     if acceptance.proven.peer.anonymous:
         raise Declined("the peer proved nothing in the second authentication")
-    session.pending = None
     _proven(session, rule, acceptance.proven)
     yield from _install(session, agreed)
+    session.pending = None
     session.hooks.authenticated()
     # HDR*, HASH(Auth4)  -->
     return sealed(Exchange.EXTENDED, last.message_id, Hash(data=auth4))

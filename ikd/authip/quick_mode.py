@@ -57,6 +57,8 @@ def proven(session: Session, rule: Rule) -> None:
     session.rule = rule
     session.first_done = True
     session.initial_contact = Known.INITIAL_CONTACT in session.vendors and not session.initiator
+    if session.peer.anonymous:
+        return
     session.emit(
         PeerAuthenticated(
             ike=session.number,
