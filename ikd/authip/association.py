@@ -495,7 +495,7 @@ class AuthipAssociation(Reception):
             self.life.hard_at = None
             self.delete("replaced" if self._retired else "its lifetime is over", now)
             return
-        self._finish_fast(now)
+        self._left_alone(now)
         if self.rekey_at is not None and self.rekey_at <= now and self.life.up:
             self.rekey(now)
         silent = settings.liveness and self.heard_of_traffic() + settings.liveness <= now
@@ -506,13 +506,16 @@ class AuthipAssociation(Reception):
             self.talks.sent_at = now
             self.owner.emit(Transmit(KEEPALIVE, session.path))
 
-    def _finish_fast(self, now: float) -> None:
-        """A peer that never synchronises has made a fast quick mode (section 3.5.7.1)."""
-        talk = self.talks.talks.get(MAIN_MESSAGE_ID)
-        late = now >= self.created + self.session.env.settings.half_open_timeout
-        if talk is not None and talk.waiting and not talk.initiator and late and self.life.up:
+    def _left_alone(self, now: float) -> None:
+        """A peer that never synchronises has made a fast quick mode (section 3.5.7.1); one that does not go
+        on with extended mode ends the main-mode SA."""
+        for talk in self.talks.left_alone:
             talk.waiting = False
-            self.talks.drive(talk, now, quick_mode.FAST)
+            if talk.exchange == Exchange.EXTENDED:
+                self.talks.drive(talk, now, error=Silent("the peer did not go on with its authentication"))
+                self._give_up(Status.TIMED_OUT)
+            else:
+                self.talks.drive(talk, now, quick_mode.FAST)
 
     def _probe(self) -> None:
         """A reliable notify that says nothing: whoever lives acknowledges it."""
