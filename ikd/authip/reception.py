@@ -208,7 +208,8 @@ class Reception(Association):
             self._note(talk, message, mark)
             if message.encrypted:
                 self.life.heard = now
-            if message.encrypted or self.state is State.CONNECTING:
+            # in the clear the port may change, but nobody gets a large certificate sent to another address
+            if message.encrypted or path.peer.address == session.path.peer.address:
                 self._follow(path)
             self.talks.tell_received(message, path)
 

@@ -5,14 +5,18 @@ or keeps a negotiation from ever ending."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.authip import (
     CERTIFICATE,
     MAKERS,
+    RULE,
     connected,
     datagram,
     hosts,
@@ -26,7 +30,8 @@ from support.authip import (
     with_token,
     with_users,
 )
-from support.link import BOTH, LEFT, RIGHT, Flight, Host, Link, agree, story
+from support.link import BOTH, LEFT, RIGHT, Flight, Host, Link, agree, host, story, tunnel_rules
+from support.lives import PATIENT
 from support.phases import certified, sets
 
 from ikd.auth import Step, Token
@@ -229,6 +234,69 @@ def test_messages_of_another_sa() -> None:
     link.run(60)
     agree(link, ikes=1, pairs=1)
     assert "unverified" in link.right.drops
+
+
+QUICK = settings(PATIENT, max_examples=30)
+
+
+@QUICK
+@given(
+    octets=st.binary(max_size=160),
+    kind=st.integers(0, 140),
+    exchange=st.sampled_from(Exchange),
+    message_id=st.integers(0, 3),
+    steps=st.integers(8, 30),
+    side=st.sampled_from(BOTH),
+)
+def test_encrypted_garbage(
+    octets: bytes, kind: int, exchange: Exchange, message_id: int, steps: int, side: str
+) -> None:
+    """A peer that writes nonsense with the right keys: its own SAs may end, and nothing breaks or hangs."""
+    link = Link(*with_users())
+    link.up("net")
+    for _ in range(steps):
+        link.step()
+    one = link.named(side)
+    if not one.ikes or not main_mode(one).session.armed:
+        return
+    channel = main_mode(one).session.channel
+    message = replace(sealed(exchange, message_id), sequence=9)
+    link.inject(link.other(one), channel._encrypt(message, kind, octets))
+    unharmed(link)
+    link.run(120)
+    agree(link)
+
+
+def test_a_thousand_strangers() -> None:
+    """Tables stay as small as the settings say, and whoever was there stays."""
+    rules = tunnel_rules("right", peer="any", auth="machine", extra=RULE) + CERTIFICATE + sets()
+    limits = IkeSettings(half_open=20, half_open_per_address=10, associations=30)
+    link = Link(hosts()[0], host("right", RIGHT, rules, certified("right"), limits))
+    link.up("net")
+    link.run(2)
+    first, luck = link.flights[0].data, random.Random(5)
+    link.fate = lambda flight: setattr(flight, "lost", True)
+    for n in range(1000):
+        data = bytearray(luck.randbytes(8) + first[8:])
+        if n % 3 == 0:
+            data[luck.randrange(28, len(data))] ^= 1 << luck.randrange(8)
+        link.inject(link.right, bytes(data), port=1024 + n, source=RIGHT + 1 + n % 50)
+    assert link.right.endpoint.half_open <= 20
+    assert len(link.right.ikes) <= 30
+    link.fate = lambda flight: None
+    link.run(150)
+    agree(link, ikes=1, pairs=1)
+    assert not link.right.of(IkeClosed)
+
+
+def test_a_later_minor_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is to be accepted (section 2.2.1), transcripts included."""
+    monkeypatch.setattr("ikd.authip.channel.VERSION", 0x15)
+    link = Link(*with_users())
+    link.up("net")
+    link.run(5)
+    agree(link, ikes=1, pairs=1)
+    assert {one.data[17] for one in link.flights} == {0x15}
 
 
 # Payloads ---------------------------------------------------------------------------------------------------

@@ -361,6 +361,25 @@ def test_a_side_that_does_not_take_parts() -> None:
     assert not any(map(is_fragment, link.flights))
 
 
+def test_a_large_certificate_is_not_sent_to_others() -> None:
+    """Whoever has our cookie may go on from a forged address: what he asks for comes to his own, until there
+    are keys that he has."""
+    victim = ip_address("203.0.113.77")
+    link = Link(*hosts(**LARGE))
+
+    def fate(flight: Flight) -> None:
+        if flight.number >= 2 and flight.sender is link.left:
+            flight.lost = True
+            link.inject(link.right, flight.data, source=victim)
+
+    link.fate = fate
+    link.up("net")
+    link.run(60)
+    assert sum(len(one.data) for one in link.flights if one.sender is link.right) > 5000
+    there = [one for one in link.flights if one.path.peer.address == victim]
+    assert all(one.header.flags & 1 and len(one.data) < 500 for one in there)
+
+
 def part(one: Host, identity: int, number: int, flags: int, data: bytes) -> bytes:
     """A fragment for this host's main-mode SA."""
     channel = main_mode(one).session.channel
