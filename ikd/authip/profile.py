@@ -36,7 +36,7 @@ class Profile:
     tls_key: Literal["exporter", "eap-key-block", "master-secret", "hash-of-key-block"] = "exporter"
     transcript: Literal["message", "payloads"] = "message"  # OQ-19: with or without the ISAKMP header
     authentication_key_first: bool = True  # OQ-20: order of the two keys of quick mode
-    salt: bool = True  # OQ-21: four more octets for GCM and GMAC; without, such suites are refused
+    salt: bool = True  # OQ-21: four more octets for GCM and GMAC; without, there are no such suites
     fast_quick: bool = False  # OQ-22: as initiator, no synchronisation behind #6
     later_nonce: bool = True  # OQ-23: the responder's nonce in the second message of later quick modes
     later_hash: bool = True  # OQ-23: Auth1 and Auth2 again in later quick modes

@@ -2,8 +2,8 @@
 ones have their own; only the initiator of main mode begins one.
 
 The responder installs its pair before it answers, on standby: it receives from then on and is sent on once
-the initiator has synchronised, or has used it (a fast quick mode). Where extended mode follows, the keys wait
-for it.
+the initiator has synchronised, or has left that out for a while (a fast quick mode). Where extended mode
+follows, the keys wait for it.
 """
 
 from __future__ import annotations
