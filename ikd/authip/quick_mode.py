@@ -56,6 +56,8 @@ def proven(session: Session, rule: Rule) -> None:
     assert session.peer is not None
     session.rule = rule
     session.first_done = True
+    if session.initiator and session.principal:
+        session.hooks.named(session.principal)
     session.initial_contact = Known.INITIAL_CONTACT in session.vendors and not session.initiator
     if session.peer.anonymous:
         return

@@ -7,10 +7,11 @@ Rounds and attempts are limited, because a token altered on the way could make b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ikd.auth import Authenticate, Authenticated, Authenticator, Declined, Token
+from ikd.auth import Step as StepResult
 from ikd.authip import methods, shapes
 from ikd.authip.message import Message
 from ikd.authip.methods import Side
@@ -62,7 +63,37 @@ def key_of(session: Session, number: int, key: Secret) -> Secret:
 # Initiator -------------------------------------------------------------------------------------------------
 
 
-def initiate(session: Session, course: Course, rule: Rule) -> Steps[Proven]:
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A first token that goes along with the first message of main mode, because the responder's name is
+    known, and the responder's answer to it."""
+
+    side: Side
+    made: Authenticator
+    step: StepResult
+    flags: int
+    reply: GssApi | None = None
+
+    @property
+    def token(self) -> GssApi:
+        """The payload."""
+        return GssApi(flags=self.flags, token=self.step.token.data if self.step.token else b"")
+
+
+def opening(session: Session, rule: Rule, able: Sequence[int]) -> Steps[Opening | None]:
+    """Such a token, for the method we like best; only Kerberos gains by it (section 3.2.4)."""
+    if not session.principal or able[0] != Method.KERBEROS:
+        return None
+    (side,) = methods.initiators(session.env, rule, able[0], session.principal, session.profile, second=False)
+    try:
+        made = side.make()
+        step = yield from ask(Authenticate(made))
+    except Declined:
+        return None  # it will be tried again, and told of, in its turn
+    return Opening(side, made, step, _flags(side, new=session.profile.first_new, retry=False))
+
+
+def initiate(session: Session, course: Course, rule: Rule, opened: Opening | None = None) -> Steps[Proven]:
     """Prove ourselves with the first method that succeeds; raises `Declined` when none does."""
     attempts = 0
     refusals: list[str] = []
@@ -76,8 +107,11 @@ def initiate(session: Session, course: Course, rule: Rule) -> Steps[Proven]:
             attempts += 1
             if attempts > MOST_ATTEMPTS:
                 raise Declined(f"{MOST_ATTEMPTS} attempts to authenticate failed: {'; '.join(refusals)}")
-            flags = _flags(side, new=attempts > 1 or session.profile.first_new, retry=n > 0)
-            outcome = yield from _attempt(session, course, number, side, flags, retry)
+            if opened is not None and attempts == 1:
+                outcome = yield from _rounds(session, course, number, opened)
+            else:
+                flags = _flags(side, new=attempts > 1 or session.profile.first_new, retry=n > 0)
+                outcome = yield from _attempt(session, course, number, side, flags, retry)
             if isinstance(outcome, Proven):
                 return outcome
             refusals.append(f"{method_name(number)}: {outcome.reason}")
@@ -118,10 +152,19 @@ def _attempt(
         # our first token cannot be made: the responder has to know that this method is over
         yield from _say(course, GssApi(status=Status.AUTH_FAIL, flags=flags))
         return _Failed(declined)
+    return (yield from _rounds(session, course, number, Opening(side, made, step, flags), status))
+
+
+def _rounds(
+    session: Session, course: Course, number: int, opened: Opening, status: int = 0
+) -> Steps[Proven | _Failed]:
+    """Token for token until both sides have finished."""
+    side, step, flags, reply = opened.side, opened.step, opened.flags, opened.reply
     peer = step.peer
     for _ in range(MOST_ROUNDS):
-        token = step.token.data if step.token else b""
-        reply = yield from _say(course, GssApi(status=status, flags=flags, token=token))
+        if reply is None:
+            token = step.token.data if step.token else b""
+            reply = yield from _say(course, GssApi(status=status, flags=flags, token=token))
         flags &= ~int(GssFlags.NEW | GssFlags.RETRY)
         if reply.status:
             return _refused(reply)
@@ -131,10 +174,10 @@ def _attempt(
                 return _proven(session, number, peer, step.key, side)
             return _Failed(Declined("the responder wants more tokens than the method has"))
         try:
-            step = yield from ask(Authenticate(made, Token(reply.token)))
+            step = yield from ask(Authenticate(opened.made, Token(reply.token)))
         except Declined as declined:
             return _Failed(declined)
-        peer = step.peer
+        peer, reply = step.peer, None
         if step.token is None and not (peer and complete):
             return _Failed(Declined("neither side has another token, and nothing is proven"))
         if peer is not None and complete and step.token is None:

@@ -151,3 +151,26 @@ def test_the_kdc_is_away(kdc: Kdc) -> None:
     link.up("net")
     link.run(5)
     agree(link, ikes=1, pairs=1)
+
+
+def test_a_name_that_is_known_saves_a_round_trip(kdc: Kdc) -> None:
+    """The token goes along with the first message once the responder has said its name; one that has another
+    name since is asked for it again (section 3.2.4)."""
+    link = realm(kdc, peers=("*.example.test", "*.example.test"))
+    before = []
+    for _ in range(2):
+        link.up("net")
+        link.run(5)
+        before.append(len(link.flights))
+        agree(link, ikes=1, pairs=1)
+        link.close(link.left)
+        link.run(20)
+    assert before[0] == 8, "#1 to #8"
+    assert [one.header.exchange for one in link.flights[before[1] - 6 : before[1]]] == [243] * 4 + [244] * 2
+    kdc.principal("host/gamma.example.test")
+    moved = replace(kdc.keytab("gamma.keytab", "host/gamma.example.test"), cache="MEMORY:gamma")
+    link.right.endpoint.env.credentials = Credentials(Material(keytab=moved), time.time)
+    for _ in range(2):
+        link.up("net")
+        link.run(20)
+    agree(link, ikes=1, pairs=1)
