@@ -89,6 +89,7 @@ class AuthipAssociation(Reception):
         hooks.first_contact = lambda: owner.first_contact(self)
         hooks.kin = lambda: [one.main for one in self._kin()]
         hooks.authenticated = self._authenticated
+        hooks.refused, hooks.named = self._not_accepted, lambda name: None
         hooks.delete, hooks.unfinished = self._replaced_pair, self._unfinished
 
     # Facts -----------------------------------------------------------------------------------------------
@@ -471,6 +472,15 @@ class AuthipAssociation(Reception):
         if self._over is None:
             self._live(now)
         self._settle(now)
+
+    def _not_accepted(self, declined: Exception) -> None:
+        """The peer's credentials are not accepted: told at once, for it may be silent from now on."""
+        stage = next((one.stage for one in self.talks.open if not one.initiator), "")
+        self.owner.emit(
+            failure.told(
+                self.session, declined, stage, self.session.rule_name, 0, initiator=False, child=False
+            )
+        )
 
     def _half_open_over(self) -> None:
         """The peer did not go on (section 3.1.6.3)."""

@@ -95,9 +95,14 @@ def install(session: Session, agreed: Agreed) -> Steps[SaPair]:
     """Put the pair of a quick mode into the SADB, on standby."""
     pair = make_pair(session, agreed)
     yield from ask(Install(pair, agreed.old))
+    take(session, agreed, pair)
+    return pair
+
+
+def take(session: Session, agreed: Agreed, pair: SaPair) -> None:
+    """A pair that has been installed is ours to use."""
     session.quick_ids[agreed.spi] = agreed.message_id
     session.add(pair, agreed.old)
-    return pair
 
 
 def _hash(session: Session, value: bytes, *, first: bool) -> list[Payload]:

@@ -305,11 +305,14 @@ class Acceptance:
         """The answer to a token that proves nothing; the initiator may have another certificate."""
         self._side = None
         self._session.hooks.emit(self._event(number, declined))
+        if self._index + 1 == len(self._session.methods):  # whether it has another credential we cannot know
+            self._session.hooks.refused(declined)
         flags = 0
         if number in TLS and self._retries < MOST_RETRIES:
             self._retries += 1
             flags = int(GssFlags.RETRY)
-        return GssApi(status=Status.AUTH_FAIL, flags=flags)
+        status = Status.KERBEROS_ERROR if number == Method.KERBEROS else Status.AUTH_FAIL
+        return GssApi(status=status, flags=flags)
 
     def _event(self, number: int, declined: Declined) -> AuthenticationFailed:
         session = self._session
