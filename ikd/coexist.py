@@ -41,10 +41,9 @@ class Attempt:
 
     def parted(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The modules to begin now, and those that are left after them."""
-        first = self.left[:1]
-        if not self.alone and set(first) <= set(TWINS) <= set(self.left):
-            first = TWINS
-        return first, tuple(one for one in self.left if one not in first)
+        if not self.alone and set(self.left[:2]) == set(TWINS):
+            return TWINS, self.left[2:]
+        return self.left[:1], self.left[1:]
 
 
 class Verdicts:

@@ -224,7 +224,7 @@ class Daemon:
             self.publisher.rewire()
         self.configuration, self.settings = new, new.settings
         self.failures.forget_rules(frozenset(changes.changed + changes.removed))
-        credentials = Credentials(new.material, time.time)
+        credentials = Credentials(new.material, time.time, self.endpoint.env.credentials.challenges)
         self.driver.act(
             "the reload",
             lambda: self.endpoint.reload(

@@ -33,7 +33,6 @@ from ikd.settings import IkeSettings
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Header
 from policy.engine import Changes, Policy
-from policy.peers import admits
 from policy.rules import Rule
 from sadb.address import Address, Path, SocketAddress
 from sadb.sa import Acquire, Expire, SaPair, UnknownSpi
@@ -293,7 +292,7 @@ class Endpoint:
         return (
             association.usable
             and main.peer is not None
-            and bool(admits(rule, main.peer.names, main.user_names))
+            and bool(main.admits(rule))
             and rule.crypto is not None
             and main.suite in rule.crypto.main
         )

@@ -20,6 +20,7 @@ from ikd.riders.announced import PROFILES, Announced
 from ikd.riders.vendor import Known
 from ikd.settings import IkeSettings
 from policy.engine import Policy
+from policy.peers import Verdict, admits
 from policy.rules import AuthMethod, Rule
 from sadb.address import Path
 from sadb.algorithms import MainSuite, QuickSuite
@@ -158,7 +159,7 @@ class MainMode(ABC):
     @property
     def user_names(self) -> tuple[str, ...]:
         """What the second authentication has proven the peer to be, and whose member, as rules list users."""
-        return (*self.user.names, *self.user.groups) if self.user else ()
+        return self.user.claims if self.user else ()
 
     @property
     def rule_name(self) -> str:
@@ -173,6 +174,10 @@ class MainMode(ABC):
     def idle_seconds(self, rule: Rule | None) -> float | None:
         """After how long without traffic a pair of a rule goes; None is never."""
         return rule.crypto.lifetime.idle_seconds if rule and rule.crypto else None
+
+    def admits(self, rule: Rule) -> Verdict:
+        """Whether the proven peer may use a rule."""
+        return admits(rule, self.peer.claims if self.peer else (), self.user_names)
 
     def serves(self, rule: Rule) -> bool:
         """Whether the proof this peer gave is one the rule asks for."""

@@ -298,6 +298,18 @@ class IdentitySettings:
         _text("a path"),
         "Kerberos keytab with the key of host/NAME or of the Active Directory account NAME$, mode 0600.",
     )
+    user_tickets: str | None = _option(
+        None,
+        _text("a ticket cache"),
+        "Kerberos tickets of the user of this host, such as `FILE:/run/user/1000/krb5cc`, for rules whose "
+        "second authentication is `user-kerberos`. Somebody else renews them.",
+    )
+    groups: str | None = _option(
+        None,
+        _text("a path"),
+        "File of groups, `groups.toml`: for each name its `sid`, its `members` or both. Rules name them as "
+        "`group:NAME`.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,13 +82,15 @@ a certificate, the names in it. A pattern fits names of its own form only:
 | mail | `clerk@corp.example`, `*@corp.example` | user@name |
 | distinguished name | `CN=db,O=Corp`, `CN=*,O=Corp` | the same attributes in this order or the reverse |
 | key identifier | `keyid:branch-7` | an ID_KEY_ID |
+| group | `group:CORP\\\\HR`, `group:S-1-5-21-...-1105` | members, without case; no wildcards |
 | principal | `CORP\\\\clerk`, `host/db@CORP.EXAMPLE` | Kerberos and NTLM names |
 | group | `group:CORP\\\\HR` | users whose group has this name, in `users` only |
 
-`*` stands for any characters, `?` for one; `*` alone fits every name. Without `peer` everybody is accepted
-whom the authentication proves. `deny` comes before `allow`; with `allow`, who is not listed is refused.
-`machines` are compared with what the first authentication has proven, `users` with the second; a rule that
-lists users admits nobody without one, even where the set leaves the second authentication open.
+`*` stands for any characters, `?` for one; `*` alone fits every name. Groups are those of the file that
+`identity.groups` names, and the SIDs that a Kerberos ticket of Active Directory has. Without `peer` everybody
+is accepted whom the authentication proves. `deny` comes before `allow`; with `allow`, who is not listed is
+refused. `machines` are compared with what the first authentication has proven, `users` with the second; a
+rule that lists users admits nobody without one, even where the set leaves the second authentication open.
 """
 
 _SETS = """\

@@ -206,10 +206,12 @@ def _name(text: str) -> str:
 
 def _identity(text: str) -> str:
     form, plain = classify(text)
+    if form is Form.GROUP and set("*?") & set(plain):
+        raise ValueError(f'"{text}" has wildcards; a group is a whole name or SID')
     broken = {Form.DN: not distinguished(plain), Form.HOST: " " in plain}
     if not plain or broken.get(form):
         raise ValueError(
-            f'"{text}" is not an identity: a name, address, user@name, CN=name,O=... or keyid:TEXT'
+            f'"{text}" is not an identity: a name, address, user@name, CN=name,O=..., keyid:TEXT, group:NAME'
         )
     return text
 

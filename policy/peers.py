@@ -3,8 +3,9 @@
 `peer` is what the other end must prove to be; without it every identity that the authentication proves (a
 certificate of a trusted authority, a pre-shared key) is accepted. Then `deny` refuses, then `allow`, if there
 is one, must match. A pattern matches only names of its own form, so that a mail address in a certificate
-never passes for a host of that domain: distinguished names, user@name, addresses, `keyid:`, and host names,
-for which `host/NAME` is another spelling. `*` stands for any characters of a name, `?` for one.
+never passes for a host of that domain: distinguished names, user@name, addresses, `keyid:`, `group:`, and
+host names, for which `host/NAME` is another spelling. `*` stands for any characters of a name, `?` for one;
+not in groups, which are whole names or SIDs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ipaddress import ip_address
 
 from policy.rules import AccessList, Rule
 
+GROUP = "group:"  # before what a peer belongs to, among the names it has proven
 _CACHED = 512  # names read; patterns come again and again, a stranger's name seldom
 
 
@@ -38,6 +40,7 @@ class Form(Enum):
 
     ADDRESS = "address"
     DN = "distinguished name"
+    GROUP = "group"
     HOST = "host name"
     KEY_ID = "key identifier"
     MAIL = "user@name"
@@ -47,7 +50,7 @@ class Form(Enum):
 def admits(rule: Rule, names: Sequence[str], users: Sequence[str] = ()) -> Verdict:
     """Whether a peer that proved to be `names` (by the first authentication) and `users` (by the second) may
     use the rule. Fails closed: a rule that lists machines or users admits nobody who proved none."""
-    shown = ", ".join(names) or "nobody"
+    shown = _shown(names) or "nobody"
     if rule.peer is not None and not matches_any((rule.peer,), names):
         text = f'rule "{rule.name}" expects peer "{rule.peer}", the other end proved to be {shown}'
         return Verdict(False, text)
@@ -62,8 +65,13 @@ def admits(rule: Rule, names: Sequence[str], users: Sequence[str] = ()) -> Verdi
     if (allow.users or deny.users) and not users:
         return Verdict(False, f'rule "{rule.name}" asks for a user, and none was proven')
     if allow.users and not matches_any(allow.users, users):
-        return Verdict(False, f'rule "{rule.name}" does not allow user {", ".join(users)}')
+        return Verdict(False, f'rule "{rule.name}" does not allow user {_shown(users)}')
     return Verdict(True)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Names for a message; what somebody belongs to would be a long list."""
+    return ", ".join(name for name in names if not name.startswith(GROUP))
 
 
 def matches_any(patterns: Iterable[str], names: Sequence[str]) -> bool:
@@ -83,6 +91,8 @@ def matches(pattern: str, name: str) -> bool:
     (wanted, expected), (found, given) = classify(pattern), classify(name)
     if wanted is not found:
         return False
+    if wanted is Form.GROUP:
+        return expected == given
     if wanted is Form.DN:
         return _same_name(expected, given)
     return _glob(expected).fullmatch(given) is not None
@@ -94,6 +104,8 @@ def classify(text: str) -> tuple[Form, str]:
     text = text.strip()
     if text.lower().startswith("keyid:"):
         return Form.KEY_ID, text[6:]
+    if text.lower().startswith(GROUP):
+        return Form.GROUP, text[len(GROUP) :].strip().casefold()
     try:
         return Form.ADDRESS, str(ip_address(text))
     except ValueError:

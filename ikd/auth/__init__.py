@@ -69,6 +69,11 @@ class Authenticated:
     health: bool = False  # whether its certificate vouches for the host's condition
 
     @property
+    def claims(self) -> tuple[str, ...]:
+        """Everything that a rule may name of it."""
+        return self.names + self.groups
+
+    @property
     def anonymous(self) -> bool:
         """Whether the peer proved nothing, as a method of one side only has it."""
         return self.identity.kind == IdKind.NULL

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from ikd.auth import Authenticated, Declined, Identity, Step, Token, Transcript, signature
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, key_hash, shown
+from ikd.auth.groups import NO_GROUPS, Groups
 from ikd.auth.health import SYSTEM_HEALTH
 from ikd.auth.identity import distinguished_name, name_key
 from ikd.auth.signature import PrivateKey
@@ -145,6 +146,7 @@ class CertificateVerifier:
     trust: Trust
     clock: Callable[[], float]
     announced: frozenset[int] = signature.ANNOUNCED
+    groups: Groups = NO_GROUPS
 
     def step(self, token: Token | None) -> Step:
         """The proven peer; raises `Declined`."""
@@ -164,16 +166,15 @@ class CertificateVerifier:
             raise Declined(f"the key of certificate {facts.title} has a type that is not accepted")
         scheme = self._verify(facts, token)
         claimed = str(self.identity)
-        return Step(
-            peer=Authenticated(
-                self.identity,
-                "certificate",
-                f"host cert {facts.title} ({scheme})",
-                facts.expires,
-                (claimed, *(name for name in facts.names if name != claimed)),
-                health=facts.ailment is None,
-            )
+        peer = Authenticated(
+            self.identity,
+            "certificate",
+            f"host cert {facts.title} ({scheme})",
+            facts.expires,
+            (claimed, *(name for name in facts.names if name != claimed)),
+            health=facts.ailment is None,
         )
+        return Step(peer=self.groups.joined(peer))
 
     def _verify(self, facts: Facts, token: Token) -> str:
         """How the peer signed; raises `Declined`."""

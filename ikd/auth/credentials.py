@@ -33,13 +33,15 @@ from ikd.auth.certificate import (
 )
 from ikd.auth.chain import Trust
 from ikd.auth.facts import Facts, key_hash
+from ikd.auth.groups import NO_GROUPS, Groups
 from ikd.auth.identity import IdKind, canonical
-from ikd.auth.kerberos import KerberosAcceptor, KerberosInitiator, host_principal
+from ikd.auth.kerberos import KerberosAcceptor, KerberosInitiator, Ticket, host_principal
 from ikd.auth.keytab import Keytab
+from ikd.auth.ntlm import MACHINE, USER, Challenges, NtlmAcceptor, NtlmAccount, NtlmInitiator
 from ikd.auth.psk import PskEntry, PskProver, PskVerifier
 from ikd.auth.revocation import CrlCheck
 from ikd.auth.tls import SecretKind, TlsAcceptor, TlsCredentials, TlsInitiator
-from policy.peers import matches, matches_any
+from policy.peers import Form, classify, matches, matches_any
 from policy.rules import AuthMethod, Rule
 from sadb.address import Address
 from sadb.algorithms import Prf
@@ -64,16 +66,23 @@ class Material:
     crl_check: CrlCheck = CrlCheck.ATTEMPT
     rsa_pss: bool = False
     keytab: Keytab | None = None
+    tickets: Ticket | None = None  # of a user
+    accounts: tuple[NtlmAccount, ...] = ()
+    groups: Groups = NO_GROUPS
     user: HostCertificate | None = None
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Credentials:
-    """The host's credentials; `clock` gives POSIX seconds, because certificates live in calendar time."""
+    """The host's credentials; `clock` gives POSIX seconds, because certificates live in calendar time.
+    `challenges` outlive a reload: they are those that this host has issued."""
 
-    __slots__ = ("_certreq", "_clock", "_hosts", "_material", "_tls", "_trust")
+    __slots__ = ("_certreq", "_clock", "_hosts", "_material", "_tls", "_trust", "challenges")
 
-    def __init__(self, material: Material, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, material: Material, clock: Callable[[], float], challenges: Challenges | None = None
+    ) -> None:
+        self.challenges = Challenges() if challenges is None else challenges
         self._material = material
         self._clock = clock
         self._trust = Trust(material.anchors, material.crls, material.crl_check)
@@ -282,7 +291,8 @@ class Credentials:
         """The side that checks the peer's signature over HASH_I or HASH_R."""
         wanted = tuple(one for one in _first(rule) if one.method == "certificate")
         transcript = Transcript(digest, row)
-        return hashed.HashVerifier(wanted, identity, transcript, self._trust, self._clock)
+        groups = self._material.groups
+        return hashed.HashVerifier(wanted, identity, transcript, self._trust, self._clock, groups=groups)
 
     # Kerberos, in IKEv1 and AuthIP -----------------------------------------------------------------------
 
@@ -296,21 +306,30 @@ class Credentials:
             )
         return str(keytab.service)
 
-    def kerberos_initiator(self, rule: Rule, claimed: str | None = None) -> KerberosInitiator:
-        """The side that begins. `claimed` is the principal that the peer calls itself, if it has spoken; the
-        rule's `peer` decides whether that will do. Raises `Declined`."""
-        return KerberosInitiator(_target(rule, claimed), self._keytab(rule), self._clock)
+    def kerberos_initiator(
+        self, rule: Rule, claimed: str | None = None, *, user: bool = False
+    ) -> KerberosInitiator:
+        """The side that begins, as this machine or with the tickets of its `user`. `claimed` is the principal
+        that the peer calls itself, if it has spoken; the rule's `peer` decides whether that will do. Raises
+        `Declined`."""
+        source = self._tickets(rule) if user else self._keytab(rule)
+        return KerberosInitiator(_target(rule, claimed), source, self._clock, self._material.groups)
 
     def kerberos_acceptor(self, rule: Rule, *, users: bool = False) -> KerberosAcceptor:
         """The side that waits; with `users` it takes a user's ticket, too. Raises `Declined`."""
-        return KerberosAcceptor(self._keytab(rule), self._clock, users=users)
+        return KerberosAcceptor(self._keytab(rule), self._clock, self._material.groups, users=users)
+
+    def _tickets(self, rule: Rule) -> Ticket:
+        _wanted(rule, "kerberos")
+        if self._material.tickets is None:
+            raise Declined(
+                "this host has no Kerberos tickets of a user",
+                "name the user's ticket cache as identity.user_tickets in ikd.toml",
+            )
+        return self._material.tickets
 
     def _keytab(self, rule: Rule) -> Keytab:
-        if not any(method.method.endswith("kerberos") for method in _methods(rule)):
-            raise Declined(
-                f'the peer wants Kerberos, rule "{rule.name}" does not',
-                "make the authentication of both hosts' rules agree",
-            )
+        _wanted(rule, "kerberos")
         if self._material.keytab is None:
             raise Declined(
                 "this host has no Kerberos credential", "name its keytab as identity.keytab in ikd.toml"
@@ -389,6 +408,30 @@ class Credentials:
             self._tls[key] = TlsCredentials(host, self._trust, old=old)
         return self._tls[key]
 
+    # NTLM, in AuthIP -------------------------------------------------------------------------------------
+
+    def ntlm_accounts(self, *, user: bool) -> tuple[NtlmAccount, ...]:
+        """The accounts to prove ourselves with: as this machine, or as its user."""
+        return tuple(one for one in self._material.accounts if (USER if user else MACHINE) in one.use)
+
+    def ntlm_initiator(self, rule: Rule, *, user: bool) -> NtlmInitiator:
+        """The side that begins, with the first of these accounts; raises `Declined`."""
+        _wanted(rule, "ntlm")
+        accounts = self.ntlm_accounts(user=user)
+        if not accounts:
+            use = USER if user else MACHINE
+            raise Declined(
+                f"this host has no NTLM account of its {use}",
+                f'add [[ntlm]] with account, password and use = ["{use}"] to secrets.toml',
+            )
+        return NtlmInitiator(accounts[0], _host(rule), self.challenges)
+
+    def ntlm_acceptor(self, rule: Rule, *, users: bool) -> NtlmAcceptor:
+        """The side that waits; with `users` it takes a user's account, too. Raises `Declined`."""
+        _wanted(rule, "ntlm")
+        m = self._material
+        return NtlmAcceptor(m.accounts, self._clock, self.challenges, m.groups, users=users)
+
     # Verifying -------------------------------------------------------------------------------------------
 
     def verifier(
@@ -421,7 +464,13 @@ class Credentials:
             entry = self._key(rule, local, identity, None)
             return PskVerifier(entry.secret, identity, verifier.transcript)
         return CertificateVerifier(
-            wanted, identity, verifier.transcript, self._trust, self._clock, verifier.hashes
+            wanted,
+            identity,
+            verifier.transcript,
+            self._trust,
+            self._clock,
+            verifier.hashes,
+            self._material.groups,
         )
 
 
@@ -462,6 +511,22 @@ def _check_tls(rule: Rule, methods: tuple[AuthMethod, ...]) -> None:
             f'the peer wants certificates, rule "{rule.name}" does not',
             "make the authentication of both hosts' rules agree",
         )
+
+
+def _wanted(rule: Rule, mechanism: str) -> None:
+    """Whether the rule wants Kerberos or NTLM, of a machine or a user; raises `Declined` when not."""
+    if not any(method.method.removeprefix("user-") == mechanism for method in _methods(rule)):
+        name = {"kerberos": "Kerberos", "ntlm": "NTLM"}[mechanism]
+        raise Declined(
+            f'the peer wants {name}, rule "{rule.name}" does not',
+            "make the authentication of both hosts' rules agree",
+        )
+
+
+def _host(rule: Rule) -> str:
+    """The peer's host name, if the rule says one."""
+    form, name = classify(rule.peer or "")
+    return name if form is Form.HOST and not set("*?") & set(name) else ""
 
 
 def _target(rule: Rule, claimed: str | None) -> str:

@@ -1,5 +1,5 @@
-"""Shell. Reads what `Credentials` are made of: certificates, keys, revocation lists, the keytab and
-`secrets.toml`.
+"""Shell. Reads what `Credentials` are made of: certificates, keys, revocation lists, the keytab,
+`secrets.toml` and `groups.toml`.
 
 Every complaint is collected and names the file and what to do; with any complaint nothing is loaded. Things
 that work but will not for long (a certificate about to expire) are warnings in `Material`.
@@ -7,7 +7,6 @@ that work but will not for long (a certificate about to expire) are warnings in 
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import os
 import stat
@@ -21,24 +20,25 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_pem_private_key
 
-from ikd.auth import Declined, keytab
+from ikd.auth import Declined, groups, keytab, secret_tables
 from ikd.auth.certificate import HostCertificate
 from ikd.auth.credentials import Material
 from ikd.auth.facts import is_authority, title
+from ikd.auth.groups import NO_GROUPS, GroupError, Groups
 from ikd.auth.gss import library
-from ikd.auth.identity import Identity, canonical
-from ikd.auth.kerberos import check_keytab
+from ikd.auth.identity import Identity
+from ikd.auth.kerberos import Ticket, check_keytab
 from ikd.auth.keytab import Keytab
-from ikd.auth.psk import PskEntry
 from ikd.auth.revocation import CrlCheck
+from ikd.auth.secret_tables import Secrets
 from ikd.auth.signature import PrivateKey, key_type
 from ikd.settings import IdentitySettings
-from sadb.secret import Secret
 
 SECRETS = "secrets.toml"
 _SOON = dt.timedelta(days=14)
 _MAX_OCTETS = 64 * 1024 * 1024  # of one file; revocation lists can be large
 _REPLAYS = "kerberos.replays"
+_CACHES = ("FILE", "DIR", "KCM", "KEYRING")
 _SUFFIXES = (".pem", ".crt", ".cer", ".der", ".crl")
 T = TypeVar("T")
 
@@ -72,23 +72,24 @@ def load_material(
             )
     identity = loader.identity(settings.id, host)
     machine = loader.keytab(settings.keytab, state)
-    keys: tuple[PskEntry, ...] = ()
-    if (path := directory / SECRETS).exists():
-        try:
-            keys = load_secrets(path)
-        except MaterialError as error:
-            loader.complaints += error.complaints
+    tickets = loader.tickets(settings.user_tickets)
+    path = directory / SECRETS
+    secrets = (loader.table(path, load_secrets) if path.exists() else None) or Secrets()
+    named = loader.table(directory / settings.groups, load_groups, "groups") if settings.groups else None
     if loader.complaints:
         raise MaterialError(tuple(loader.complaints))
     return Material(
         identity=identity,
-        keys=keys,
+        keys=secrets.keys,
+        accounts=secrets.accounts,
         hosts=tuple(one for one in (host, health) if one),
         user=user,
         anchors=tuple(anchors),
         crls=tuple(crls),
         crl_check=CrlCheck(settings.crl_check),
         keytab=machine,
+        tickets=tickets,
+        groups=named or NO_GROUPS,
         warnings=tuple(loader.warnings),
     )
 
@@ -184,6 +185,28 @@ class _Loader:
         except Declined as error:
             if found.entries:
                 self.complaints.append(f"{error} (identity.keytab of ikd.toml); {error.remedy}")
+
+    def tickets(self, name: str | None) -> Ticket | None:
+        """The ticket cache of a user, which need not be there yet."""
+        if name is None:
+            return None
+        kind, _, rest = name.partition(":")
+        if kind not in _CACHES or not rest:
+            self.complaints.append(
+                f'ikd.toml: identity.user_tickets: "{name}" is no ticket cache; '
+                "write one as klist shows it, such as FILE:/run/user/1000/krb5cc"
+            )
+            return None
+        return Ticket(name)
+
+    def table(self, path: Path, load: Callable[[Path], T], key: str = "") -> T | None:
+        """A file of tables, perhaps one that a setting names."""
+        named = f" (identity.{key} of ikd.toml)" if key else ""
+        try:
+            return load(path)
+        except MaterialError as error:
+            self.complaints += [one + named for one in error.complaints]
+        return None
 
     def identity(self, text: str | None, host: HostCertificate | None) -> Identity | None:
         """The configured identity."""
@@ -302,21 +325,29 @@ def _read(path: Path, *, private: bool = False) -> bytes:
     return data
 
 
-# secrets.toml --------------------------------------------------------------------------------------------
-
-_DECODERS: dict[str, Callable[[str], bytes]] = {
-    "secret": lambda text: text.encode(),
-    "secret_hex": lambda text: bytes.fromhex(text.removeprefix("0x")),
-    "secret_base64": lambda text: base64.b64decode(text.removeprefix("0s"), validate=True),
-}
-_FORMS = ", ".join(_DECODERS)
-_KEYS = ("peers", "local", *_DECODERS)
+# secrets.toml and groups.toml ----------------------------------------------------------------------------
 
 
-def load_secrets(path: Path) -> tuple[PskEntry, ...]:
-    """The pre-shared keys of a `secrets.toml`; raises `MaterialError`. No message shows a secret."""
+def load_secrets(path: Path) -> Secrets:
+    """What a `secrets.toml` has; raises `MaterialError`. No message shows a secret."""
+    found, complaints = secret_tables.parse(_table(path, private=True))
+    if complaints:
+        raise MaterialError(tuple(f"{path}: {one}" for one in complaints))
+    return found
+
+
+def load_groups(path: Path) -> Groups:
+    """What a `groups.toml` has; raises `MaterialError`."""
     try:
-        table = tomllib.loads(_read(path, private=True).decode())
+        return groups.parse(_table(path))
+    except GroupError as error:
+        raise MaterialError(tuple(f"{path}: {one}" for one in error.complaints)) from None
+
+
+def _table(path: Path, *, private: bool = False) -> dict[str, Any]:
+    """A TOML file; raises `MaterialError`."""
+    try:
+        return tomllib.loads(_read(path, private=private).decode())
     except tomllib.TOMLDecodeError as error:
         # the parser quotes no values, only what it expected and where
         raise MaterialError((f"{path}: {error}",)) from None
@@ -326,73 +357,3 @@ def load_secrets(path: Path) -> tuple[PskEntry, ...]:
         raise MaterialError((f"{path}: {error.strerror}",)) from error
     except ValueError as error:
         raise MaterialError((f"{path}: {error}",)) from None
-    complaints = [f"{path}: {key}: unknown table, only [[psk]] is known" for key in table if key != "psk"]
-    entries: list[PskEntry] = []
-    rows = table.get("psk", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        complaints.append(f"{path}: psk: write [[psk]] with two brackets")
-        rows = []
-    seen: dict[tuple[str | None, str | None], int] = {}  # peer and local, casefolded -> first entry
-    for number, row in enumerate(rows, 1):
-        try:
-            entry = _entry(row)
-        except _Wrong as wrong:
-            complaints.append(f"{path}: psk[{number}].{wrong}")
-            continue
-        entries.append(entry)
-        local = entry.local and entry.local.casefold()
-        for peer in entry.peers or (None,):
-            first = seen.setdefault((peer and peer.casefold(), local), number)
-            if first != number:
-                whom = f'"{peer}"' if peer else "any peer"
-                complaints.append(f"{path}: psk[{number}].peers: psk[{first}] has a key for {whom} already")
-    if complaints:
-        raise MaterialError(tuple(complaints))
-    return tuple(entries)
-
-
-class _Wrong(Exception):
-    """One key of one entry is wrong: "key: what"."""
-
-
-def _entry(row: dict[str, Any]) -> PskEntry:
-    for key in row:
-        if key not in _KEYS:
-            near = get_close_matches(key, _KEYS, 1)
-            raise _Wrong(
-                f"{key}: unknown key" + (f', did you mean "{near[0]}"?' if near else f"; known: {_KEYS}")
-            )
-    peers = row.get("peers", [])
-    if isinstance(peers, str):
-        raise _Wrong(f'peers: a list, such as ["{peers}"]')
-    if not isinstance(peers, list) or ("peers" in row and not peers):
-        raise _Wrong("peers: a list of identities; leave it out for any peer")
-    local = row.get("local")
-    return PskEntry(
-        _secret(row),
-        tuple(_name("peers", peer) for peer in peers),
-        None if local is None else _name("local", local),
-    )
-
-
-def _name(key: str, text: Any) -> str:
-    try:
-        return canonical(text)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise _Wrong(f"{key}: {error if isinstance(error, ValueError) else 'must be text'}") from None
-
-
-def _secret(row: dict[str, Any]) -> Secret:
-    given = [key for key in _DECODERS if key in row]
-    if len(given) != 1:
-        raise _Wrong(f"secret: exactly one of {_FORMS} is needed, not {len(given)}")
-    text = row[given[0]]
-    if not isinstance(text, str):
-        raise _Wrong(f"{given[0]}: must be text in quotes")
-    try:
-        data = _DECODERS[given[0]](text)
-    except ValueError:
-        raise _Wrong(f"{given[0]}: not {given[0].removeprefix('secret_')} digits") from None
-    if not data:
-        raise _Wrong(f"{given[0]}: is empty")
-    return Secret(data)

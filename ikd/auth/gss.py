@@ -25,6 +25,7 @@ _OTHERS = {
     bytes.fromhex("060a2b06010401823702020a"): "NTLM",
     bytes.fromhex("06092a864882f712010202"): "Microsoft's old Kerberos OID",
 }
+_LOGON_INFO = b"urn:mspac:logon-info"
 _SESSION_KEY = "1.2.840.113554.1.2.2.5.5"  # GSS_C_INQ_SSPI_SESSION_KEY
 
 
@@ -189,6 +190,16 @@ class Context:
         """The initiator's and the acceptor's name."""
         with _translated():
             return str(self._context.initiator_name), str(self._context.target_name)
+
+    def logon_info(self) -> bytes | None:
+        """What Active Directory says of the initiator, in octets, if its signature was checked; None from
+        other KDCs."""
+        try:
+            with _translated():
+                found = library().raw.get_name_attribute(self._context.initiator_name, _LOGON_INFO)
+        except Failure:
+            return None
+        return bytes(found.values[0]) if found.authenticated and found.values else None
 
     def lifetime(self) -> int:
         """Seconds that are left of the ticket."""

@@ -68,6 +68,8 @@ class Identity:
         text = whole.strip()  # a distinguished name may end in a space that is escaped
         if text.startswith("principal:"):
             raise ValueError("a Kerberos principal is proven with a keytab and not claimed")
+        if text.lower().startswith("group:"):
+            raise ValueError("a group has members and is none itself")
         if text.startswith("keyid:"):
             return cls(IdKind.KEY_ID, text.removeprefix("keyid:").encode())
         if tagged := re.fullmatch(r"id-(\d{1,3}|[a-z0-9]+):([0-9a-f]*)", text):

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ikd.auth import Authenticated, Declined, Identity, Step, Token, gss
+from ikd.auth import Authenticated, Declined, Identity, Step, Token, gss, pac
+from ikd.auth.groups import NO_GROUPS, Groups
 from ikd.auth.gss import Context, Failure
 from ikd.auth.identity import IdKind
 from ikd.auth.kerberos_errors import Facts, Stage, code_of, explain
@@ -23,6 +24,7 @@ MOST_ROUNDS = 8
 SHORTEST_KEY = 16
 MOST_KEYTAB = 16 * 1024 * 1024
 NOTHING_FOUND = frozenset((181, 195))  # no entry in a keytab, no ticket cache: whatever the reason is
+_REPORT = "look into the KDC's log; Active Directory and Samba write one that can be read"
 CLOCK_SKEW = 300  # an acceptor's library adds it to the life of a ticket
 
 
@@ -39,12 +41,13 @@ class Ticket:
 class _Side(ABC):
     """What both roles have in common: an order of calls, one context, and failures that are explained."""
 
-    __slots__ = ("_clock", "_context", "_facts", "_over", "_rounds")
+    __slots__ = ("_clock", "_context", "_facts", "_groups", "_over", "_rounds")
 
     blocking: ClassVar[bool] = True  # answered in a thread (`ikd.auth.runner`)
 
-    def __init__(self, facts: Facts, clock: Callable[[], float]) -> None:
+    def __init__(self, facts: Facts, clock: Callable[[], float], groups: Groups) -> None:
         self._facts = facts
+        self._groups = groups
         self._clock = clock
         self._context: Context | None = None
         self._rounds = 0
@@ -90,6 +93,10 @@ class _Side(ABC):
     def _life(self, context: Context) -> int:
         return context.lifetime()
 
+    def _sids(self, context: Context) -> tuple[str, ...]:
+        """What the KDC says the peer belongs to; raises `Declined`."""
+        return ()
+
     @abstractmethod
     def _trouble(self) -> Declined | None:
         """What is wrong with our credential, when the library only says that there is none."""
@@ -122,6 +129,7 @@ class _Side(ABC):
             self._clock() + self._life(context),
             peer.names(realm),
         )
+        proven = self._groups.joined(proven, self._sids(context))
         return Step(Token(answer) if answer else None, proven, key)
 
     # IKEv1's HASH payloads -------------------------------------------------------------------------------
@@ -158,11 +166,13 @@ class KerberosInitiator(_Side):
 
     _opened = Stage.OBTAIN
 
-    def __init__(self, target: str, source: Keytab | Ticket, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, target: str, source: Keytab | Ticket, clock: Callable[[], float], groups: Groups = NO_GROUPS
+    ) -> None:
         self._target = host_principal(target)
         self._source = source
         ours = str(source.client or "") if isinstance(source, Keytab) else ""
-        super().__init__(Facts(_place(source), ours, str(self._target)), clock)
+        super().__init__(Facts(_place(source), ours, str(self._target)), clock, groups)
 
     def __repr__(self) -> str:
         return f"<KerberosInitiator {self._facts.ours} to {self._facts.target}>"
@@ -209,10 +219,17 @@ class KerberosAcceptor(_Side):
 
     _opened = Stage.ACCEPT
 
-    def __init__(self, keytab: Keytab, clock: Callable[[], float], *, users: bool = False) -> None:
+    def __init__(
+        self,
+        keytab: Keytab,
+        clock: Callable[[], float],
+        groups: Groups = NO_GROUPS,
+        *,
+        users: bool = False,
+    ) -> None:
         self._keytab = keytab
         self._users = users
-        super().__init__(Facts(_place(keytab), str(keytab.service or "host/NAME")), clock)
+        super().__init__(Facts(_place(keytab), str(keytab.service or "host/NAME")), clock, groups)
 
     def __repr__(self) -> str:
         return f"<KerberosAcceptor {self._facts.ours}>"
@@ -243,6 +260,15 @@ class KerberosAcceptor(_Side):
                 "let the peer use the keytab of its machine (identity.keytab of its ikd.toml)",
             )
         return initiator, acceptor.realm
+
+    def _sids(self, context: Context) -> tuple[str, ...]:
+        data = context.logon_info()
+        if data is None:  # no Active Directory: groups are those of our own file
+            return ()
+        try:
+            return pac.read(data).sids
+        except pac.Unreadable as error:  # rules that deny a group must not be evaded
+            raise Declined(f"the PAC of the peer's ticket cannot be read: {error}", _REPORT) from None
 
     def _life(self, context: Context) -> int:
         return max(0, context.lifetime() - CLOCK_SKEW)

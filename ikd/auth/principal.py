@@ -25,6 +25,8 @@ class Principal:
             raise ValueError(f"a principal has 1 to {MOST_OCTETS} octets")
         if not text.isprintable() or "\\" in text or any(map(str.isspace, text)):
             raise ValueError(f"a principal with spaces, escapes or control characters: {text[:80]!r}")
+        if text.casefold().startswith(("group:", "keyid:")):
+            raise ValueError(f"a principal that would pass for something else: {text[:80]!r}")
         name, at, realm = text.partition("@")
         parts = tuple(name.split("/"))
         if not all(parts) or (at and not realm) or "@" in realm or "/" in realm:

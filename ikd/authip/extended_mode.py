@@ -4,6 +4,7 @@ host's health, on top of main mode; its secret goes into the keys of quick mode 
 from __future__ import annotations
 
 import hmac
+from dataclasses import replace
 
 from ikd.auth import Declined
 from ikd.authip import methods, quick_mode, shapes, tokens
@@ -52,22 +53,27 @@ def _check(message: Message, expected: bytes) -> None:
 
 
 def _proven(session: Session, rule: Rule, proven: Proven) -> None:
-    """Take note of the peer's second proof; raises `Declined` when the rule is not for it."""
-    if not proven.peer.anonymous:
-        session.user = proven.peer
-        quick_mode.check_peer(session, rule)
-        session.emit(
-            UserAuthenticated(
-                ike=session.number,
-                rule=rule.name,
-                identity=str(proven.peer.identity),
-                method=proven.peer.method,
-                description=proven.peer.description,
-                groups=proven.peer.groups,
-                health=proven.peer.health,
-                address=str(session.path.peer.address),
-            )
+    """Take note of the peer's second proof; raises `Declined` when the rule is not for it. A responder proves
+    its machine once more, unless it is its health."""
+    peer = proven.peer
+    if session.initiator and not peer.health:
+        return
+    if methods.of_user(rule, proven.method):
+        peer = replace(peer, method=f"user-{peer.method}", health=False)
+    session.user = peer
+    quick_mode.check_peer(session, rule)
+    session.emit(
+        UserAuthenticated(
+            ike=session.number,
+            rule=rule.name,
+            identity=str(peer.identity),
+            method=peer.method,
+            description=peer.description,
+            groups=peer.groups,
+            health=peer.health,
+            address=str(session.path.peer.address),
         )
+    )
 
 
 # Initiator --------------------------------------------------------------------------------------------------
@@ -76,6 +82,12 @@ def _proven(session: Session, rule: Rule, proven: Proven) -> None:
 def initiate(session: Session, rule: Rule, agreed: Agreed) -> Steps[Message | None]:
     """The second authentication, and the quick mode that waits for it."""
     able = methods.usable(session.env, rule, session.profile, second=True, initiator=True)
+    if not able:
+        raise Declined(
+            f'rule "{rule.name}" wants a second authentication, and this host has no credential for one',
+            "a ticket cache (identity.user_tickets), a user's certificate (identity.user_certificate), an "
+            'account with use = ["user"] in secrets.toml, or a health certificate',
+        )
 
     def take_methods(reply: Message) -> None:
         if refused := reply.refusal():

@@ -149,6 +149,11 @@ def _wanted(rule: Rule, number: int, *, second: bool) -> tuple[AuthMethod, ...]:
     return tuple(one for one in methods_of(rule, second=second) if _KINDS.get(one.method) == family)
 
 
+def of_user(rule: Rule, number: int) -> bool:
+    """Whether a method of a rule's second list proves a user, and not the condition of a host."""
+    return any(map(_user, _wanted(rule, number, second=True)))
+
+
 # Both roles ------------------------------------------------------------------------------------------------
 
 

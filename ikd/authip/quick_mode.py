@@ -55,6 +55,7 @@ def proven(session: Session, rule: Rule) -> None:
     """Auth1 or Auth2 fits: the peer is who its credential says."""
     assert session.peer is not None
     session.rule = rule
+    session.first_done = True
     session.initial_contact = Known.INITIAL_CONTACT in session.vendors and not session.initiator
     session.emit(
         PeerAuthenticated(

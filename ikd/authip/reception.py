@@ -256,7 +256,7 @@ class Reception(Association):
         if shapes.fits(message, shapes.EXTENDED_REQUEST):
             self._begin_extended(message, mark, path, now)
             return
-        if message.exchange != Exchange.QUICK or not self.usable or not session.quick_ids:
+        if message.exchange != Exchange.QUICK or not self.usable:
             self.dropped("unexpected", f"{name} does not belong here", path)
             return
         if self.talks.full():
@@ -277,7 +277,7 @@ class Reception(Association):
     def _begin_extended(self, message: Message, mark: bytes, path: Path, now: float) -> None:
         """A second authentication: once, behind the first quick mode."""
         main, session = self.talks.talks.get(MAIN_MESSAGE_ID), self.session
-        if session.em is not None or EXTENDED_MESSAGE_ID in self.talks.talks or not session.quick_ids:
+        if session.em is not None or EXTENDED_MESSAGE_ID in self.talks.talks or not session.first_done:
             self.dropped("unexpected", "extended mode does not belong here", path)
             return
         if main is not None and main.waiting:  # the peer has left out the synchronisation
@@ -320,7 +320,8 @@ class Reception(Association):
         if not message.encrypted:
             self._hint(message, path)
             return
-        again = self.notices.again(message.sequence) and message.notify(N.ACK) is None
+        # an acknowledgement has the number of what it acknowledges, which is ours
+        again = message.notify(N.ACK) is None and self.notices.again(message.sequence)
         self.talks.tell_received(message, path, repeated=again)
         self.life.heard = self.session.now
         self._follow(path)

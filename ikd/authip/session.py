@@ -78,6 +78,7 @@ class Session(IsakmpSession):
         "channel",
         "em",
         "extends",
+        "first_done",
         "hooks",
         "keys",
         "methods",
@@ -110,6 +111,7 @@ class Session(IsakmpSession):
         self.auth_i = self.auth_r = b""  # Auth1 and Auth2
         self.transcript, self.transcript_em = Transcript(), Transcript()
         self.principal = ""  # what the responder calls itself
+        self.first_done = False  # Auth1 and Auth2 have been checked with the first quick mode
         self.extends = False  # as the initiator, we begin extended mode behind the first quick mode
         self.pending: Agreed | None = None  # a quick mode whose keys wait for extended mode
         self.quick_ids: dict[int, int] = {}  # inbound SPI -> message ID of its quick mode
@@ -163,10 +165,10 @@ class Session(IsakmpSession):
     # Policy ----------------------------------------------------------------------------------------------
 
     def admits(self, rule: Rule) -> Verdict:
-        """Whether the peer may use a rule, by what is proven so far: of users nothing is asked as long as
-        extended mode is to come."""
-        names = self.peer.names if self.peer else ()
-        if self.user is None and rule.auth and rule.auth.second:
+        """Whether the peer may use a rule, by what is proven so far. Users are not asked of the responder,
+        and of the initiator not before extended mode."""
+        names = self.peer.claims if self.peer else ()
+        if may_have_user(rule) and (self.initiator or not self.first_done):
             rule = replace(
                 rule,
                 allow=rule.allow and replace(rule.allow, users=()),
@@ -179,7 +181,7 @@ class Session(IsakmpSession):
         there is to be the first quick mode decides."""
         if keying.methods(rule) != keying.methods(self.rule):
             return False
-        return not self.quick_ids or keying.second(rule) == keying.second(self.rule)
+        return not self.first_done or keying.second(rule) == keying.second(self.rule)
 
     def pairs_of_peer(self) -> list[SaPair]:
         """Quick-mode SAs of this and other main-mode SAs with the same peer, oldest first."""
@@ -199,7 +201,8 @@ class Session(IsakmpSession):
 def wants_user(rule: Rule) -> bool:
     """Whether a rule asks for extended mode, and will not do without."""
     second = keying.second(rule)
-    return bool(second) and second[-1].method != "anonymous"
+    lists = any(one and one.users for one in (rule.allow, rule.deny))
+    return bool(second) and (second[-1].method != "anonymous" or lists)
 
 
 def may_have_user(rule: Rule) -> bool:

@@ -101,7 +101,8 @@ def _auth(one: AuthSet | None) -> Json:
 
 def _method(one: AuthMethod) -> Json:
     wants = plain(one)
-    wants.pop("minimum_rsa_bits") if one.method != "certificate" else None
+    if not one.method.endswith("certificate"):
+        del wants["minimum_rsa_bits"], wants["mutual"]
     told = {key: value for key, value in wants.items() if value not in (None, "", [], False)}
     return told if len(told) > 1 else one.method
 

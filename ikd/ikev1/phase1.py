@@ -215,7 +215,7 @@ def verify(session: Session, rule: Rule, message: Message, named: Message | None
     payload = named.one(Identification)
     session.claimed = Identity(payload.type, payload.data)
     peer = yield from proof(session).verify(rule, named.body(Identification), message)
-    verdict = admits(rule, peer.names)
+    verdict = admits(rule, peer.claims)
     if not verdict:
         remedy = f'if this is the right host, correct `peer` or `allow` of rule "{rule.name}"'
         raise Declined(verdict.reason, remedy)

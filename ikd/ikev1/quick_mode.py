@@ -171,7 +171,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     limit = session.env.settings.children
     if len(session.children.pairs) >= limit:
         raise Refused(N.NO_PROPOSAL_CHOSEN, f"this peer has {limit} quick-mode SAs, the most it may have")
-    names = session.peer.names if session.peer else ()
+    names = session.peer.claims if session.peer else ()
     rule, choice, selector, mode = quick.accept(session, request, lambda one: bool(admits(one, names)))
     exchange = DiffieHellman(choice.suite.group) if choice.suite.group else None
     public = request.maybe(KeyExchange)

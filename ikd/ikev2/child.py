@@ -530,7 +530,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
 
 def session_rules(session: Session) -> tuple[Rule, ...]:
     """Rules whose Child SAs this IKE SA may carry: same proof asked for, and the proven peer admitted."""
-    names = session.peer.names if session.peer else ()
+    names = session.peer.claims if session.peer else ()
     return tuple(rule for rule in session.rules() if session.serves(rule) and admits(rule, names))
 
 

@@ -364,7 +364,7 @@ def _verify_responder(session: Session, rule: Rule, reply: Message) -> Steps[Non
     )
     step = yield from ask(Authenticate(verifier, _token(reply)))
     assert step.peer is not None
-    verdict = admits(rule, step.peer.names)
+    verdict = admits(rule, step.peer.claims)
     if not verdict:
         raise _not_admitted(rule, verdict.reason)
     session.peer = step.peer
@@ -395,7 +395,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     verifier = credentials.verifier(rule, session.claimed, transcript, session.peer_hashes, identity)
     step = yield from ask(Authenticate(verifier, _token(request)))
     assert step.peer is not None
-    rule = _admitted(session, rule, step.peer.names)
+    rule = _admitted(session, rule, step.peer.claims)
     if payload := request.maybe(Correlation):
         return correlation.conclude(session, payload, step.peer)
     id_r = IdentificationR(type=identity.kind, data=identity.data)

@@ -20,6 +20,7 @@ from ikd import pki
 from ikd.auth.credentials import Material
 from ikd.auth.files import MaterialError, load_material, load_secrets
 from ikd.auth.revocation import CrlCheck
+from ikd.auth.secret_tables import Secrets
 from ikd.pki import Pair
 from ikd.settings import IdentitySettings
 
@@ -296,7 +297,7 @@ def test_keys_in_every_encoding(tmp_path: Path) -> None:
             secret_base64 = "0s{base64.b64encode(octets).decode()}"
             """,
         )
-    )
+    ).keys
     assert {bytes(entry.secret) for entry in keys} == {octets}
     assert keys[0].peers == (
         "VPN.example",
@@ -307,7 +308,7 @@ def test_keys_in_every_encoding(tmp_path: Path) -> None:
         "CN=a",
     )
     assert (keys[0].local, keys[4].peers, keys[4].local) == ("hub.example", (), None)
-    assert load_secrets(secrets(tmp_path, "")) == ()
+    assert load_secrets(secrets(tmp_path, "")) == Secrets()
 
 
 @pytest.mark.parametrize(
@@ -315,7 +316,7 @@ def test_keys_in_every_encoding(tmp_path: Path) -> None:
     [
         ('[[psk]]\npears = ["a"]\nsecret = "x"', 'psk[1].pears: unknown key, did you mean "peers"?'),
         ('[[psk]]\nsecret = "x"\nzzz = 1', "psk[1].zzz: unknown key; known:"),
-        ('[[psc]]\nsecret = "x"', "psc: unknown table, only [[psk]] is known"),
+        ('[[psc]]\nsecret = "x"', "psc: unknown table, only [[psk]] and [[ntlm]] are known"),
         ('[psk]\nsecret = "x"', "write [[psk]] with two brackets"),
         ("psk = [1]", "write [[psk]] with two brackets"),
         ('[[psk]]\npeers = "a.example"\nsecret = "x"', 'psk[1].peers: a list, such as ["a.example"]'),
@@ -362,7 +363,7 @@ def test_same_peer_for_other_identities_of_ours(tmp_path: Path) -> None:
     """A gateway with two names needs two keys for one peer."""
     text = '[[psk]]\npeers = ["a", "a"]\nlocal = "{}"\nsecret = "x"\n'
     both = text.format("hub1") + text.format("hub2") + '[[psk]]\npeers = ["a"]\nsecret = "z"\n'
-    assert len(load_secrets(secrets(tmp_path, both))) == 3
+    assert len(load_secrets(secrets(tmp_path, both)).keys) == 3
 
 
 def test_secrets_that_others_can_read(tmp_path: Path) -> None:
@@ -372,7 +373,7 @@ def test_secrets_that_others_can_read(tmp_path: Path) -> None:
     with pytest.raises(MaterialError, match=r"mode 0640\); run: chmod 600"):
         load_secrets(path)
     path.chmod(0o400)
-    assert len(load_secrets(path)) == 1
+    assert len(load_secrets(path).keys) == 1
 
 
 @pytest.mark.parametrize("data", [b"\xff\xfe", b"\0", b"[[psk]]\nsecret = 'a\x01b'", b"[" * 50, b"psk = 1"])
@@ -401,3 +402,97 @@ def test_any_file_is_complaint(tmp_path: Path, data: bytes) -> None:
 def test_no_complaint_shows_a_secret(tmp_path: Path, text: str) -> None:
     """Complaints go to the log and over the control socket."""
     assert "hunter2" not in wrong(tmp_path, text)
+
+
+# NTLM accounts -------------------------------------------------------------------------------------------
+
+
+def test_accounts(tmp_path: Path) -> None:
+    """Nobody could prove to be anybody; a hash in place of the password must be the same account."""
+    found = load_secrets(
+        secrets(
+            tmp_path,
+            """
+            [[ntlm]]
+            account = 'CORP\\clerk'
+            password = "Password"
+            [[ntlm]]
+            account = "CORP\\\\ALPHA$"
+            nt_hash = "A4F49C406510BDCAB6824EE7C30FD852"
+            use = ["user", "machine"]
+            """,
+        )
+    )
+    clerk, alpha = found.accounts
+    assert (clerk.name, alpha.name) == ("CORP\\clerk", "CORP\\ALPHA$")
+    assert clerk.nt_hash == alpha.nt_hash
+    assert (clerk.use, alpha.use) == (("accept",), ("machine", "user"))
+    assert found.keys == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[ntlm]", "ntlm: write [[ntlm]] with two brackets"),
+        ("[[ntlm]]\npassword = 'x'", "ntlm[1].account: text such as"),
+        ("[[ntlm]]\naccount = 'clerk'\npassword = 'x'", 'ntlm[1].account: "clerk" is not DOMAIN'),
+        ("[[ntlm]]\naccount = 'A\\*'\npassword = 'x'", "characters that no account has"),
+        ("[[ntlm]]\naccount = 'A\\b'", "exactly one of password, nt_hash is needed, not 0"),
+        ("[[ntlm]]\naccount = 'A\\b'\npassword = 'x'\nnt_hash = '00'", "is needed, not 2"),
+        ("[[ntlm]]\naccount = 'A\\b'\npassword = ''", "ntlm[1].password: is empty"),
+        ("[[ntlm]]\naccount = 'A\\b'\npassword = 7", "ntlm[1].password: must be text in quotes"),
+        ("[[ntlm]]\naccount = 'A\\b'\nnt_hash = 'xyz'", "nt_hash: not 32 hexadecimal digits"),
+        ("[[ntlm]]\naccount = 'A\\b'\nnt_hash = '0011'", "nt_hash: not 32 hexadecimal digits"),
+        ("[[ntlm]]\nacount = 'A\\b'\npassword = 'x'", 'acount: unknown key, did you mean "account"?'),
+        ("[[ntlm]]\naccount = 'A\\b'\npassword = 'x'\nuse = 'user'", 'use: a list, such as ["user"]'),
+        ("[[ntlm]]\naccount = 'A\\b'\npassword = 'x'\nuse = []", 'use: a list of "accept", "machine"'),
+        ("[[ntlm]]\naccount = 'A\\b'\npassword = 'x'\nuse = ['all']", 'use: a list of "accept", "machine"'),
+        ("[[ntlm]]\naccount = 'A\\b'\npassword = 'x'\nuse = ['machine']", "whose name ends in $"),
+        (
+            "[[ntlm]]\naccount = 'A\\b'\npassword = 'x'\n[[ntlm]]\naccount = 'a\\B'\npassword = 'y'",
+            "ntlm[2].account: ntlm[1] has a\\B already",
+        ),
+    ],
+)
+def test_mistakes_in_accounts(tmp_path: Path, text: str, reason: str) -> None:
+    """A typing error would be found out by the peer that is refused."""
+    assert reason in wrong(tmp_path, text)
+
+
+@pytest.mark.parametrize("line", ["password = 'hunter2'x", "nt_hash = 'hunter2'", "password = ['hunter2']"])
+def test_no_complaint_shows_a_password(tmp_path: Path, line: str) -> None:
+    """Complaints go to the log and over the control socket."""
+    assert "hunter2" not in wrong(tmp_path, f"[[ntlm]]\naccount = 'A\\b'\n{line}")
+
+
+# Groups and tickets --------------------------------------------------------------------------------------
+
+
+def test_accounts_groups_and_tickets_reach_the_material(tmp_path: Path) -> None:
+    """A setting that is read and then forgotten."""
+    secrets(tmp_path, "[[ntlm]]\naccount = 'CORP\\clerk'\npassword = 'x'")
+    write(tmp_path / "groups.toml", b"['CORP\\HR']\nmembers = ['CORP\\clerk']", 0o644)
+    cache = "FILE:/run/user/1000/krb5cc"
+    material = load(tmp_path, IdentitySettings(groups="groups.toml", user_tickets=cache))
+    assert [one.name for one in material.accounts] == ["CORP\\clerk"]
+    assert material.groups.of(("CORP\\clerk",)) == ("group:CORP\\HR",)
+    assert material.tickets is not None
+    assert material.tickets.cache == cache
+
+
+def test_mistakes_in_groups(tmp_path: Path) -> None:
+    """A group nobody is in denies nobody."""
+    settings = IdentitySettings(groups="groups.toml")
+    (said,) = complaints(tmp_path, settings)
+    assert said == f"{tmp_path / 'groups.toml'}: No such file or directory (identity.groups of ikd.toml)"
+    write(tmp_path / "groups.toml", b"[HR]\nmembers = 'x'\n[IT]\nsids = 'S-1-1-0'")
+    first, second = complaints(tmp_path, settings)
+    assert '"HR": members: a list, such as ["x"] (identity.groups' in first
+    assert '"IT": sids: unknown key, did you mean "sid"?' in second
+
+
+@pytest.mark.parametrize("name", ["/run/user/1000/krb5cc", "FILE:", "MEMORY:x", "WHAT:x"])
+def test_what_is_no_ticket_cache(tmp_path: Path, name: str) -> None:
+    """The library takes such a name for its default, and has no ticket."""
+    (said,) = complaints(tmp_path, IdentitySettings(user_tickets=name))
+    assert f'identity.user_tickets: "{name}" is no ticket cache' in said

@@ -14,7 +14,8 @@ from support.loopback import free_ports, start, until, write
 
 from ikd.auth import Authenticate, Declined, Step, Token
 from ikd.auth.credentials import Credentials, Material
-from ikd.auth.kerberos import KerberosAcceptor
+from ikd.auth.groups import Group, Groups
+from ikd.auth.kerberos import KerberosAcceptor, Ticket
 from ikd.auth.keytab import Keytab, KeytabEntry
 from ikd.auth.principal import Principal
 from ikd.events import Broken
@@ -119,6 +120,29 @@ def test_rule_admits_whom_kerberos_has_proven(kdc: Kdc) -> None:
     remaining = alpha.remaining(last.peer)
     assert remaining is not None
     assert 35_000 < remaining <= 36_000
+
+
+def test_tickets_of_the_user(kdc: Kdc) -> None:
+    """The second authentication is about the user: with the machine's keytab it would prove nothing new."""
+    users = rule(KERBEROS, AuthMethod("user-kerberos"), peer=BETA)
+    cache = f"FILE:{kdc.base}/erika.ccache"
+    ours = Credentials(Material(keytab=OURS, tickets=Ticket(cache)), time.time)
+    with pytest.raises(Declined, match=r"no ticket.*erika\.ccache") as caught:
+        ours.kerberos_initiator(users, user=True).step(None)
+    assert "kinit" in caught.value.remedy
+    kdc.principal("erika", "-pw secret")
+    kdc.run("kinit", "-c", cache, "erika", stdin="secret\n")
+    groups = Groups((Group("HR", "", (f"erika@{REALM}",)),))
+    beta = Credentials(Material(keytab=kdc.load(kdc.base / "beta.keytab"), groups=groups), time.time)
+    step = beta.kerberos_acceptor(users, users=True).step(
+        ours.kerberos_initiator(users, user=True).step(None).token
+    )
+    assert step.peer is not None
+    assert step.peer.names == (f"erika@{REALM}",)
+    assert step.peer.groups == ("group:HR",)  # and no SIDs from a KDC that knows none
+    with pytest.raises(Declined, match="no Kerberos tickets of a user") as caught:
+        side().kerberos_initiator(users, user=True)
+    assert "identity.user_tickets" in caught.value.remedy
 
 
 # From the driver -----------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from support import capture, lab, strongswan
+from support import domain as directory
+from support.domain import Domain
 from support.lab import Lab
 from support.require import require
 
@@ -55,4 +57,13 @@ def hosts() -> Iterator[Lab]:
 def natted() -> Iterator[Lab]:
     """Two hosts, the left one behind a NAT."""
     with Lab(nat=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def domain() -> Iterator[Domain]:
+    """A domain of Active Directory, made once: provisioning takes some ten seconds."""
+    missing = directory.missing()
+    require(not missing, f"a domain controller of Samba ({', '.join(missing)})")
+    with directory.running() as made:
         yield made

@@ -23,11 +23,10 @@ from support.require import require
 from support.scenario import eventually, write_identity
 
 from ikd import pki
-from policy.modules import MODULES
 
 pytestmark = pytest.mark.interop
 
-KEYING = [name for name in ("ikev2", "ikev1") if MODULES[name].available]
+KEYING = ["ikev2", "ikev1"]
 
 SERVER = """\
 [[rule]]

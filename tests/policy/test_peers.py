@@ -45,6 +45,12 @@ def rule(peer: str | None = None, allow: AccessList | None = None, deny: AccessL
         ("keyid:branch-7", "keyid:branch-7", True),
         ("keyid:branch-*", "keyid:branch-8", True),
         ("CORP\\clerk", "corp\\CLERK", True),
+        ("group:CORP\\HR", "group:corp\\hr", True),
+        ("Group: CORP\\HR", "group:CORP\\HR", True),
+        ("group:S-1-5-21-1-2-3-1105", "group:s-1-5-21-1-2-3-1105", True),
+        ("group:S-1-5-21-1-2-3-110", "group:S-1-5-21-1-2-3-1105", False),
+        ("group:CORP\\*", "group:CORP\\HR", False),  # whole names only
+        ("group:HR", "group:CORP\\HR", False),
         ("host/db@CORP.EXAMPLE", "host/db@corp.example", True),
         ("CN=db,O=Corp", "CN=db, O=Corp", True),
         ("cn=DB,o=corp", "CN=db,O=Corp", True),
@@ -79,6 +85,10 @@ def test_pattern_fits_name(pattern: str, name: str, fits: bool) -> None:
         ("*db*", "CN=db"),
         ("db", "CN=db"),
         ("*clerk", "CORP\\clerk"),
+        ("CORP\\HR", "group:CORP\\HR"),
+        ("group:CORP\\HR", "CORP\\HR"),
+        ("*HR", "group:HR"),
+        ("group:HR", "HR"),
     ],
 )
 def test_name_of_another_form_never_fits(pattern: str, name: str) -> None:
@@ -95,6 +105,7 @@ def test_name_of_another_form_never_fits(pattern: str, name: str) -> None:
         ("a@b", Form.MAIL),
         ("CN=x", Form.DN),
         ("keyid:CN=x", Form.KEY_ID),
+        ("group:CN=x", Form.GROUP),
         ("CORP\\x", Form.PRINCIPAL),
         ("host/db@CORP", Form.PRINCIPAL),
         ("cifs/db", Form.PRINCIPAL),
@@ -165,6 +176,15 @@ def test_users_are_a_second_condition() -> None:
     assert "denies" in admits(hr, machine, ("CORP\\clerk", "CORP\\intern")).reason
     assert not admits(hr, ("db.other.example",), ("CORP\\clerk",))
     assert "asks for a user" in admits(rule(deny=AccessList(users=("CORP\\x",))), machine).reason
+
+
+def test_groups_are_not_told_as_names() -> None:
+    """A user of a domain has dozens of SIDs; the reason is one line in a log."""
+    listed = rule(allow=AccessList(machines=("x.example",), users=("group:CORP\\HR",)))
+    reason = admits(listed, ("db.example", "group:S-1-5-21-1")).reason
+    assert reason.endswith("does not allow db.example")
+    listed = rule(allow=AccessList(users=("group:CORP\\HR",)))
+    assert admits(listed, ("db",), ("CORP\\x", "group:S-1-1-0")).reason.endswith("allow user CORP\\x")
 
 
 def test_lists_come_from_the_file() -> None:
