@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ikd.auth import Authenticate, Authenticated, Authenticator, Declined, Token
+from ikd.auth import ANONYMOUS, Authenticate, Authenticated, Authenticator, Declined, Token
 from ikd.authip import methods, shapes
 from ikd.authip.message import Message
 from ikd.authip.methods import Side
@@ -64,6 +64,9 @@ def key_of(session: Session, number: int, key: Secret) -> Secret:
 
 def initiate(session: Session, course: Course, rule: Rule) -> Steps[Proven]:
     """Prove ourselves with the first method that succeeds; raises `Declined` when none does."""
+    anonymous = session.methods[:1] == (Method.ANONYMOUS,)
+    if anonymous and not (course.second or session.profile.anonymous_tokens):
+        return Proven(Method.ANONYMOUS, ANONYMOUS, Secret(b""), one_way=True)
     attempts = 0
     refusals: list[str] = []
     remedy = ""
