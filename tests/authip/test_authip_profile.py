@@ -8,18 +8,15 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import authip, certificates
-from support.link import POSIX, Link, mirrored, story
-from support.phases import authority, certified, sets
+from support import authip
+from support.authip import CERTIFICATE, EXTENDED, well
+from support.link import Link, mirrored, story
+from support.phases import sets
 
-from ikd import pki
-from ikd.auth.certificate import HostCertificate
-from ikd.auth.credentials import Material
 from ikd.authip.numbers import Exchange
 from ikd.authip.profile import PROFILES, Profile
 from ikd.events import Broken
@@ -135,19 +132,7 @@ def test_profiles_are_what_the_settings_offer() -> None:
 
 # Every reading works ---------------------------------------------------------------------------------------
 
-MACHINE = authip.CERTIFICATE
-EXTENDED = '[auth.machine]\nfirst = ["certificate"]\nsecond = [{ method = "certificate", health = true }]\n'
 ANONYMOUS = EXTENDED.replace('["certificate"]', '["anonymous"]')
-
-
-@cache
-def well(name: str) -> Material:
-    """Credentials with a health certificate beside the machine's."""
-    full = f"{name}.example"
-    key = certificates.key("ecdsa-p256", 7)
-    pair = pki.issue(authority(), f"CN={full}", [full], now=POSIX, days=1, key=key, eku=("health",))
-    machine = certified(name)
-    return replace(machine, hosts=(*machine.hosts, HostCertificate((pair.certificate,), pair.key)))
 
 
 def negotiated(auth: str, other: str, left: bool = True, right: bool = True, **how: Any) -> Link:
@@ -174,7 +159,7 @@ def negotiated(auth: str, other: str, left: bool = True, right: bool = True, **h
     return link
 
 
-@pytest.mark.parametrize("auth", [MACHINE, EXTENDED, ANONYMOUS], ids=["machine", "extended", "anonymous"])
+@pytest.mark.parametrize("auth", [CERTIFICATE, EXTENDED, ANONYMOUS], ids=["machine", "extended", "anonymous"])
 @pytest.mark.parametrize("field", FIELDS)
 def test_both_ends_in_another_reading(field: str, auth: str) -> None:
     """A reading that does not even work with itself could never be tried with Windows."""
@@ -232,7 +217,7 @@ def test_anonymous_without_tokens() -> None:
         assert link.flights[2].header.flags == 1  # the third message is encrypted already
 
 
-@pytest.mark.parametrize("auth", [MACHINE, EXTENDED], ids=["machine", "extended"])
+@pytest.mark.parametrize("auth", [CERTIFICATE, EXTENDED], ids=["machine", "extended"])
 def test_fast_quick_mode_has_no_synchronisation(auth: str) -> None:
     """OQ-22: neither the initiator's nor an answer to what was never sent, with extended mode right behind
     the first quick mode (the reference's ladders A and B); and the responder sends on the pair in the end."""
@@ -259,8 +244,8 @@ def test_fast_quick_mode_has_no_synchronisation(auth: str) -> None:
 def test_without_salt_what_needs_one_is_refused() -> None:
     """OQ-21: a salt of zero would be a nonce that comes again under the same key."""
     crypto = sets(quick='["aes128gcm"]')
-    link = negotiated(MACHINE, "natd_hash", crypto=crypto)
+    link = negotiated(CERTIFICATE, "natd_hash", crypto=crypto)
     assert link.left.pairs
     for ends in ((True, True), (True, False), (False, True)):
-        link = negotiated(MACHINE, "salt", *ends, crypto=crypto)
+        link = negotiated(CERTIFICATE, "salt", *ends, crypto=crypto)
         assert not link.left.pairs + link.right.pairs, ends
