@@ -158,7 +158,8 @@ def initiate(
         if may_have_user(rule) and session.em is None and first and session.extends:
             session.pending = agreed  # extended mode is to come, and with it the keys
             session.quick_ids[spi] = message_id
-            yield from _synchronize(session, message_id, first=first)
+            if not session.profile.fast_quick:
+                yield from _synchronize(session, message_id, first=first)
             return None
         pair = yield from install(session, agreed)
         if first:
@@ -328,7 +329,7 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
     )
     # HDR*, HASH(Auth2), IDi, IDr, SA, [KE]  -->
     try:
-        yield from expect(Send(reply), _take_sync)
+        synchronized = yield from expect(Send(reply), _take_sync)
     except BaseException:
         if pair is not None:
             session.hooks.unfinished(pair)
@@ -337,13 +338,18 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
         pair.standby = False
         if old is not None:
             _retire(session, old)
+    if not synchronized:
+        return None  # there is nothing to answer
     # HDR*, N(QM_SYNCHRONIZE)  -->
     return sealed(Exchange.QUICK, 0, notify(N.QM_SYNCHRONIZE, Subject.QUICK))
 
 
-def _take_sync(message: Message) -> None:
-    if message is not FAST:
-        _check_sync(message)
+def _take_sync(message: Message) -> bool:
+    """Whether the initiator has synchronised, and has not left it out."""
+    if message is FAST:
+        return False
+    _check_sync(message)
+    return True
 
 
 def _retire(session: Session, old: SaPair) -> None:

@@ -29,7 +29,7 @@ from ikd.authip.payloads import PAYLOADS, Notify
 from ikd.authip.session import Session
 from ikd.isakmp.conversations import MOST_TALKS
 from ikd.isakmp.message import Refused, Unauthentic
-from ikd.isakmp.payloads import Identification, SecurityAssociation
+from ikd.isakmp.payloads import SecurityAssociation
 from ikd.life import State
 from ikd.outputs import Move
 from ikd.riders.fragment1 import FRAGMENT, Fragments
@@ -320,6 +320,7 @@ class Reception(Association):
         if not message.encrypted:
             self._hint(message, path)
             return
+        shapes.check_acquire(message)  # else it is discarded, and not acknowledged
         # an acknowledgement has the number of what it acknowledges, which is ours
         again = message.notify(N.ACK) is None and self.notices.again(message.sequence)
         self.talks.tell_received(message, path, repeated=again)
@@ -350,8 +351,6 @@ class Reception(Association):
             else:
                 self._deleted(refused)
         if message.notify(N.ACQUIRE):
-            if len(list(message.every(Identification))) != 2:
-                raise Malformed("NOTIFY_ACQUIRE without its identities")
             self._asked_for(message)
 
     def _quick_refused(self, message_id: int, refused: Refused) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ikd.auth import Authenticate, Authenticated, Authenticator, Declined, Token
+from ikd.auth import ANONYMOUS, Authenticate, Authenticated, Authenticator, Declined, Token
 from ikd.auth import Step as StepResult
 from ikd.authip import methods, shapes
 from ikd.authip.message import Message
@@ -95,6 +95,9 @@ def opening(session: Session, rule: Rule, able: Sequence[int]) -> Steps[Opening 
 
 def initiate(session: Session, course: Course, rule: Rule, opened: Opening | None = None) -> Steps[Proven]:
     """Prove ourselves with the first method that succeeds; raises `Declined` when none does."""
+    anonymous = session.methods[:1] == (Method.ANONYMOUS,)
+    if anonymous and not (course.second or session.profile.anonymous_tokens):
+        return Proven(Method.ANONYMOUS, ANONYMOUS, Secret(b""), one_way=True)
     attempts = 0
     refusals: list[str] = []
     remedy = ""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
-from support.link import Host, Link, mirrored, tunnel_hosts
-from support.phases import certified, sets
+from support import certificates
+from support.link import POSIX, Host, Link, mirrored, tunnel_hosts
+from support.phases import authority, certified, sets
 
+from ikd import pki
+from ikd.auth.certificate import HostCertificate
+from ikd.auth.credentials import Material
 from ikd.authip.association import AuthipAssociation
 
 RULE = 'keying = ["authip"]\ncrypto = "old"\n'
 CERTIFICATE = '[auth.machine]\nfirst = ["certificate"]\n'
+EXTENDED = CERTIFICATE + 'second = [{ method = "certificate", health = true }]\n'
 
 
 def hosts(
@@ -40,3 +47,13 @@ def main_mode(one: Host) -> AuthipAssociation:
     found = one.ikes[-1]
     assert isinstance(found, AuthipAssociation)
     return found
+
+
+@cache
+def well(name: str) -> Material:
+    """Credentials with a health certificate beside the machine's."""
+    full = f"{name}.example"
+    key = certificates.key("ecdsa-p256", 7)
+    pair = pki.issue(authority(), f"CN={full}", [full], now=POSIX, days=1, key=key, eku=("health",))
+    machine = certified(name)
+    return replace(machine, hosts=(*machine.hosts, HostCertificate((pair.certificate,), pair.key)))
