@@ -28,6 +28,7 @@ from ikd.authip.reception import Reception
 from ikd.authip.session import Asked, Session
 from ikd.events import Broken
 from ikd.isakmp import identities, quick
+from ikd.isakmp.failure import not_authenticated
 from ikd.isakmp.message import Refused, Silent
 from ikd.isakmp.numbers import N as Isakmp
 from ikd.isakmp.payloads import Identification
@@ -358,7 +359,7 @@ class AuthipAssociation(Reception):
         whole = talk.message_id in (MAIN_MESSAGE_ID, EXTENDED_MESSAGE_ID)
         sent = self._tell_peer(talk, error, whole=whole)
         rule = talk.rule or session.rule_name
-        if declined := failure.not_authenticated(session, error, rule):
+        if declined := not_authenticated(session, error, rule):
             self.owner.emit(declined)
         if whole:
             self._end(str(error) or "refused", False)

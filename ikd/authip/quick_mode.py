@@ -16,7 +16,6 @@ from ikd.authip.message import Message, notify, sealed
 from ikd.authip.numbers import Exchange, N, Subject
 from ikd.authip.payloads import KeyDictation, Notify
 from ikd.authip.session import Agreed, Asked, Session, may_have_user, wants_user
-from ikd.events import PeerAuthenticated
 from ikd.exchange import Send, Steps, ask
 from ikd.isakmp import identities, quick
 from ikd.isakmp.message import Refused, Unauthentic, expect
@@ -61,16 +60,7 @@ def proven(session: Session, rule: Rule) -> None:
     session.initial_contact = Known.INITIAL_CONTACT in session.vendors and not session.initiator
     if session.peer.anonymous:
         return
-    session.emit(
-        PeerAuthenticated(
-            ike=session.number,
-            rule=rule.name,
-            identity=str(session.peer.identity),
-            method=session.peer.method,
-            description=session.peer.description,
-            address=str(session.path.peer.address),
-        )
-    )
+    session.tell_authenticated(rule)
 
 
 def make_pair(session: Session, agreed: Agreed) -> SaPair:
