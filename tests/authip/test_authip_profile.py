@@ -20,6 +20,7 @@ from support.phases import sets
 from ikd.authip.numbers import Exchange
 from ikd.authip.profile import PROFILES, Profile
 from ikd.events import Broken
+from ikd.isakmp.conversations import MOST_TALKS
 from ikd.settings import IkeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,6 +240,25 @@ def test_fast_quick_mode_has_no_synchronisation(auth: str) -> None:
     assert mirrored(link.left, link.right)
     assert not link.left.drops + link.right.drops
     assert not link.right.pairs[0].standby
+
+
+def test_later_fast_quick_modes_come_to_an_end() -> None:
+    """They would stay open for good, until there are so many that no quick mode is answered any more; and
+    what each has replaced would not be dropped."""
+    PROFILES["other"] = replace(DEFAULT, fast_quick=True)
+    try:
+        link = Link(*authip.hosts(left_settings=IkeSettings(authip_profile="other")))
+        link.up()
+        for _ in range(MOST_TALKS + 2):
+            link.run(2)
+            link.rekey_child(link.left)
+        link.run(40)
+    finally:
+        del PROFILES["other"]
+    assert mirrored(link.left, link.right)
+    assert not link.left.drops + link.right.drops
+    assert not authip.main_mode(link.right).talks.open
+    assert [one.standby for one in link.right.pairs] == [False]
 
 
 def test_without_salt_what_needs_one_is_refused() -> None:
