@@ -77,6 +77,8 @@ DECISIVE = {
     "authentication_key_first": UNEQUAL,
 }
 
+TOKENS = ("anonymous_tokens", "clear_iv", "first_new", "transcript")  # what differs without a method's tokens
+
 
 # Nothing dead, nothing undocumented ------------------------------------------------------------------------
 
@@ -160,8 +162,11 @@ def negotiated(auth: str, other: str, left: bool = True, right: bool = True, **h
     return link
 
 
-@pytest.mark.parametrize("auth", [CERTIFICATE, EXTENDED, ANONYMOUS], ids=["machine", "extended", "anonymous"])
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    ("field", "auth"),
+    [*((one, EXTENDED) for one in FIELDS), *((one, ANONYMOUS) for one in TOKENS)],
+    ids=[*FIELDS, *(f"{one}-anonymous" for one in TOKENS)],
+)
 def test_both_ends_in_another_reading(field: str, auth: str) -> None:
     """A reading that does not even work with itself could never be tried with Windows."""
     link = negotiated(auth, field)
@@ -216,6 +221,15 @@ def test_anonymous_without_tokens() -> None:
         link = negotiated(ANONYMOUS, "anonymous_tokens", *ends)
         assert exchanges(link)[:5] == [Exchange.MAIN] * 4 + [Exchange.QUICK]
         assert link.flights[2].header.flags == 1  # the third message is encrypted already
+
+
+def test_check_values_are_short_as_soon_as_one_end_is_old() -> None:
+    """OQ-33: whichever end announces Windows 7, both cut all of theirs to 12 octets; SHA-256 has 16."""
+    for ends, size in (((True, False), 12), ((False, True), 12), ((False, False), 16)):
+        link = negotiated(CERTIFICATE, "vendor_version", *ends)
+        encrypted = [len(one.data) for one in link.flights if one.header.flags]
+        assert encrypted
+        assert {(one - 28 - 8 - 16 - size) % 16 for one in encrypted} == {0}
 
 
 @pytest.mark.parametrize("auth", [CERTIFICATE, EXTENDED], ids=["machine", "extended"])
