@@ -451,6 +451,8 @@ class AuthipAssociation(Reception):
         found = [*self.talks.deadlines(), *self.notices.deadlines(), *self.child_deadlines()]
         found += [one.due for one in self._requests.values()]
         found += self.life.deadlines(session, self.talks.sent_at, busy=self._busy)
+        timeout = session.env.settings.half_open_timeout
+        found += [one.since + timeout for one in self._unsynchronized()]
         if self._leaving_at is not None:
             found += [self._leaving_at] if not self.children else []
             found += [due for due, _ in (*session.children.lingering, *session.children.retiring)]
@@ -519,11 +521,21 @@ class AuthipAssociation(Reception):
 
     def _finish_fast(self, now: float) -> None:
         """A peer that never synchronises has made a fast quick mode (section 3.5.7.1)."""
-        talk = self.talks.talks.get(MAIN_MESSAGE_ID)
-        late = now >= self.created + self.session.env.settings.half_open_timeout
-        if talk is not None and talk.waiting and not talk.initiator and late and self.life.up:
-            talk.waiting = False
-            self.talks.drive(talk, now, quick_mode.FAST)
+        timeout = self.session.env.settings.half_open_timeout
+        for talk in self._unsynchronized():
+            if now >= talk.since + timeout:
+                talk.waiting = False
+                self.talks.drive(talk, now, quick_mode.FAST)
+
+    def _unsynchronized(self) -> list[Talk]:
+        """Quick modes of the peer that we have answered, and that it has not gone on with."""
+        if not self.life.up:
+            return []
+        return [
+            one
+            for one in self.talks.open
+            if one.waiting and not one.initiator and one.exchange != Exchange.EXTENDED
+        ]
 
     def _probe(self) -> None:
         """A reliable notify that says nothing: whoever lives acknowledges it."""

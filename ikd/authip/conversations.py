@@ -25,9 +25,10 @@ _UNBELIEVED = "the peer's log may say why it does not believe us; else look whet
 
 @dataclass(slots=True, eq=False)
 class Talk(conversations.Talk):
-    """One exchange. `sequence` and `asked` are sequence number and message ID of the peer's last request,
-    `past` the digests of all it has sent."""
+    """One exchange, under way since `since`. `sequence` and `asked` are sequence number and message ID of the
+    peer's last request, `past` the digests of all it has sent."""
 
+    since: float = 0.0
     sequence: int = 0
     asked: int = 0
     past: set[bytes] = field(default_factory=set)
@@ -51,7 +52,7 @@ class Conversations(conversations.Conversations[Session, Talk]):
     def begin(self, exchange: int, message_id: int, steps: Steps[Message | None], *, initiator: bool) -> Talk:
         """A new exchange, not resumed yet."""
         conversation: Conversation[Any] = Conversation(exchange_name(exchange), steps)
-        talk = Talk(conversation, exchange, message_id, initiator)
+        talk = Talk(conversation, exchange, message_id, initiator, since=self.session.now)
         self.talks[message_id] = talk
         return talk
 

@@ -20,6 +20,7 @@ from support.phases import sets
 from ikd.authip.numbers import Exchange
 from ikd.authip.profile import PROFILES, Profile
 from ikd.events import Broken
+from ikd.isakmp.conversations import MOST_TALKS
 from ikd.settings import IkeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,8 @@ DECISIVE = {
     "sync_in_extended": REFUSED,
     "authentication_key_first": UNEQUAL,
 }
+
+TOKENS = ("anonymous_tokens", "clear_iv", "first_new", "transcript")  # what differs without a method's tokens
 
 
 # Nothing dead, nothing undocumented ------------------------------------------------------------------------
@@ -159,8 +162,11 @@ def negotiated(auth: str, other: str, left: bool = True, right: bool = True, **h
     return link
 
 
-@pytest.mark.parametrize("auth", [CERTIFICATE, EXTENDED, ANONYMOUS], ids=["machine", "extended", "anonymous"])
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    ("field", "auth"),
+    [*((one, EXTENDED) for one in FIELDS), *((one, ANONYMOUS) for one in TOKENS)],
+    ids=[*FIELDS, *(f"{one}-anonymous" for one in TOKENS)],
+)
 def test_both_ends_in_another_reading(field: str, auth: str) -> None:
     """A reading that does not even work with itself could never be tried with Windows."""
     link = negotiated(auth, field)
@@ -217,6 +223,15 @@ def test_anonymous_without_tokens() -> None:
         assert link.flights[2].header.flags == 1  # the third message is encrypted already
 
 
+def test_check_values_are_short_as_soon_as_one_end_is_old() -> None:
+    """OQ-33: whichever end announces Windows 7, both cut all of theirs to 12 octets; SHA-256 has 16."""
+    for ends, size in (((True, False), 12), ((False, True), 12), ((False, False), 16)):
+        link = negotiated(CERTIFICATE, "vendor_version", *ends)
+        encrypted = [len(one.data) for one in link.flights if one.header.flags]
+        assert encrypted
+        assert {(one - 28 - 8 - 16 - size) % 16 for one in encrypted} == {0}
+
+
 @pytest.mark.parametrize("auth", [CERTIFICATE, EXTENDED], ids=["machine", "extended"])
 def test_fast_quick_mode_has_no_synchronisation(auth: str) -> None:
     """OQ-22: neither the initiator's nor an answer to what was never sent, with extended mode right behind
@@ -239,6 +254,25 @@ def test_fast_quick_mode_has_no_synchronisation(auth: str) -> None:
     assert mirrored(link.left, link.right)
     assert not link.left.drops + link.right.drops
     assert not link.right.pairs[0].standby
+
+
+def test_later_fast_quick_modes_come_to_an_end() -> None:
+    """They would stay open for good, until there are so many that no quick mode is answered any more; and
+    what each has replaced would not be dropped."""
+    PROFILES["other"] = replace(DEFAULT, fast_quick=True)
+    try:
+        link = Link(*authip.hosts(left_settings=IkeSettings(authip_profile="other")))
+        link.up()
+        for _ in range(MOST_TALKS + 2):
+            link.run(2)
+            link.rekey_child(link.left)
+        link.run(40)
+    finally:
+        del PROFILES["other"]
+    assert mirrored(link.left, link.right)
+    assert not link.left.drops + link.right.drops
+    assert not authip.main_mode(link.right).talks.open
+    assert [one.standby for one in link.right.pairs] == [False]
 
 
 def test_without_salt_what_needs_one_is_refused() -> None:
