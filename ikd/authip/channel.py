@@ -24,6 +24,7 @@ VERSION = 0x10
 CLEAR_IV = 8  # octets of an IV in the clear variant
 OLD_VERSIONS = range(5, 8)  # Microsoft's implementations whose check values have 12 octets always
 _OLD_ICV = 12
+_MARK = 8  # octets of a check value that tell it from all others
 _ICV = {"sha1": 12, "sha256": 16, "sha384": 24, "sha512": 32}  # RFC 2404, RFC 4868
 
 
@@ -43,7 +44,16 @@ def icv_size(suite: MainSuite, *, old: bool) -> int:
 class Channel:
     """Cookies and, from `arm` on, the keys of one main-mode SA."""
 
-    __slots__ = ("_covers_header", "_icv", "_keys", "_random", "_suite", "cookie_i", "cookie_r")
+    __slots__ = (
+        "_covers_header",
+        "_icv",
+        "_keys",
+        "_random",
+        "_suite",
+        "_written",
+        "cookie_i",
+        "cookie_r",
+    )
 
     def __init__(
         self, cookie_i: bytes, cookie_r: bytes, random: Callable[[int], bytes], *, covers_header: bool = True
@@ -55,6 +65,7 @@ class Channel:
         self._suite: MainSuite | None = None
         self._keys: MainKeys | None = None
         self._icv = 0
+        self._written = bytearray()  # the beginnings of the check values of all we have encrypted
 
     @property
     def armed(self) -> bool:
@@ -106,6 +117,7 @@ class Channel:
         crypto = GENERIC.pack(0, 0, GENERIC.size + 4 + len(iv)) + _number(message.sequence) + iv
         body = crypto + cbc_encrypt(row, bytes(self._keys.cipher), iv, plain)
         icv = self._check_value(self._header(message, 0, length=False) + body)
+        self._written += icv[:_MARK]
         return self._header(message, len(body) + len(icv)) + body + icv
 
     def _check_value(self, octets: bytes) -> bytes:
@@ -122,6 +134,11 @@ class Channel:
         if not message.encrypted:
             return datagram
         return self._header(message, len(octets)) + octets
+
+    def wrote(self, data: bytes) -> bool:
+        """Whether an encrypted message is one of ours: both directions have one key, and nothing in a message
+        says which way it goes."""
+        return data[-self._icv :][:_MARK] in self._written
 
     # Reading ---------------------------------------------------------------------------------------------
 

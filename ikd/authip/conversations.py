@@ -37,7 +37,7 @@ class Talk(conversations.Talk):
 class Conversations(conversations.Conversations[Session, Talk]):
     """Drives the exchanges of a session."""
 
-    __slots__ = ("_numbers",)
+    __slots__ = ("_numbers", "_origin")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Conversations(conversations.Conversations[Session, Talk]):
     ) -> None:
         conversations.Conversations.__init__(self, session, ask, broke_off, gone)
         self._numbers: Counter[int] = Counter()  # the next sequence number of each exchange type
+        self._origin = session.path.peer.address  # where the first message came from, or went to
 
     def begin(self, exchange: int, message_id: int, steps: Steps[Message | None], *, initiator: bool) -> Talk:
         """A new exchange, not resumed yet."""
@@ -92,6 +93,12 @@ class Conversations(conversations.Conversations[Session, Talk]):
     def repeats(self, talk: Talk) -> bool:
         """Only the initiator repeats its messages."""
         return talk.initiator
+
+    def stranger(self, talk: Talk) -> bool:
+        """Not any more when our cookie has come back from where we have sent it: large certificates may
+        need to be repeated before anybody is proven."""
+        returned = talk.number >= 3 and self.session.path.peer.address == self._origin
+        return conversations.Conversations.stranger(self, talk) and not returned
 
     def remedy(self, talk: Talk) -> str:
         """What may help against the peer's silence."""

@@ -138,6 +138,10 @@ class Transcript:
         """Forget all but the first `keep` messages."""
         del self._messages[keep:]
 
+    def choose_first(self, number: int) -> None:
+        """Of several first messages the second one answers this; the others count for nothing."""
+        self._messages = [self._messages[number], self._messages[-1]]
+
     def begin_attempt(self, latest: int) -> None:
         """Forget the tokens of earlier attempts: main mode's first two messages stay, and the `latest`."""
         del self._messages[2 : max(2, len(self._messages) - latest)]

@@ -29,7 +29,6 @@ from sadb.sa import SaPair
 from sadb.secret import Secret
 
 NONCE = 32
-MOST_COOKIES = 16  # of a responder under load that are returned in one negotiation
 COURSE = Course(Exchange.MAIN, MAIN_MESSAGE_ID, second=False)
 
 
@@ -70,16 +69,18 @@ def _first(
     """The first two messages; once more with a cookie when the responder asks for one. The answer to the
     token in the first, if there was one."""
 
+    cookies = [session.channel.cookie_r]
+
     def take(reply: Message) -> bytes | GssApi | None:
         if notify := reply.notify(N.DOS_COOKIE):
-            if len(notify.data) != 8:
-                raise Malformed(f"a cookie of {len(notify.data)} octets")
             return notify.data
         _take_second(session, terms, exchange, reply, rule)
+        # a demand may have been forged: the responder's cookie tells which message it has answered
+        answered = session.channel.cookie_r
+        session.transcript.choose_first(cookies.index(answered) if answered in cookies else 0)
         return reply.maybe(GssApi)
 
-    for _ in range(MOST_COOKIES):
-        session.transcript.cut(0)
+    while True:
         # HDR, CRYPTO, SA, AUTH, Ni, VID..., [NAT-D, NAT-D,] [GSS,] [KE]  -->
         first = plain(
             Exchange.MAIN,
@@ -97,7 +98,7 @@ def _first(
         if not isinstance(answer, bytes):
             return answer
         session.channel.cookie_r = answer
-    raise Refused(0, f"the peer asked for a cookie {MOST_COOKIES} times and did not take one")
+        cookies.append(answer)
 
 
 def _take_second(

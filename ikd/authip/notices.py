@@ -100,6 +100,10 @@ class Notices:
             self._open[number] = one
             self._emit(one.message, one.datagram)
 
+    def awaits(self, number: int) -> bool:
+        """Whether the one with this sequence number is not acknowledged yet."""
+        return number in self._open
+
     def acknowledged(self, number: int) -> None:
         """N(NOTIFY_ACK) came for this sequence number."""
         found = self._open.pop(number, None)

@@ -124,16 +124,18 @@ def announcements(session: Session, group: Group | None, *, initiator: bool) -> 
     first = session.hooks.first_contact()
     session.had_another = initiator and not first
     four = session.path.peer.address.version == 4
+
+    def common(one: Known) -> bool:
+        """What both sides have to know is not said to somebody who has not: a forged first message shall not
+        be worth much."""
+        return announced.knows(one) and (initiator or one in session.vendors)
+
     pairs = (
         (Known.KEYING_MODULES, _word(_MODULE), profile.announces_modules),
         (Known.MICROSOFT, _word(profile.vendor_version or 0), profile.vendor_version is not None),
         (Known.GSSAPI, b"", announced.knows(Known.GSSAPI)),
-        (Known.RFC_3947, b"", four and announced.knows(Known.RFC_3947)),
-        (
-            Known.FRAGMENTATION,
-            b"",
-            session.env.settings.fragmentation and announced.knows(Known.FRAGMENTATION),
-        ),
+        (Known.RFC_3947, b"", four and common(Known.RFC_3947)),
+        (Known.FRAGMENTATION, b"", session.env.settings.fragmentation and common(Known.FRAGMENTATION)),
         (Known.INITIAL_CONTACT, b"", initiator and first and announced.knows(Known.INITIAL_CONTACT)),
         (
             Known.INITIATOR_GROUP,
@@ -166,7 +168,8 @@ def _fingerprint(session: Session, name: str, cookie_r: bytes, where: SocketAddr
 def discovery(session: Session) -> list[Payload]:
     """NAT-D for the other end, then for ours."""
     path = session.path
-    if path.peer.address.version == 6 or not session.announced.knows(Known.RFC_3947):
+    known = session.announced.knows if session.initiator else session.both
+    if path.peer.address.version == 6 or not known(Known.RFC_3947):
         return []
     name, cookie_r = session.profile.natd_hash, session.channel.cookie_r
     return [NatDiscovery(hash=_fingerprint(session, name, cookie_r, one)) for one in (path.peer, path.local)]

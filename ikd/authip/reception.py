@@ -37,7 +37,8 @@ from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import HEADER_SIZE, ZERO_SPI, Flags, Header, chain
 from sadb.address import Path
 
-MOST_SEEN = 4096  # message IDs of the peer that are remembered
+MOST_SEEN = 4096  # message IDs that are remembered
+MOST_COOKIES = 16  # of a responder under load that are returned in one negotiation
 COOKIE_EXCHANGES = (Exchange.MAIN, Exchange.NOTIFY, 5)  # authip.md OQ-26
 
 
@@ -54,7 +55,7 @@ class Reception(Association):
         )
         self.notices = Notices(self.talks)
         self._fragments = Fragments()
-        self._seen: OrderedDict[int, None] = OrderedDict()  # message IDs of the peer's quick modes
+        self._seen: OrderedDict[int, None] = OrderedDict()  # message IDs of quick modes
 
     # What the other half does with it --------------------------------------------------------------------
 
@@ -127,32 +128,35 @@ class Reception(Association):
             return
         mark = _digest(data)
         for talk in self.talks.talks.values():
+            if data in talk.sent:
+                raise Malformed("our own message, sent back")
             if mark == talk.heard and not talk.initiator:
                 self.talks.repeat(talk)
             if mark in talk.past:
                 return  # it was answered, or is being worked on
-        learned = self._learn_cookie(header)
+        channel = self.session.channel
+        former = channel.cookie_r
+        self._learn_cookie(header)
         try:
-            message = self.session.channel.open(header, data)
+            message = channel.open(header, data)
+            if message.encrypted and channel.wrote(data):
+                raise Unverified("our own message, sent back")
             if header.exchange == Exchange.NOTIFY:
                 self._notified(message, path)
             else:
                 self._converse(message, mark, path, now)
         finally:
             # a message that has proven nothing teaches nothing
-            if learned and not self.answered:
-                self.session.channel.cookie_r = ZERO_SPI
+            if self.initiator and not self.answered:
+                channel.cookie_r = former
 
-    def _learn_cookie(self, header: Header) -> bool:
+    def _learn_cookie(self, header: Header) -> None:
         """The responder's cookie is in its first answer; the one it has asked us to return may change."""
-        channel = self.session.channel
         if not self.initiator or self.answered or header.exchange != Exchange.MAIN:
-            return False
+            return
         if header.spi_r == ZERO_SPI:
-            raise Malformed("an answer without the responder's cookie")  # our own message, sent back
-        learned = channel.cookie_r == ZERO_SPI
-        channel.cookie_r = header.spi_r
-        return learned
+            raise Malformed("an answer without the responder's cookie")
+        self.session.channel.cookie_r = header.spi_r
 
     def _fragment(self, header: Header, data: bytes, path: Path, now: float) -> None:
         if (self.answered and not self.session.may_fragment) or not self.session.env.settings.fragmentation:
@@ -179,6 +183,12 @@ class Reception(Association):
             raise Malformed("a cookie that is none")
         if not (talk and self.initiator and talk.waiting and not self.answered):
             return
+        if found.data == self.session.channel.cookie_r:
+            return  # it has been returned
+        if talk.cookies >= MOST_COOKIES:
+            talk.hint = Refused(0, f"the peer asks for cookies, and has taken none of {MOST_COOKIES}")
+            return
+        talk.cookies += 1
         notify = Notify(protocol=found.protocol, type=N.DOS_COOKIE, data=found.data)
         message = Message(Exchange.NOTIFY, (notify,), header.message_id)
         self.talks.tell_received(message, path)
@@ -265,7 +275,7 @@ class Reception(Association):
         if message.maybe(SecurityAssociation) is None or message.message_id in (0, 1):
             raise Malformed("no request of a quick mode")
         quick_mode.check(session, message)
-        if self._again(message.message_id):
+        if not self._new(message.message_id):
             self.dropped("replayed", f"message ID {message.message_id:08x} was used before", path)
             return
         steps = quick_mode.respond(session, message)
@@ -294,19 +304,22 @@ class Reception(Association):
         self._note(talk, message, mark)
         self.talks.drive(talk, now)
 
-    def _again(self, message_id: int) -> bool:
-        """Whether the peer, or somebody who has recorded its messages, has used a message ID before."""
+    def _new(self, message_id: int) -> bool:
+        """Whether no quick mode has had this message ID before, be it one that somebody has recorded."""
         if message_id in self._seen:
-            return True
+            return False
         self._seen[message_id] = None
         if len(self._seen) > MOST_SEEN:
             self._seen.popitem(last=False)
-        return False
+        return True
 
     def _follow(self, path: Path) -> None:
-        """A peer behind a NAT is where its last message came from; before it is proven, any that fits."""
+        """A peer behind a NAT is where its last message came from; before it is proven, any that fits. What
+        comes on the old port once both have left it was sent before."""
         session = self.session
         if path == session.path or not (self.state is State.CONNECTING or session.nat_peer):
+            return
+        if session.path.local.port == session.env.settings.nat_port != path.local.port:
             return
         old, session.path = session.path, path
         if old.peer.address != path.peer.address:
@@ -321,11 +334,14 @@ class Reception(Association):
             self._hint(message, path)
             return
         shapes.check_acquire(message)  # else it is discarded, and not acknowledged
-        # an acknowledgement has the number of what it acknowledges, which is ours
-        again = message.notify(N.ACK) is None and self.notices.again(message.sequence)
+        if ack := message.notify(N.ACK):  # its own number may be that of what it acknowledges
+            again = not self.notices.awaits(int.from_bytes(ack.data[:4], "big"))
+        else:
+            again = self.notices.again(message.sequence)
         self.talks.tell_received(message, path, repeated=again)
-        self.life.heard = self.session.now
-        self._follow(path)
+        if not again:  # a recording is no sign of life
+            self.life.heard = self.session.now
+            self._follow(path)
         self.notices.acknowledge(message)
         if not again:
             self._heed(message)
@@ -354,19 +370,20 @@ class Reception(Association):
             self._asked_for(message)
 
     def _quick_refused(self, message_id: int, refused: Refused) -> None:
-        """The peer declines a quick mode of ours, or deletes one that is there; where its message ID means
-        nothing, all of this main-mode SA (authip.md OQ-24)."""
+        """The peer declines a quick mode of ours, or deletes one that is there; where its message ID has
+        never been that of a quick mode, all of this main-mode SA (authip.md OQ-24)."""
         session = self.session
         waiting = [one for one in self.talks.open if one.waiting and one.initiator]
         for talk in waiting:
             if talk.message_id == message_id:
                 self.talks.drive(talk, session.now, error=refused)
                 return
-        known = message_id in session.quick_ids.values()
+        known = message_id == MAIN_MESSAGE_ID or message_id in self._seen
         for spi, pair in list(session.children.pairs.items()):
             if session.quick_ids.get(spi) == message_id or not known:
                 twin = session.has_twin(pair)
                 session.drop(pair, "replaced" if twin else "deleted by the peer", linger=twin)
+                session.quick_ids.pop(spi, None)
 
 
 def _answers(message: Message, exchange: int, message_id: int) -> bool:

@@ -129,6 +129,10 @@ class Conversations(ABC, Generic[S, T]):
         """Whether its messages may have to be fragmented."""
         return self.session.may_fragment
 
+    def stranger(self, talk: T) -> bool:
+        """Whether the peer may have a forged address."""
+        return self.session.peer is None and not talk.initiator
+
     # Facts -----------------------------------------------------------------------------------------------
 
     @property
@@ -231,8 +235,7 @@ class Conversations(ABC, Generic[S, T]):
     def _affordable(self, talk: T) -> bool:
         """Whether our last message may be repeated: to a stranger, whose address may be forged, not more is
         sent than some times what came from there."""
-        stranger = self.session.peer is None and not talk.initiator
-        return not stranger or sum(map(len, talk.sent)) <= self.credit
+        return not self.stranger(talk) or sum(map(len, talk.sent)) <= self.credit
 
     def _datagrams(self, talk: T) -> list[bytes]:
         """Our last message as it goes out."""

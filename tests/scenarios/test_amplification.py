@@ -12,16 +12,20 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ikev1
+from support import authip, ikev1
 from support.link import Host, Link, tunnel_hosts
 from support.phases import AGGRESSIVE, both, hosts, large
 
+from ikd.authip.numbers import Method
+from ikd.authip.payloads import Auth, AuthEntry
 from ikd.ikev2.channel import clear
 from ikd.ikev2.numbers import Exchange as Exchange2
 from ikd.ikev2.payloads import PAYLOADS, KeyExchange, Nonce, SecurityAssociation
 from ikd.isakmp.conversations import AMPLIFICATION
+from ikd.isakmp.payloads import NatDiscovery, VendorId
+from ikd.isakmp.payloads import Nonce as Nonce1
 from ikd.settings import IkeSettings
-from ikd.wire.isakmp import HEADER_SIZE, Flags, Header, chain
+from ikd.wire.isakmp import HEADER_SIZE, Body, Flags, Header, chain
 
 MINUTES = 5 * 60.0
 
@@ -72,6 +76,23 @@ def bare() -> bytes:
     return clear(Header.decode(data), needed)
 
 
+def least_of_authip(*, dh: bool = True) -> bytes:
+    """An AuthIP first message with one suite and nothing that could be left out."""
+    settings = IkeSettings(authip_dh="always" if dh else "when-needed", vendor_ids="none")
+    data = first_of(*authip.hosts(settings=settings))
+
+    def least(payloads: list[Body]) -> list[Body]:
+        methods = Auth(entries=(AuthEntry(method=Method.TLS),))
+        nonce = Nonce1(data=bytes(8))
+        return [
+            methods if isinstance(one, Auth) else nonce if isinstance(one, Nonce1) else one
+            for one in payloads
+            if not isinstance(one, VendorId | NatDiscovery)
+        ]
+
+    return authip.rewritten(data, least)
+
+
 # Everything is answered by hosts that would rather say much: `windows` has the most vendor IDs.
 WINDOWS = IkeSettings(vendor_ids="windows")
 CASES: dict[str, tuple[Callable[[], tuple[Host, Host]], Callable[[], bytes], float]] = {
@@ -105,6 +126,30 @@ CASES: dict[str, tuple[Callable[[], tuple[Host, Host]], Callable[[], bytes], flo
     ),
     "IKEv1 aggressive mode, refused": (hosts, lambda: first_of(*hosts(left_rule=AGGRESSIVE)), 1.0),
     "IKEv1, of an unknown SA": (hosts, lambda: header(version=0x10), 0.0),
+    "AuthIP, accepted": (authip.hosts, lambda: first_of(*authip.hosts()), 1.5),
+    "AuthIP, accepted as Windows": (
+        lambda: authip.hosts(settings=WINDOWS),
+        lambda: first_of(*authip.hosts(settings=WINDOWS)),
+        1.5,
+    ),
+    "AuthIP, the smallest": (authip.hosts, least_of_authip, AMPLIFICATION),
+    "AuthIP, the smallest, as Windows": (
+        lambda: authip.hosts(settings=WINDOWS),
+        least_of_authip,
+        AMPLIFICATION,
+    ),
+    "AuthIP, the smallest without Diffie-Hellman": (
+        lambda: authip.hosts(settings=replace(WINDOWS, authip_dh="when-needed")),
+        lambda: least_of_authip(dh=False),
+        AMPLIFICATION,
+    ),
+    "AuthIP, cookie demanded": (
+        lambda: authip.hosts(settings=IkeSettings(cookie_threshold=0)),
+        lambda: first_of(*authip.hosts()),
+        1.0,
+    ),
+    "AuthIP, refused": (hosts, lambda: first_of(*authip.hosts()), 1.0),
+    "AuthIP, of an unknown SA": (authip.hosts, lambda: header(version=0x10, exchange=246), 0.0),
     "nonsense": (hosts, lambda: b"\xa5" * 1200, 0.0),
 }
 
