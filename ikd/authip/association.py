@@ -68,6 +68,7 @@ class AuthipAssociation(Reception):
         "_leaving_at",
         "_over",
         "_probing",
+        "_refused",
         "_requests",
         "_retired",
         "_said_deleted",
@@ -84,6 +85,7 @@ class AuthipAssociation(Reception):
         self._leaving_at: float | None = None  # the peer has deleted it: when it goes at the earliest
         self._over: tuple[str, bool] | None = None
         self._probing = False
+        self._refused = False  # the peer's credentials were not accepted, and that was told
         self._said_deleted = ""
         hooks = session.hooks
         hooks.emit = owner.emit
@@ -363,7 +365,8 @@ class AuthipAssociation(Reception):
             self.owner.emit(declined)
         if whole:
             self._end(str(error) or "refused", False)
-        if self.state not in (State.DELETING, State.CLOSED):
+        known = self._refused and isinstance(error, Refused) and error.by_peer  # it gives up: we know why
+        if not known and self.state not in (State.DELETING, State.CLOSED):
             self.owner.emit(
                 failure.told(
                     session, error, talk.stage, rule, sent, initiator=talk.initiator, child=talk.child
@@ -478,6 +481,7 @@ class AuthipAssociation(Reception):
 
     def _not_accepted(self, declined: Exception) -> None:
         """The peer's credentials are not accepted: told at once, for it may be silent from now on."""
+        self._refused = True
         stage = next((one.stage for one in self.talks.open if not one.initiator), "")
         self.owner.emit(
             failure.told(

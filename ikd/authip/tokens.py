@@ -20,7 +20,7 @@ from ikd.authip.payloads import GssApi
 from ikd.authip.session import Proven, Session
 from ikd.events import AuthenticationFailed
 from ikd.exchange import Send, Step, Steps, Wait, ask
-from ikd.isakmp.message import expect
+from ikd.isakmp.message import Refused, expect
 from ikd.riders import windows_status
 from ikd.wire.codec import Malformed
 from policy.rules import Rule
@@ -51,6 +51,7 @@ class _Failed:
     reason: Declined
     retry: bool = False
     status: int = 0
+    ours: bool = False  # it is us who do not believe the peer
 
 
 def key_of(session: Session, number: int, key: Secret) -> Secret:
@@ -94,13 +95,14 @@ def opening(session: Session, rule: Rule, able: Sequence[int]) -> Steps[Opening 
 
 
 def initiate(session: Session, course: Course, rule: Rule, opened: Opening | None = None) -> Steps[Proven]:
-    """Prove ourselves with the first method that succeeds; raises `Declined` when none does."""
+    """Prove ourselves with the first method that succeeds; raises `Declined` when we do not believe the peer,
+    `Refused` when it does not believe us or we have nothing to prove ourselves with."""
     anonymous = session.methods[:1] == (Method.ANONYMOUS,)
     if anonymous and not (course.second or session.profile.anonymous_tokens):
         return Proven(Method.ANONYMOUS, ANONYMOUS, Secret(b""), one_way=True)
     attempts = 0
     refusals: list[str] = []
-    remedy = ""
+    remedy, unbelieved = "", False
     for number in session.methods:
         sides = methods.initiators(
             session.env, rule, number, session.principal, session.profile, second=course.second
@@ -119,12 +121,16 @@ def initiate(session: Session, course: Course, rule: Rule, opened: Opening | Non
                 return outcome
             refusals.append(f"{method_name(number)}: {outcome.reason}")
             remedy = remedy or outcome.reason.remedy
+            unbelieved = unbelieved or outcome.ours
             retry = outcome.status
             if not course.second and not session.profile.failed_attempts_count:
                 session.transcript.begin_attempt(0)
             if outcome.status and not outcome.retry:
                 break
-    raise Declined("; ".join(refusals) or "no method is left to authenticate with", remedy)
+    text = "; ".join(refusals) or "no method is left to authenticate with"
+    if unbelieved:
+        raise Declined(text, remedy)
+    raise Refused(Status.AUTH_FAIL, text, remedy)
 
 
 def _lacking(number: int) -> Callable[[], Authenticator]:
@@ -179,7 +185,7 @@ def _rounds(
         try:
             step = yield from ask(Authenticate(opened.made, Token(reply.token)))
         except Declined as declined:
-            return _Failed(declined)
+            return _Failed(declined, ours=True)
         peer, reply = step.peer, None
         if step.token is None and not (peer and complete):
             return _Failed(Declined("neither side has another token, and nothing is proven"))
