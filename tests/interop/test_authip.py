@@ -83,7 +83,8 @@ def twins(
 ) -> Twins:
     """Two daemons whose rule covers everything between their addresses."""
     made = []
-    for namespace, own, remote in ((hosts.left, "left", lab.RIGHT), (hosts.right, "right", lab.LEFT)):
+    seen = lab.NAT if hosts.nat else lab.LEFT
+    for namespace, own, remote in ((hosts.left, "left", lab.RIGHT), (hosts.right, "right", seen)):
         extra = right_extra if own == "right" else ""
         policy = RULE.format(remote=remote, keying=json.dumps(keying), auth=auth, extra=extra)
         text = (secrets or {}).get(own, "")
@@ -217,6 +218,19 @@ def test_isolated_server_of_a_domain(
         shown = both.right.ctl("sa", "extended")
         assert MEMBER in shown
         assert GROUP in shown
+
+
+def test_through_a_nat(natted: Lab, place: Path) -> None:
+    """From the first token on over UDP 4500, and packets in UDP."""
+    auth = f"first = [{CERTIFICATE}]"
+    with twins(natted, place, auth, identities(place)) as both:
+        pinged = lab.ping(natted.left, lab.RIGHT, natted.left_address, count=3, wait=5)
+        assert pinged.received == pinged.sent, pinged
+        (main,) = both.right.main()
+        assert main["nat"]
+        assert main["keying"] == "authip"
+        (quick,) = both.right.quick()
+        assert quick["encapsulation"]
 
 
 def test_both_protocols_of_a_windows_rule(hosts: Lab, place: Path) -> None:
