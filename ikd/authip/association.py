@@ -7,6 +7,7 @@ replaced on the new one.
 
 from __future__ import annotations
 
+import math
 import traceback
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,7 +33,7 @@ from ikd.isakmp.failure import not_authenticated
 from ikd.isakmp.message import Refused, Silent
 from ikd.isakmp.numbers import N as Isakmp
 from ikd.isakmp.payloads import Identification
-from ikd.life import AGAIN_SECONDS, Input, State
+from ikd.life import AGAIN_SECONDS, SOFT, Input, State
 from ikd.outputs import Release, Transmit
 from ikd.riders.natt import KEEPALIVE
 from policy.rules import Rule
@@ -396,16 +397,13 @@ class AuthipAssociation(Reception):
     # Hooks of the session --------------------------------------------------------------------------------
 
     def _authenticated(self) -> None:
-        if self.state is not State.CONNECTING:
-            return
         session = self.session
+        if self.state is not State.CONNECTING:  # extended mode has followed although it might not have
+            self._limit_life()
+            return
         self.life.move(Input.AUTHENTICATED)
         self.begin_life()
-        user = session.user
-        remaining = session.env.credentials.remaining(user) if user else None
-        if remaining is not None:  # no longer than the user's, or the certificate of health
-            end = session.now + remaining
-            self.life.hard_at = min(self.life.hard_at or end, end)
+        self._limit_life()
         if not self.initiator and self.life.rekey_at is not None and self.life.hard_at is not None:
             # the initiator is first to replace it
             self.life.rekey_at = (self.life.rekey_at + self.life.hard_at) / 2
@@ -416,6 +414,16 @@ class AuthipAssociation(Reception):
             if isinstance(rival, AuthipAssociation) and rival._yields_to(self):
                 self._deferred += rival._deferred
                 self.owner.withdraw(rival, session.now)
+
+    def _limit_life(self) -> None:
+        """It lasts no longer than what has been proven (a ticket, a certificate of health), and is replaced
+        before that ends."""
+        session, life = self.session, self.life
+        found = [session.env.credentials.remaining(one) for one in (session.peer, session.user) if one]
+        remaining = min((one for one in found if one is not None), default=None)
+        if remaining is not None:
+            life.hard_at = min(life.hard_at or math.inf, session.now + remaining)
+            life.rekey_at = min(life.rekey_at or math.inf, session.now + remaining * SOFT)
 
     def _yields_to(self, other: AuthipAssociation) -> bool:
         """Whether another one, which the peer has begun, will do instead of this one."""
@@ -514,7 +522,10 @@ class AuthipAssociation(Reception):
             return
         self._finish_fast(now)
         if self.rekey_at is not None and self.rekey_at <= now and self.life.up:
-            self.rekey(now)
+            if self.children:
+                self.rekey(now)
+            else:  # nobody needs it
+                self.life.rekey_at = None
         silent = settings.liveness and self.heard_of_traffic() + settings.liveness <= now
         if silent and self.life.up and not self._busy:
             self._probe()

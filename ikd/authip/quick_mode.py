@@ -55,6 +55,7 @@ def proven(session: Session, rule: Rule) -> None:
     assert session.peer is not None
     session.rule = rule
     session.first_done = True
+    session.local_identity = session.env.credentials.local_identity(rule, session.path.local.address)
     if session.initiator and session.principal:
         session.hooks.named(session.principal)
     session.initial_contact = Known.INITIAL_CONTACT in session.vendors and not session.initiator
@@ -294,12 +295,12 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
     try:
         if first:
             proven(session, rule)
-        if session.em is None and wants_user(rule):
-            session.pending = agreed  # what has been agreed on waits for extended mode
+        # extended mode may come, and would change the keys; where it has to, they wait for it
+        waits = first and session.em is None and may_have_user(rule)
+        if waits:
+            session.pending = agreed
             session.quick_ids[spi] = request.message_id
-        else:
-            if session.em is None and may_have_user(rule):
-                session.pending = agreed  # extended mode may come, and would change the keys
+        if not (waits and wants_user(rule)):
             pair = yield from install(session, agreed)
             if first:
                 session.hooks.authenticated()
