@@ -462,8 +462,6 @@ class AuthipAssociation(Reception):
         found = [*self.talks.deadlines(), *self.notices.deadlines(), *self.child_deadlines()]
         found += [one.due for one in self._requests.values()]
         found += self.life.deadlines(session, self.talks.sent_at, busy=self._busy)
-        timeout = session.env.settings.half_open_timeout
-        found += [one.since + timeout for one in self._unsynchronized()]
         if self._leaving_at is not None:
             found += [self._leaving_at] if not self.children else []
             found += [due for due, _ in (*session.children.lingering, *session.children.retiring)]
@@ -520,7 +518,7 @@ class AuthipAssociation(Reception):
             self.life.hard_at = None
             self.delete("replaced" if self._retired else "its lifetime is over", now)
             return
-        self._finish_fast(now)
+        self._left_alone(now)
         if self.rekey_at is not None and self.rekey_at <= now and self.life.up:
             if self.children:
                 self.rekey(now)
@@ -534,23 +532,16 @@ class AuthipAssociation(Reception):
             self.talks.sent_at = now
             self.owner.emit(Transmit(KEEPALIVE, session.path))
 
-    def _finish_fast(self, now: float) -> None:
-        """A peer that never synchronises has made a fast quick mode (section 3.5.7.1)."""
-        timeout = self.session.env.settings.half_open_timeout
-        for talk in self._unsynchronized():
-            if now >= talk.since + timeout:
-                talk.waiting = False
+    def _left_alone(self, now: float) -> None:
+        """A peer that never synchronises has made a fast quick mode (section 3.5.7.1); one that does not go
+        on with extended mode ends the main-mode SA."""
+        for talk in self.talks.left_alone:
+            talk.waiting = False
+            if talk.exchange == Exchange.EXTENDED:
+                self.talks.drive(talk, now, error=Silent("the peer did not go on with its authentication"))
+                self._give_up(Status.TIMED_OUT)
+            else:
                 self.talks.drive(talk, now, quick_mode.FAST)
-
-    def _unsynchronized(self) -> list[Talk]:
-        """Quick modes of the peer that we have answered, and that it has not gone on with."""
-        if not self.life.up:
-            return []
-        return [
-            one
-            for one in self.talks.open
-            if one.waiting and not one.initiator and one.exchange != Exchange.EXTENDED
-        ]
 
     def _probe(self) -> None:
         """A reliable notify that says nothing: whoever lives acknowledges it."""

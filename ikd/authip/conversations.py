@@ -6,8 +6,9 @@ responder answers, and answers again what comes once more.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,13 +26,14 @@ _UNBELIEVED = "the peer's log may say why it does not believe us; else look whet
 
 @dataclass(slots=True, eq=False)
 class Talk(conversations.Talk):
-    """One exchange, under way since `since`. `sequence` and `asked` are sequence number and message ID of the
-    peer's last request, `past` the digests of all it has sent."""
+    """One exchange. `sequence` and `asked` are sequence number and message ID of the peer's last request,
+    `past` the digests of all its messages, ours included: whoever sends those back has nothing to say.
+    `begun` is when it began."""
 
-    since: float = 0.0
     sequence: int = 0
     asked: int = 0
     past: set[bytes] = field(default_factory=set)
+    begun: float = 0.0
 
 
 class Conversations(conversations.Conversations[Session, Talk]):
@@ -53,7 +55,7 @@ class Conversations(conversations.Conversations[Session, Talk]):
     def begin(self, exchange: int, message_id: int, steps: Steps[Message | None], *, initiator: bool) -> Talk:
         """A new exchange, not resumed yet."""
         conversation: Conversation[Any] = Conversation(exchange_name(exchange), steps)
-        talk = Talk(conversation, exchange, message_id, initiator, since=self.session.now)
+        talk = Talk(conversation, exchange, message_id, initiator, begun=self.session.now)
         self.talks[message_id] = talk
         return talk
 
@@ -72,6 +74,7 @@ class Conversations(conversations.Conversations[Session, Talk]):
                 number = talk.asked
             message = replace(message, sequence=talk.sequence, message_id=number)
         datagram, covered = self.session.channel.seal(message)
+        talk.past.add(digest(datagram))
         self.cover(talk, message, covered)
         return message, datagram
 
@@ -85,6 +88,18 @@ class Conversations(conversations.Conversations[Session, Talk]):
                 session.transcript_em.add(covered)
         elif message.exchange == Exchange.QUICK and session.profile.sync_in_extended and not hashed:
             session.transcript_em.add(covered)
+
+    @property
+    def left_alone(self) -> list[Talk]:
+        """Those in which the peer has not gone on for as long as it may take."""
+        limit = self.session.now - self.session.env.settings.half_open_timeout
+        return [one for one in self.talks.values() if _theirs(one) and one.begun <= limit]
+
+    def deadlines(self) -> Iterable[float]:
+        """Also when the peer's time to go on is over."""
+        yield from conversations.Conversations.deadlines(self)
+        seconds = self.session.env.settings.half_open_timeout
+        yield from (one.begun + seconds for one in self.talks.values() if _theirs(one))
 
     def name(self, exchange: int) -> str:
         """The name of an exchange type."""
@@ -104,3 +119,13 @@ class Conversations(conversations.Conversations[Session, Talk]):
         """What may help against the peer's silence."""
         proving = not talk.message_id and talk.message is not None and talk.message.encrypted
         return _UNBELIEVED if proving else SILENCE
+
+
+def _theirs(talk: Talk) -> bool:
+    """Whether it is the peer's to go on with."""
+    return talk.waiting and not talk.initiator
+
+
+def digest(data: bytes) -> bytes:
+    """What a datagram is remembered by."""
+    return hashlib.blake2b(data, digest_size=16).digest()

@@ -168,6 +168,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     auth3, auth4 = _proofs(session)
     last = shapes.fitting(last, shapes.EXTENDED_PROOF)
     _check(last, auth3)
+    quick_mode.refuse_dictation(last)
     assert acceptance.proven is not None
     if acceptance.proven.peer.anonymous:
         raise Declined("the peer proved nothing in the second authentication")

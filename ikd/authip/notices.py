@@ -19,6 +19,7 @@ from ikd.outputs import Transmit
 from ikd.wire.isakmp import Payload
 
 PACE = Pace(1.0, 2.0, 16.0, 5)
+MOST_OPEN = 64  # that wait for an acknowledgement, or for their turn
 MOST_HEARD = 1024  # sequence numbers of the peer that are remembered
 
 
@@ -66,7 +67,10 @@ class Notices:
         key: int | None = None,
     ) -> None:
         """Send a reliable notify; with its acknowledgement, or when none comes, it is `over`, in the latter
-        case after `lost`."""
+        case after `lost`. What is too much is over at once."""
+        if len(self) >= MOST_OPEN:
+            over()
+            return
         message = sealed(Exchange.NOTIFY, message_id, *payloads)
         self._queued.append(_Notice(message_id if key is None else key, message, over, lost))
         self._next()

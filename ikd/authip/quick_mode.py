@@ -119,6 +119,16 @@ def _check_suite(session: Session, choice: QuickChoice) -> None:
         raise Refused(Isakmp.NO_PROPOSAL_CHOSEN, f"{row.name} needs a salt, which the profile does not have")
 
 
+def refuse_dictation(message: Message) -> None:
+    """Keys that the peer makes up would differ from those we derive; raises `Refused`."""
+    if message.maybe(KeyDictation):
+        raise Refused(
+            Isakmp.NO_PROPOSAL_CHOSEN,
+            "the peer wants to dictate the keys, which is not done here",
+            "do without key dictation in the peer's policy",
+        )
+
+
 def _exchange_info(session: Session, rule: Rule) -> list[Payload]:
     """N(EXCHANGE_INFO), not reliable, where encryption is guaranteed and the peer knows it."""
     if not rule.encrypt or Known.NEGOTIATION_DISCOVERY not in session.vendors:
@@ -210,8 +220,7 @@ def _negotiate(
     # HDR*, HASH(Auth1), IDi, IDr, SA, Ni(qm), [KE]  -->
     reply = yield from expect(Send(request), take)
     # <--  HDR*, HASH(Auth2), IDi, IDr, SA, [KE]
-    if reply.maybe(KeyDictation):
-        raise Refused(Isakmp.NO_PROPOSAL_CHOSEN, "the peer wants to dictate the keys, which is not done here")
+    refuse_dictation(reply)
     choice = quick_chosen(reply.one(SecurityAssociation), suites, encapsulation)
     if choice is None:
         raise Refused(Isakmp.NO_PROPOSAL_CHOSEN, "the peer chose a proposal we did not offer")
@@ -340,6 +349,7 @@ def _take_sync(message: Message) -> bool:
     if message is FAST:
         return False
     _check_sync(message)
+    refuse_dictation(message)
     return True
 
 

@@ -6,14 +6,13 @@ specification's "tear down in a wrong state" only authenticated messages make us
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections import OrderedDict
 
 from ikd.association import Association, Owner
 from ikd.authip import extended_mode, main_mode, quick_mode, shapes
 from ikd.authip.channel import Unprotected, Unverified
-from ikd.authip.conversations import Conversations, Talk
+from ikd.authip.conversations import Conversations, Talk, digest
 from ikd.authip.message import Message
 from ikd.authip.notices import Notices
 from ikd.authip.numbers import (
@@ -92,7 +91,7 @@ class Reception(Association):
         session.transcript.add(message.covered)
         steps = main_mode.respond(session, message, header.spi_r)
         talk = self.talks.begin(Exchange.MAIN, MAIN_MESSAGE_ID, steps, initiator=False)
-        self._note(talk, message, _digest(data))
+        self._note(talk, message, digest(data))
         self.talks.drive(talk, now)
         self._settle(now)
 
@@ -126,14 +125,12 @@ class Reception(Association):
         if header.next_payload == Notify.kind:
             self._cookie(header, data, path)
             return
-        mark = _digest(data)
+        mark = digest(data)
         for talk in self.talks.talks.values():
-            if data in talk.sent:
-                raise Malformed("our own message, sent back")
             if mark == talk.heard and not talk.initiator:
                 self.talks.repeat(talk)
             if mark in talk.past:
-                return  # it was answered, or is being worked on
+                return  # it was answered, is being worked on, or is one of ours
         channel = self.session.channel
         former = channel.cookie_r
         self._learn_cookie(header)
@@ -363,22 +360,22 @@ class Reception(Association):
             found = message.notify(N.STATUS, N.NO_PROPOSAL_CHOSEN)
             assert found is not None
             if found.protocol == Subject.QUICK:
-                self._quick_refused(message.message_id, refused)
+                self._quick_refused(message.message_id, refused, whole=found.type == N.STATUS)
             else:
                 self._deleted(refused)
         if message.notify(N.ACQUIRE):
             self._asked_for(message)
 
-    def _quick_refused(self, message_id: int, refused: Refused) -> None:
+    def _quick_refused(self, message_id: int, refused: Refused, *, whole: bool) -> None:
         """The peer declines a quick mode of ours, or deletes one that is there; where its message ID has
-        never been that of a quick mode, all of this main-mode SA (authip.md OQ-24)."""
+        never been that of a quick mode, it may mean all of this main-mode SA (authip.md OQ-24)."""
         session = self.session
         waiting = [one for one in self.talks.open if one.waiting and one.initiator]
         for talk in waiting:
             if talk.message_id == message_id:
                 self.talks.drive(talk, session.now, error=refused)
                 return
-        known = message_id == MAIN_MESSAGE_ID or message_id in self._seen
+        known = not whole or message_id == MAIN_MESSAGE_ID or message_id in self._seen
         for spi, pair in list(session.children.pairs.items()):
             if session.quick_ids.get(spi) == message_id or not known:
                 twin = session.has_twin(pair)
@@ -394,7 +391,3 @@ def _answers(message: Message, exchange: int, message_id: int) -> bool:
     if exchange == Exchange.MAIN:
         return message.exchange == exchange
     return (message.exchange, message.message_id) == (exchange, message_id)
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()

@@ -227,6 +227,20 @@ def _token(message: Message, course: Course) -> GssApi:
 # Responder -------------------------------------------------------------------------------------------------
 
 
+class Unable(Exception):
+    """We cannot take tokens of a method now, for this reason."""
+
+    def __init__(self, reason: Declined) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _cannot(payload: GssApi) -> bool:
+    """Whether the initiator says that it has no token for the method. It repeats a status of ours in the
+    first token of another credential."""
+    return bool(payload.status) and not (payload.token and payload.flags & GssFlags.RETRY)
+
+
 class Acceptance:
     """The responder's half: takes tokens, and has the answer for each. `proven` is what has succeeded."""
 
@@ -253,12 +267,18 @@ class Acceptance:
 
     def take(self, payload: GssApi) -> Steps[GssApi]:
         """The answer to a token; raises `Declined` when nothing is left to try."""
-        if payload.flags & GssFlags.NEW or self._index < 0:
-            self._begin(payload)
-        if payload.status and not payload.flags & GssFlags.RETRY:
-            self._side = None  # the initiator cannot: the next method is its to begin
-            return GssApi(status=0)
-        return (yield from self._step(payload))
+        try:
+            if payload.flags & GssFlags.NEW or self._index < 0:
+                self._begin(payload)
+            self._rounds += 1
+            if self._rounds > MOST_ROUNDS:
+                raise Malformed(f"more than {MOST_ROUNDS} tokens in one attempt")
+            if _cannot(payload):
+                self._side = None  # the next method is the initiator's to begin
+                return GssApi(status=0)
+            return (yield from self._step(payload))
+        except Unable as unable:
+            return self._failed(self._session.methods[self._index], unable.reason)
 
     def _begin(self, payload: GssApi) -> None:
         """A new exchange: of the next method, or of the same with another credential."""
@@ -275,16 +295,20 @@ class Acceptance:
         self.proven = None
         self._rounds = 0
         self._side = None
-        if not payload.status or payload.flags & GssFlags.RETRY:
-            number = session.methods[self._index]
-            self._side = methods.acceptor(
-                session.env, self._rule, number, session.profile, second=self._course.second
-            )
+        if not _cannot(payload):
+            self._side = self._make(session.methods[self._index])
+
+    def _make(self, number: int) -> Authenticator:
+        """The side that verifies a method; raises `Unable`, which is no end of the negotiation."""
+        session, second = self._session, self._course.second
+        try:
+            return methods.acceptor(session.env, self._rule, number, session.profile, second=second)
+        except Declined as declined:
+            raise Unable(declined) from declined
 
     def _step(self, payload: GssApi) -> Steps[GssApi]:
         number = self._session.methods[self._index]
-        self._rounds += 1
-        if self._side is None or self.proven is not None or self._rounds > MOST_ROUNDS:
+        if self._side is None or self.proven is not None:
             raise Malformed("a token behind the last one")
         try:
             step = yield from ask(Authenticate(self._side, Token(payload.token)))

@@ -288,6 +288,8 @@ ENCAPSULATION_NAMES: dict[int, str] = {
     Encapsulation.UDP_TRANSPORT: "transport in UDP",
     Encapsulation.UDP_TUNNEL_DRAFT: "tunnel in UDP (draft)",
     Encapsulation.UDP_TRANSPORT_DRAFT: "transport in UDP (draft)",
+    62000: "authenticated firewall",  # MS-AIPS section 3.10
+    62001: "authenticated firewall in UDP",
 }
 
 
