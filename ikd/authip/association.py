@@ -33,6 +33,7 @@ from ikd.isakmp.failure import not_authenticated
 from ikd.isakmp.message import Refused, Silent
 from ikd.isakmp.numbers import N as Isakmp
 from ikd.isakmp.payloads import Identification
+from ikd.keying import RETIRE
 from ikd.life import AGAIN_SECONDS, SOFT, Input, State
 from ikd.outputs import Release, Transmit
 from ikd.riders.natt import KEEPALIVE
@@ -462,6 +463,8 @@ class AuthipAssociation(Reception):
         found = [*self.talks.deadlines(), *self.notices.deadlines(), *self.child_deadlines()]
         found += [one.due for one in self._requests.values()]
         found += self.life.deadlines(session, self.talks.sent_at, busy=self._busy)
+        if (early := self._early) is not None and self.life.up:
+            found.append(early.created + RETIRE)
         if self._leaving_at is not None:
             found += [self._leaving_at] if not self.children else []
             found += [due for due, _ in (*session.children.lingering, *session.children.retiring)]
@@ -519,6 +522,9 @@ class AuthipAssociation(Reception):
             self.delete("replaced" if self._retired else "its lifetime is over", now)
             return
         self._left_alone(now)
+        early = self._early
+        if early is not None and early.created + RETIRE <= now:
+            early.standby = False
         if self.rekey_at is not None and self.rekey_at <= now and self.life.up:
             if self.children:
                 self.rekey(now)
@@ -542,6 +548,16 @@ class AuthipAssociation(Reception):
                 self._give_up(Status.TIMED_OUT)
             else:
                 self.talks.drive(talk, now, quick_mode.FAST)
+
+    @property
+    def _early(self) -> SaPair | None:
+        """The quick-mode SA of a responder that waits on standby whether extended mode comes, which may be
+        left out."""
+        session = self.session
+        if session.pending is None or self.initiator or EXTENDED_MESSAGE_ID in self.talks.talks:
+            return None
+        pair = session.children.pairs.get(session.pending.spi)
+        return pair if pair is not None and pair.standby else None
 
     def _probe(self) -> None:
         """A reliable notify that says nothing: whoever lives acknowledges it."""

@@ -28,6 +28,7 @@ from ikd.riders.vendor import Known
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Payload
 from policy.rules import Rule
+from sadb.algorithms import QuickSuite
 from sadb.crypto import KeyExchange as DiffieHellman
 from sadb.sa import Mode, SaPair
 from sadb.selector import Selector, TrafficSelector
@@ -110,13 +111,18 @@ def _check_hash(message: Message, expected: bytes, *, first: bool) -> None:
         raise Unauthentic("Auth1 or Auth2 does not fit: the peer has seen other messages, or has other keys")
 
 
-def _check_suite(session: Session, choice: QuickChoice) -> None:
-    """Whether we can make keys for what was agreed on; raises `Refused`."""
-    peer, row = int.from_bytes(choice.spi, "big"), choice.suite.encryption
-    if peer <= 255:
+def _suites(session: Session, rule: Rule) -> tuple[QuickSuite, ...]:
+    """What one quick mode can have of a rule: what we can make keys for."""
+    salted = session.profile.salt
+    return tuple(
+        one for one in quick.suites_of(rule) if salted or not (one.encryption and one.encryption.salt)
+    )
+
+
+def _check_spi(choice: QuickChoice) -> None:
+    """Whether the peer's SPI is one; raises `Malformed`."""
+    if int.from_bytes(choice.spi, "big") <= 255:
         raise Malformed(f"SPI {choice.spi.hex()} of a quick-mode SA")
-    if row is not None and row.salt and not session.profile.salt:
-        raise Refused(Isakmp.NO_PROPOSAL_CHOSEN, f"{row.name} needs a salt, which the profile does not have")
 
 
 def refuse_dictation(message: Message) -> None:
@@ -189,9 +195,9 @@ def _negotiate(
     first: bool,
 ) -> Steps[Agreed]:
     """#5 and #6."""
-    suites = quick.suites_of(rule)
+    suites = _suites(session, rule)
     if not suites:
-        raise Refused(0, f'rule "{rule.name}" has no quick-mode suite that AuthIP can say', "see `crypto`")
+        raise Refused(0, f'rule "{rule.name}" has no quick-mode suite for AuthIP', "see `crypto`")
     local, remote = _traffic(session, rule, asked, old)
     group = suites[0].group
     exchange = DiffieHellman(group) if group else None
@@ -224,7 +230,7 @@ def _negotiate(
     choice = quick_chosen(reply.one(SecurityAssociation), suites, encapsulation)
     if choice is None:
         raise Refused(Isakmp.NO_PROPOSAL_CHOSEN, "the peer chose a proposal we did not offer")
-    _check_suite(session, choice)
+    _check_spi(choice)
     quick.same(session, reply, (local, remote))
     public = reply.maybe(KeyExchange)
     if (public is None) != (exchange is None):
@@ -291,7 +297,7 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
             Isakmp.NO_PROPOSAL_CHOSEN, f"this peer has {limit} quick-mode SAs, the most it may have"
         )
     rule, choice, selector, mode = _accept(session, request)
-    _check_suite(session, choice)
+    _check_spi(choice)
     exchange = DiffieHellman(choice.suite.group) if choice.suite.group else None
     public = request.maybe(KeyExchange)
     shared = quick.agree(exchange, public.public) if exchange and public else b""
@@ -335,7 +341,7 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
             session.hooks.unfinished(pair)
         raise
     if pair is not None:
-        pair.standby = False
+        pair.standby = session.pending is agreed  # the initiator has it behind extended mode, if that comes
         if old is not None:
             _retire(session, old)
     if not synchronized:
@@ -368,4 +374,6 @@ def _accept(session: Session, request: Message) -> tuple[Rule, QuickChoice, Sele
     covered = [one for one in rules if quick.covering(session, one, asked)]
     if covered and not any(map(session.admits, covered)):
         check_peer(session, covered[0])
-    return quick.accept(session, request, lambda one: bool(session.admits(one)))
+    return quick.accept(
+        session, request, lambda one: bool(session.admits(one)), lambda rule: _suites(session, rule)
+    )

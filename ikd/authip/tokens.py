@@ -174,7 +174,7 @@ def _rounds(
         if reply is None:
             token = step.token.data if step.token else b""
             reply = yield from _say(course, GssApi(status=status, flags=flags, token=token))
-        flags &= ~int(GssFlags.NEW | GssFlags.RETRY)
+        flags, status = flags & ~int(GssFlags.NEW | GssFlags.RETRY), 0  # they belong to the first token
         if reply.status:
             return _refused(reply)
         complete = bool(reply.flags & GssFlags.COMPLETE)

@@ -139,10 +139,13 @@ def covering(
 
 
 def accept(
-    session: IsakmpSession, request: Contents, admitted: Callable[[Rule], bool]
+    session: IsakmpSession,
+    request: Contents,
+    admitted: Callable[[Rule], bool],
+    suites: Callable[[Rule], tuple[QuickSuite, ...]] = suites_of,
 ) -> tuple[Rule, QuickChoice, Selector, Mode]:
     """Which rule, suite and selector a request gets; raises `Refused`. `admitted` tells which rules the peer
-    may use."""
+    may use, `suites` what may be chosen for a rule."""
     asked = asked_for(session, request)
     rules = [one for one in session.rules() if session.serves(one) and admitted(one)]
     payload = request.one(SecurityAssociation)
@@ -154,7 +157,7 @@ def accept(
             continue
         covered.append(rule)
         encapsulation = session.encapsulation(rule.mode)
-        choice = choose_quick(payload, suites_of(rule), (encapsulation,), _groups(rule), pfs=pfs)
+        choice = choose_quick(payload, suites(rule), (encapsulation,), _groups(rule), pfs=pfs)
         if choice is not None:
             return rule, choice, selector, rule.mode
     if covered:
@@ -164,7 +167,7 @@ def accept(
             N.NO_PROPOSAL_CHOSEN,
             f'no quick-mode proposal is one of rule "{rule.name}"',
             "compare `crypto` of both rules, PFS, and whether both say tunnel or transport",
-            comparison=compare_quick(payload, suites_of(rule), (encapsulation,), sent=False),
+            comparison=compare_quick(payload, suites(rule), (encapsulation,), sent=False),
         )
     known = "; ".join(str(rule.selector) for rule in rules) or "nothing for this peer"
     raise Refused(
