@@ -413,7 +413,8 @@ class AuthenticationFailed(Event):
 
     @property
     def text(self) -> str:
-        return f"{self.address} as {self.identity} is refused: {self.reason}"
+        claimed = f" as {self.identity}" if self.identity else ""
+        return f"{self.address}{claimed} is refused: {self.reason}"
 
 
 # Failures ------------------------------------------------------------------------------------------------

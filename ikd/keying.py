@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from ikd.auth import Authenticated, Identity
 from ikd.auth.credentials import Credentials
-from ikd.events import ChildClosed, ChildEstablished
+from ikd.events import ChildClosed, ChildEstablished, PeerAuthenticated
 from ikd.outputs import Output, Remove
 from ikd.riders.announced import PROFILES, Announced
 from ikd.riders.vendor import Known
@@ -186,6 +186,20 @@ class MainMode(ABC):
     def serves(self, rule: Rule) -> bool:
         """Whether the proof this peer gave is one the rule asks for."""
         return methods(rule) == methods(self.rule) and second(rule) == second(self.rule)
+
+    def tell_authenticated(self, rule: Rule) -> None:
+        """The event that the peer has proven itself."""
+        assert self.peer is not None
+        self.emit(
+            PeerAuthenticated(
+                ike=self.number,
+                rule=rule.name,
+                identity=str(self.peer.identity),
+                method=self.peer.method,
+                description=self.peer.description,
+                address=str(self.path.peer.address),
+            )
+        )
 
     # Child SAs -------------------------------------------------------------------------------------------
 

@@ -177,7 +177,7 @@ def _rule(section: Section, sets: Sets, keywords: Keywords) -> Rule:
         outbound=draft.outbound,
         tunnel=draft.tunnel,
         encrypt=section.get("encrypt", False),
-        peer=section.read("peer", _machine, None),
+        peer=section.read("peer", _peer, None),
         allow=_access(section, "allow"),
         deny=_access(section, "deny"),
         interface=section.get("interface", None),
@@ -216,9 +216,9 @@ def _identity(text: str) -> str:
     return text
 
 
-def _machine(text: str) -> str:
-    if text.strip().lower().startswith("group:"):
-        raise ValueError(f'"{text}" is a group of users; list it under users of allow or deny')
+def _peer(text: str) -> str:
+    if classify(text)[0] is Form.GROUP:
+        raise ValueError(f'"{text}" is a group, and the peer is one host; list it in allow or deny')
     return _identity(text)
 
 
@@ -274,7 +274,7 @@ def _access(section: Section, key: str) -> AccessList | None:
     inner = section.sub(key, ACCESS)
     if inner is None:
         return None
-    found = AccessList(inner.each("machines", _machine), inner.each("users", _identity))
+    found = AccessList(inner.each("machines", _identity), inner.each("users", _identity))
     if not (found.machines or found.users or inner.bad):
         section.complain(key, 'it lists nobody; write { machines = ["*.example"] } or leave it out')
     return found

@@ -6,6 +6,8 @@ stranger first has to return a cookie.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from ikd.association import Association, Registry
 from ikd.authip.association import AuthipAssociation
 from ikd.authip.channel import VERSION, Channel
@@ -22,7 +24,7 @@ from ikd.wire.isakmp import HEADER, HEADER_SIZE, ZERO_SPI, Flags, Header, encode
 from sadb.address import Address, Path
 
 EXCHANGES = frozenset(Exchange)
-COOKIE_EXCHANGE_OF_IKEV1 = 5
+MOST_NAMES = 4096
 
 
 class AuthipAdmission:
@@ -31,12 +33,22 @@ class AuthipAdmission:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._cookies = ResponderCookies(registry.env.random)
+        self._names: OrderedDict[Address, str] = OrderedDict()  # what responders call themselves
 
     def begin(self, path: Path, now: float) -> Association:
         """A new main-mode SA of ours, without any message yet."""
         association = self._make(True, self._registry.new_spi(), ZERO_SPI, path, now)
+        # taken out: should it lead to nothing, the next negotiation asks for the name again
+        association.session.principal = self._names.pop(path.peer.address, "")
+        association.session.hooks.named = lambda name: self._remember(path.peer.address, name)
         self._registry.adopt(association)
         return association
+
+    def _remember(self, peer: Address, name: str) -> None:
+        """A responder's name has led to a main-mode SA: the next one can do with one round trip less."""
+        self._names[peer] = name
+        while len(self._names) > MOST_NAMES:
+            self._names.popitem(last=False)
 
     def _make(
         self, initiator: bool, cookie_i: bytes, cookie_r: bytes, path: Path, now: float

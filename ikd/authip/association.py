@@ -7,6 +7,7 @@ replaced on the new one.
 
 from __future__ import annotations
 
+import math
 import traceback
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,11 +29,12 @@ from ikd.authip.reception import Reception
 from ikd.authip.session import Asked, Session
 from ikd.events import Broken
 from ikd.isakmp import identities, quick
+from ikd.isakmp.failure import not_authenticated
 from ikd.isakmp.message import Refused, Silent
 from ikd.isakmp.numbers import N as Isakmp
 from ikd.isakmp.payloads import Identification
 from ikd.keying import RETIRE
-from ikd.life import AGAIN_SECONDS, Input, State
+from ikd.life import AGAIN_SECONDS, SOFT, Input, State
 from ikd.outputs import Release, Transmit
 from ikd.riders.natt import KEEPALIVE
 from policy.rules import Rule
@@ -68,6 +70,7 @@ class AuthipAssociation(Reception):
         "_leaving_at",
         "_over",
         "_probing",
+        "_refused",
         "_requests",
         "_retired",
         "_said_deleted",
@@ -84,12 +87,14 @@ class AuthipAssociation(Reception):
         self._leaving_at: float | None = None  # the peer has deleted it: when it goes at the earliest
         self._over: tuple[str, bool] | None = None
         self._probing = False
+        self._refused = False  # the peer's credentials were not accepted, and that was told
         self._said_deleted = ""
         hooks = session.hooks
         hooks.emit = owner.emit
         hooks.first_contact = lambda: owner.first_contact(self)
         hooks.kin = lambda: [one.main for one in self._kin()]
         hooks.authenticated = self._authenticated
+        hooks.refused, hooks.named = self._not_accepted, lambda name: None
         hooks.delete, hooks.unfinished = self._replaced_pair, self._unfinished
 
     # Facts -----------------------------------------------------------------------------------------------
@@ -358,11 +363,12 @@ class AuthipAssociation(Reception):
         whole = talk.message_id in (MAIN_MESSAGE_ID, EXTENDED_MESSAGE_ID)
         sent = self._tell_peer(talk, error, whole=whole)
         rule = talk.rule or session.rule_name
-        if declined := failure.not_authenticated(session, error, rule):
+        if declined := not_authenticated(session, error, rule):
             self.owner.emit(declined)
         if whole:
             self._end(str(error) or "refused", False)
-        if self.state not in (State.DELETING, State.CLOSED):
+        known = self._refused and isinstance(error, Refused) and error.by_peer  # it gives up: we know why
+        if not known and self.state not in (State.DELETING, State.CLOSED):
             self.owner.emit(
                 failure.told(
                     session, error, talk.stage, rule, sent, initiator=talk.initiator, child=talk.child
@@ -392,16 +398,13 @@ class AuthipAssociation(Reception):
     # Hooks of the session --------------------------------------------------------------------------------
 
     def _authenticated(self) -> None:
-        if self.state is not State.CONNECTING:
-            return
         session = self.session
+        if self.state is not State.CONNECTING:  # extended mode has followed although it might not have
+            self._limit_life()
+            return
         self.life.move(Input.AUTHENTICATED)
         self.begin_life()
-        user = session.user
-        remaining = session.env.credentials.remaining(user) if user else None
-        if remaining is not None:  # no longer than the user's, or the certificate of health
-            end = session.now + remaining
-            self.life.hard_at = min(self.life.hard_at or end, end)
+        self._limit_life()
         if not self.initiator and self.life.rekey_at is not None and self.life.hard_at is not None:
             # the initiator is first to replace it
             self.life.rekey_at = (self.life.rekey_at + self.life.hard_at) / 2
@@ -412,6 +415,16 @@ class AuthipAssociation(Reception):
             if isinstance(rival, AuthipAssociation) and rival._yields_to(self):
                 self._deferred += rival._deferred
                 self.owner.withdraw(rival, session.now)
+
+    def _limit_life(self) -> None:
+        """It lasts no longer than what has been proven (a ticket, a certificate of health), and is replaced
+        before that ends."""
+        session, life = self.session, self.life
+        found = [session.env.credentials.remaining(one) for one in (session.peer, session.user) if one]
+        remaining = min((one for one in found if one is not None), default=None)
+        if remaining is not None:
+            life.hard_at = min(life.hard_at or math.inf, session.now + remaining)
+            life.rekey_at = min(life.rekey_at or math.inf, session.now + remaining * SOFT)
 
     def _yields_to(self, other: AuthipAssociation) -> bool:
         """Whether another one, which the peer has begun, will do instead of this one."""
@@ -475,6 +488,16 @@ class AuthipAssociation(Reception):
             self._live(now)
         self._settle(now)
 
+    def _not_accepted(self, declined: Exception) -> None:
+        """The peer's credentials are not accepted: told at once, for it may be silent from now on."""
+        self._refused = True
+        stage = next((one.stage for one in self.talks.open if not one.initiator), "")
+        self.owner.emit(
+            failure.told(
+                self.session, declined, stage, self.session.rule_name, 0, initiator=False, child=False
+            )
+        )
+
     def _half_open_over(self) -> None:
         """The peer did not go on (section 3.1.6.3)."""
         if self.session.armed:
@@ -503,7 +526,10 @@ class AuthipAssociation(Reception):
         if early is not None and early.created + RETIRE <= now:
             early.standby = False
         if self.rekey_at is not None and self.rekey_at <= now and self.life.up:
-            self.rekey(now)
+            if self.children:
+                self.rekey(now)
+            else:  # nobody needs it
+                self.life.rekey_at = None
         silent = settings.liveness and self.heard_of_traffic() + settings.liveness <= now
         if silent and self.life.up and not self._busy:
             self._probe()

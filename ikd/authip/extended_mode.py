@@ -18,7 +18,7 @@ from ikd.events import UserAuthenticated
 from ikd.exchange import Send, Steps, ask
 from ikd.isakmp.message import Refused, Unauthentic, expect
 from ikd.isakmp.payloads import Hash
-from ikd.outputs import AllocateSpi
+from ikd.outputs import AllocateSpi, Install, Remove
 from ikd.wire.codec import Malformed
 from policy.rules import Rule
 
@@ -111,12 +111,19 @@ def initiate(session: Session, rule: Rule, agreed: Agreed) -> Steps[Message | No
     proven = yield from tokens.initiate(session, course(session), rule)
     _arm(session, proven)
     auth3, auth4 = _proofs(session)
-    pair = yield from quick_mode.install(session, agreed)
-    # HDR*, HASH(Auth3)  -->   <--  HDR*, HASH(Auth4)
-    last = sealed(Exchange.EXTENDED, EXTENDED_MESSAGE_ID, Hash(data=auth3))
-    yield from expect(Send(last), take_proof)
+    pair = quick_mode.make_pair(session, agreed)
+    try:
+        # we receive on it before the responder has our proof, but it counts only with the responder's
+        yield from ask(Install(pair))
+        # HDR*, HASH(Auth3)  -->   <--  HDR*, HASH(Auth4)
+        last = sealed(Exchange.EXTENDED, EXTENDED_MESSAGE_ID, Hash(data=auth3))
+        yield from expect(Send(last), take_proof)
+        _proven(session, rule, proven)
+    except BaseException:
+        session.emit(Remove(pair))
+        raise
     session.pending = None
-    _proven(session, rule, proven)
+    quick_mode.take(session, agreed, pair)
     session.hooks.authenticated()
     pair.standby = False
     if agreed.old:

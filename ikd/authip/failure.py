@@ -7,7 +7,8 @@ from ikd.auth import Declined
 from ikd.authip.keys import WeakKey
 from ikd.authip.numbers import Status, notify_name
 from ikd.authip.session import Session
-from ikd.events import AuthenticationFailed, NegotiationFailed
+from ikd.events import NegotiationFailed
+from ikd.isakmp import failure
 from ikd.isakmp.message import Refused, Silent, Unauthentic
 from ikd.isakmp.numbers import N
 from ikd.riders import windows_status
@@ -43,33 +44,7 @@ def told(
     session: Session, error: Exception, stage: str, rule: str, sent: int, *, initiator: bool, child: bool
 ) -> NegotiationFailed:
     """An error of an exchange as the event that `ikctl why` shows; `sent` is the code we have told."""
-    refused = error if isinstance(error, Refused) else None
-    notify = windows_status.label(sent) if sent else ""
-    if refused and refused.by_peer:
-        notify = notify_name(refused.notify)
-    return NegotiationFailed(
-        ike=session.number,
-        rule=rule,
-        peer=str(session.path.peer.address),
-        initiator=initiator,
-        stage=stage,
-        notify=notify,
-        reason=str(error) or type(error).__name__,
-        remedy=getattr(error, "remedy", ""),
-        child=child,
-        comparison=refused.comparison if refused else None,
-        keying="authip",
-    )
-
-
-def not_authenticated(session: Session, error: Exception, rule: str) -> AuthenticationFailed | None:
-    """The event for the security log when an error says that somebody is not who he should be."""
-    if not isinstance(error, Declined):
-        return None
-    return AuthenticationFailed(
-        ike=session.number,
-        rule=rule,
-        identity=str(session.claimed) if session.claimed else "",
-        address=str(session.path.peer.address),
-        reason=str(error),
-    )
+    name = windows_status.label(sent) if sent else ""
+    if isinstance(error, Refused) and error.by_peer:
+        name = notify_name(error.notify)
+    return failure.told(session, error, stage, rule, name, initiator=initiator, child=child)

@@ -148,13 +148,12 @@ class Transcript:
 
     def value(self, hash_name: str, *, main: bool = True, hashed: bool = True) -> bytes:
         """t; extended mode (`main` false) hashes with the negotiated hash from the start. Without `hashed`
-        the last message stands before the chain unhashed, as Auth1 is printed."""
+        the third message stands before the chain unhashed, as Auth1 is printed (authip.md OQ-29)."""
         value = b""
         for n, one in enumerate(self._messages):
-            name = "sha256" if main and n < 2 else hash_name
-            if not hashed and n == len(self._messages) - 1:
-                return one + value
-            value = hashlib.new(name, one + value).digest()
+            value = one + value
+            if hashed or n != 2:
+                value = hashlib.new("sha256" if main and n < 2 else hash_name, value).digest()
         return value
 
 

@@ -6,13 +6,15 @@ What comes in the clear is a hint until Auth1 or Auth2 has been checked: both co
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ikd.auth import ANONYMOUS
 from ikd.authip import methods, offers, quick_mode, shapes, tokens
 from ikd.authip.message import Message, plain
 from ikd.authip.numbers import MAIN_MESSAGE_ID, Exchange, Method, N, method_name
 from ikd.authip.payloads import Auth, GssApi, GssId, decode_name
 from ikd.authip.session import Asked, Proven, Session, wants_user
-from ikd.authip.tokens import Acceptance, Course
+from ikd.authip.tokens import Acceptance, Course, Opening
 from ikd.exchange import Send, Steps
 from ikd.isakmp.message import Refused, expect
 from ikd.isakmp.numbers import N as Isakmp
@@ -41,9 +43,11 @@ def initiate(
     terms = offers.terms(session, (rule,), initiator=True)
     exchange = DiffieHellman(terms.group) if terms.group else None
     session.nonce_i = session.env.random(NONCE)
-    yield from _first(session, terms, exchange, rule)
+    opened = yield from tokens.opening(session, rule, terms.methods)
+    answer = yield from _first(session, terms, exchange, rule, opened)
     offers.float_port(session)
-    proven = yield from tokens.initiate(session, COURSE, rule)
+    opened = replace(opened, reply=answer) if opened and answer else None
+    proven = yield from tokens.initiate(session, COURSE, rule, opened)
     session.arm(proven)
     session.seal_transcript()
     session.peer = proven.peer
@@ -55,22 +59,29 @@ def initiate(
     return None
 
 
-def _first(session: Session, terms: offers.Terms, exchange: DiffieHellman | None, rule: Rule) -> Steps[None]:
-    """The first two messages; once more with a cookie when the responder asks for one."""
+def _first(
+    session: Session,
+    terms: offers.Terms,
+    exchange: DiffieHellman | None,
+    rule: Rule,
+    opened: Opening | None,
+) -> Steps[GssApi | None]:
+    """The first two messages; once more with a cookie when the responder asks for one. The answer to the
+    token in the first, if there was one."""
 
     cookies = [session.channel.cookie_r]
 
-    def take(reply: Message) -> bytes | None:
+    def take(reply: Message) -> bytes | GssApi | None:
         if notify := reply.notify(N.DOS_COOKIE):
             return notify.data
         _take_second(session, terms, exchange, reply, rule)
         # a demand may have been forged: the responder's cookie tells which message it has answered
         answered = session.channel.cookie_r
         session.transcript.choose_first(cookies.index(answered) if answered in cookies else 0)
-        return None
+        return reply.maybe(GssApi)
 
     while True:
-        # HDR, CRYPTO, SA, AUTH, Ni, VID..., [NAT-D, NAT-D,] [KE]  -->
+        # HDR, CRYPTO, SA, AUTH, Ni, VID..., [NAT-D, NAT-D,] [GSS,] [KE]  -->
         first = plain(
             Exchange.MAIN,
             MAIN_MESSAGE_ID,
@@ -79,14 +90,15 @@ def _first(session: Session, terms: offers.Terms, exchange: DiffieHellman | None
             Nonce(data=session.nonce_i),
             *offers.announcements(session, terms.group, initiator=True),
             *offers.discovery(session),
+            *([opened.token] if opened else []),
             *([KeyExchange(public=exchange.public)] if exchange else []),
         )
-        # <--  HDR, CRYPTO, SA, AUTH, Nr, Nr(qm), VID..., [NAT-D, NAT-D,] GSS_ID, [KE]
-        cookie = yield from expect(Send(first), take)
-        if cookie is None:
-            return
-        session.channel.cookie_r = cookie
-        cookies.append(cookie)
+        # <--  HDR, CRYPTO, SA, AUTH, Nr, Nr(qm), VID..., [NAT-D, NAT-D,] [GSS,] [GSS_ID,] [KE]
+        answer = yield from expect(Send(first), take)
+        if not isinstance(answer, bytes):
+            return answer
+        session.channel.cookie_r = answer
+        cookies.append(answer)
 
 
 def _take_second(
@@ -110,7 +122,7 @@ def _take_second(
         raise Malformed("a key exchange on one side only")
     shared = agree(exchange, public.public) if exchange and public else b""
     named = reply.maybe(GssId)
-    principal = decode_name(named, session.profile.names) if named else ""
+    principal = decode_name(named, session.profile.names) if named else session.principal
     offers.hear(session, reply)
     offers.find_nat(session, reply, session.channel.cookie_r)
     session.methods, session.nonce_quick, session.principal = common, nonce_quick, principal

@@ -16,7 +16,6 @@ from ikd.authip.message import Message, notify, sealed
 from ikd.authip.numbers import Exchange, N, Subject
 from ikd.authip.payloads import KeyDictation, Notify
 from ikd.authip.session import Agreed, Asked, Session, may_have_user, wants_user
-from ikd.events import PeerAuthenticated
 from ikd.exchange import Send, Steps, ask
 from ikd.isakmp import identities, quick
 from ikd.isakmp.message import Refused, Unauthentic, expect
@@ -57,19 +56,13 @@ def proven(session: Session, rule: Rule) -> None:
     assert session.peer is not None
     session.rule = rule
     session.first_done = True
+    session.local_identity = session.env.credentials.local_identity(rule, session.path.local.address)
+    if session.initiator and session.principal:
+        session.hooks.named(session.principal)
     session.initial_contact = Known.INITIAL_CONTACT in session.vendors and not session.initiator
     if session.peer.anonymous:
         return
-    session.emit(
-        PeerAuthenticated(
-            ike=session.number,
-            rule=rule.name,
-            identity=str(session.peer.identity),
-            method=session.peer.method,
-            description=session.peer.description,
-            address=str(session.path.peer.address),
-        )
-    )
+    session.tell_authenticated(rule)
 
 
 def make_pair(session: Session, agreed: Agreed) -> SaPair:
@@ -94,9 +87,14 @@ def install(session: Session, agreed: Agreed) -> Steps[SaPair]:
     """Put the pair of a quick mode into the SADB, on standby."""
     pair = make_pair(session, agreed)
     yield from ask(Install(pair, agreed.old))
+    take(session, agreed, pair)
+    return pair
+
+
+def take(session: Session, agreed: Agreed, pair: SaPair) -> None:
+    """A pair that has been installed is ours to use."""
     session.quick_ids[agreed.spi] = agreed.message_id
     session.add(pair, agreed.old)
-    return pair
 
 
 def _hash(session: Session, value: bytes, *, first: bool) -> list[Payload]:
@@ -312,12 +310,12 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
     try:
         if first:
             proven(session, rule)
-        if session.em is None and wants_user(rule):
-            session.pending = agreed  # what has been agreed on waits for extended mode
+        # extended mode may come, and would change the keys; where it has to, they wait for it
+        waits = first and session.em is None and may_have_user(rule)
+        if waits:
+            session.pending = agreed
             session.quick_ids[spi] = request.message_id
-        else:
-            if session.em is None and may_have_user(rule):
-                session.pending = agreed  # extended mode may come, and would change the keys
+        if not (waits and wants_user(rule)):
             pair = yield from install(session, agreed)
             if first:
                 session.hooks.authenticated()
@@ -337,7 +335,7 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
     )
     # HDR*, HASH(Auth2), IDi, IDr, SA, [KE]  -->
     try:
-        yield from expect(Send(reply), _take_sync)
+        synchronized = yield from expect(Send(reply), _take_sync)
     except BaseException:
         if pair is not None:
             session.hooks.unfinished(pair)
@@ -346,14 +344,19 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
         pair.standby = session.pending is agreed  # the initiator has it behind extended mode, if that comes
         if old is not None:
             _retire(session, old)
+    if not synchronized:
+        return None  # there is nothing to answer
     # HDR*, N(QM_SYNCHRONIZE)  -->
     return sealed(Exchange.QUICK, 0, notify(N.QM_SYNCHRONIZE, Subject.QUICK))
 
 
-def _take_sync(message: Message) -> None:
-    if message is not FAST:
-        _check_sync(message)
-        refuse_dictation(message)
+def _take_sync(message: Message) -> bool:
+    """Whether the initiator has synchronised, and has not left it out."""
+    if message is FAST:
+        return False
+    _check_sync(message)
+    refuse_dictation(message)
+    return True
 
 
 def _retire(session: Session, old: SaPair) -> None:

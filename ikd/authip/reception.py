@@ -28,7 +28,7 @@ from ikd.authip.payloads import PAYLOADS, Notify
 from ikd.authip.session import Session
 from ikd.isakmp.conversations import MOST_TALKS
 from ikd.isakmp.message import Refused, Unauthentic
-from ikd.isakmp.payloads import Identification, SecurityAssociation
+from ikd.isakmp.payloads import SecurityAssociation
 from ikd.life import State
 from ikd.outputs import Move
 from ikd.riders.fragment1 import FRAGMENT, Fragments
@@ -331,8 +331,7 @@ class Reception(Association):
         if not message.encrypted:
             self._hint(message, path)
             return
-        if message.notify(N.ACQUIRE) and len(list(message.every(Identification))) != 2:
-            raise Malformed("NOTIFY_ACQUIRE without its identities")
+        shapes.check_acquire(message)  # else it is discarded, and not acknowledged
         if ack := message.notify(N.ACK):  # its own number may be that of what it acknowledges
             again = not self.notices.awaits(int.from_bytes(ack.data[:4], "big"))
         else:

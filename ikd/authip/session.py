@@ -30,12 +30,23 @@ Asked = Acquire | Selector  # what a quick mode is for: a packet, or what the pe
 class Hooks:
     """What a session asks of those who hold it; set by the association."""
 
-    __slots__ = ("authenticated", "delete", "emit", "first_contact", "kin", "unfinished")
+    __slots__ = (
+        "authenticated",
+        "delete",
+        "emit",
+        "first_contact",
+        "kin",
+        "named",
+        "refused",
+        "unfinished",
+    )
 
     emit: Callable[[Output], None]
     first_contact: Callable[[], bool]  # whether we have no other main-mode SA with this peer
     kin: Callable[[], list[keying.MainMode]]  # other main-mode SAs with this peer
     authenticated: Callable[[], None]  # the peer is proven, its user too where the rule wants one
+    refused: Callable[[Exception], None]  # the last method in common has failed; the peer may still go on
+    named: Callable[[str], None]  # what the responder calls itself has led to proof
     delete: Callable[[SaPair, str], None]  # a quick-mode SA that is replaced: drop it here and at the peer
     unfinished: Callable[[SaPair], None]  # a quick-mode SA that came to nothing
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ikd.authip.message import Message
+from ikd.authip.numbers import N
 from ikd.authip.payloads import (
     Auth,
     GssApi,
@@ -77,6 +78,16 @@ def fitting(message: Message, shape: Shape) -> Message:
 def fits(message: Message, shape: Shape) -> bool:
     """Whether a message has what a shape requires."""
     return shape.required <= {one.kind for one in message.payloads}
+
+
+def check_acquire(message: Message) -> None:
+    """Raises `Malformed` unless two identities, and no others, stand right behind N(NOTIFY_ACQUIRE), if there
+    is one (MS-AIPS section 2.2.3.5)."""
+    for n, one in enumerate(message.payloads):
+        if isinstance(one, Notify) and one.type == N.ACQUIRE:
+            following = message.payloads[n + 1 : n + 3]
+            if list(message.every(Identification)) != [*following] or len(following) != 2:
+                raise Malformed("NOTIFY_ACQUIRE without its identities")
 
 
 def nonces(message: Message, count: int) -> list[bytes]:

@@ -7,10 +7,11 @@ Rounds and attempts are limited, because a token altered on the way could make b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ikd.auth import Authenticate, Authenticated, Authenticator, Declined, Token
+from ikd.auth import ANONYMOUS, Authenticate, Authenticated, Authenticator, Declined, Token
+from ikd.auth import Step as StepResult
 from ikd.authip import methods, shapes
 from ikd.authip.message import Message
 from ikd.authip.methods import Side
@@ -19,7 +20,7 @@ from ikd.authip.payloads import GssApi
 from ikd.authip.session import Proven, Session
 from ikd.events import AuthenticationFailed
 from ikd.exchange import Send, Step, Steps, Wait, ask
-from ikd.isakmp.message import expect
+from ikd.isakmp.message import Refused, expect
 from ikd.riders import windows_status
 from ikd.wire.codec import Malformed
 from policy.rules import Rule
@@ -50,6 +51,7 @@ class _Failed:
     reason: Declined
     retry: bool = False
     status: int = 0
+    ours: bool = False  # it is us who do not believe the peer
 
 
 def key_of(session: Session, number: int, key: Secret) -> Secret:
@@ -62,11 +64,45 @@ def key_of(session: Session, number: int, key: Secret) -> Secret:
 # Initiator -------------------------------------------------------------------------------------------------
 
 
-def initiate(session: Session, course: Course, rule: Rule) -> Steps[Proven]:
-    """Prove ourselves with the first method that succeeds; raises `Declined` when none does."""
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A first token that goes along with the first message of main mode, because the responder's name is
+    known, and the responder's answer to it."""
+
+    side: Side
+    made: Authenticator
+    step: StepResult
+    flags: int
+    reply: GssApi | None = None
+
+    @property
+    def token(self) -> GssApi:
+        """The payload."""
+        return GssApi(flags=self.flags, token=self.step.token.data if self.step.token else b"")
+
+
+def opening(session: Session, rule: Rule, able: Sequence[int]) -> Steps[Opening | None]:
+    """Such a token, for the method we like best; only Kerberos gains by it (section 3.2.4)."""
+    if not session.principal or able[0] != Method.KERBEROS:
+        return None
+    (side,) = methods.initiators(session.env, rule, able[0], session.principal, session.profile, second=False)
+    try:
+        made = side.make()
+        step = yield from ask(Authenticate(made))
+    except Declined:
+        return None  # it will be tried again, and told of, in its turn
+    return Opening(side, made, step, _flags(side, new=session.profile.first_new, retry=False))
+
+
+def initiate(session: Session, course: Course, rule: Rule, opened: Opening | None = None) -> Steps[Proven]:
+    """Prove ourselves with the first method that succeeds; raises `Declined` when we do not believe the peer,
+    `Refused` when it does not believe us or we have nothing to prove ourselves with."""
+    anonymous = session.methods[:1] == (Method.ANONYMOUS,)
+    if anonymous and not (course.second or session.profile.anonymous_tokens):
+        return Proven(Method.ANONYMOUS, ANONYMOUS, Secret(b""), one_way=True)
     attempts = 0
     refusals: list[str] = []
-    remedy = ""
+    remedy, unbelieved = "", False
     for number in session.methods:
         sides = methods.initiators(
             session.env, rule, number, session.principal, session.profile, second=course.second
@@ -76,18 +112,25 @@ def initiate(session: Session, course: Course, rule: Rule) -> Steps[Proven]:
             attempts += 1
             if attempts > MOST_ATTEMPTS:
                 raise Declined(f"{MOST_ATTEMPTS} attempts to authenticate failed: {'; '.join(refusals)}")
-            flags = _flags(side, new=attempts > 1 or session.profile.first_new, retry=n > 0)
-            outcome = yield from _attempt(session, course, number, side, flags, retry)
+            if opened is not None and attempts == 1:
+                outcome = yield from _rounds(session, course, number, opened)
+            else:
+                flags = _flags(side, new=attempts > 1 or session.profile.first_new, retry=n > 0)
+                outcome = yield from _attempt(session, course, number, side, flags, retry)
             if isinstance(outcome, Proven):
                 return outcome
             refusals.append(f"{method_name(number)}: {outcome.reason}")
             remedy = remedy or outcome.reason.remedy
+            unbelieved = unbelieved or outcome.ours
             retry = outcome.status
             if not course.second and not session.profile.failed_attempts_count:
                 session.transcript.begin_attempt(0)
             if outcome.status and not outcome.retry:
                 break
-    raise Declined("; ".join(refusals) or "no method is left to authenticate with", remedy)
+    text = "; ".join(refusals) or "no method is left to authenticate with"
+    if unbelieved:
+        raise Declined(text, remedy)
+    raise Refused(Status.AUTH_FAIL, text, remedy)
 
 
 def _lacking(number: int) -> Callable[[], Authenticator]:
@@ -118,10 +161,19 @@ def _attempt(
         # our first token cannot be made: the responder has to know that this method is over
         yield from _say(course, GssApi(status=Status.AUTH_FAIL, flags=flags))
         return _Failed(declined)
+    return (yield from _rounds(session, course, number, Opening(side, made, step, flags), status))
+
+
+def _rounds(
+    session: Session, course: Course, number: int, opened: Opening, status: int = 0
+) -> Steps[Proven | _Failed]:
+    """Token for token until both sides have finished."""
+    side, step, flags, reply = opened.side, opened.step, opened.flags, opened.reply
     peer = step.peer
     for _ in range(MOST_ROUNDS):
-        token = step.token.data if step.token else b""
-        reply = yield from _say(course, GssApi(status=status, flags=flags, token=token))
+        if reply is None:
+            token = step.token.data if step.token else b""
+            reply = yield from _say(course, GssApi(status=status, flags=flags, token=token))
         flags, status = flags & ~int(GssFlags.NEW | GssFlags.RETRY), 0  # they belong to the first token
         if reply.status:
             return _refused(reply)
@@ -131,10 +183,10 @@ def _attempt(
                 return _proven(session, number, peer, step.key, side)
             return _Failed(Declined("the responder wants more tokens than the method has"))
         try:
-            step = yield from ask(Authenticate(made, Token(reply.token)))
+            step = yield from ask(Authenticate(opened.made, Token(reply.token)))
         except Declined as declined:
-            return _Failed(declined)
-        peer = step.peer
+            return _Failed(declined, ours=True)
+        peer, reply = step.peer, None
         if step.token is None and not (peer and complete):
             return _Failed(Declined("neither side has another token, and nothing is proven"))
         if peer is not None and complete and step.token is None:
@@ -286,11 +338,14 @@ class Acceptance:
         """The answer to a token that proves nothing; the initiator may have another certificate."""
         self._side = None
         self._session.hooks.emit(self._event(number, declined))
+        if self._index + 1 == len(self._session.methods):  # whether it has another credential we cannot know
+            self._session.hooks.refused(declined)
         flags = 0
         if number in TLS and self._retries < MOST_RETRIES:
             self._retries += 1
             flags = int(GssFlags.RETRY)
-        return GssApi(status=Status.AUTH_FAIL, flags=flags)
+        status = Status.KERBEROS_ERROR if number == Method.KERBEROS else Status.AUTH_FAIL
+        return GssApi(status=status, flags=flags)
 
     def _event(self, number: int, declined: Declined) -> AuthenticationFailed:
         session = self._session

@@ -104,8 +104,8 @@ def process(
                     pipe.close()
 
 
-def _await(made: subprocess.Popen[str], ready: Path, what: str, *logs: Path) -> None:
-    """Until a socket is there."""
+def await_file(made: subprocess.Popen[str], ready: Path, what: str, *logs: Path) -> None:
+    """Until a socket is there, or another file that tells that a program serves."""
     deadline = time.monotonic() + PATIENCE
     while not ready.exists():
         if made.poll() is not None or time.monotonic() > deadline:
@@ -118,14 +118,14 @@ def _tails(logs: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def ikd(namespace: str, home: Path, profile: Path | None) -> Iterator[int]:
-    """Our responder; its process id. With `profile` it runs under cProfile, which writes that file at the
-    end."""
+def ikd(namespace: str, home: Path, profile: Path | None, environment: Mapping[str, str]) -> Iterator[int]:
+    """Our responder; its process id. With `profile` its processor time is sampled, and that file written at
+    the end."""
     program = ("ikd.bench.profiled", str(profile)) if profile else ("ikd",)
     command = [sys.executable, "-m", *program, "--config", str(home)]
     control, log = home / "control.sock", home / "log"
-    with process(namespace, command, log) as made:
-        _await(made, control, "ikd", log)
+    with process(namespace, command, log, environment) as made:
+        await_file(made, control, "ikd", log)
         try:
             with Client(control, PATIENCE) as client:
                 client.call("version")
@@ -140,7 +140,7 @@ def strongswan(namespace: str, home: Path) -> Iterator[int]:
     environment = {"STRONGSWAN_CONF": str(home / "strongswan.conf"), "SWANCTL_DIR": str(home / "swanctl")}
     log, vici = home / "log", home / "charon.vici"
     with process(namespace, [parties.CHARON], log, environment) as made:
-        _await(made, vici, "strongSwan", log, home / "charon.log")
+        await_file(made, vici, "strongSwan", log, home / "charon.log")
         done = subprocess.run(
             ["swanctl", "--load-all", "--uri", f"unix://{vici}"],
             env=os.environ | environment,
@@ -185,9 +185,9 @@ class Initiator:
 
 
 @contextlib.contextmanager
-def initiator(namespace: str, log: Path) -> Iterator[Initiator]:
+def initiator(namespace: str, log: Path, environment: Mapping[str, str]) -> Iterator[Initiator]:
     """The one initiator of all measurements."""
-    with process(namespace, [sys.executable, "-m", "ikd.bench.load"], log) as made:
+    with process(namespace, [sys.executable, "-m", "ikd.bench.load"], log, environment) as made:
         yield Initiator(made, log)
 
 
@@ -195,8 +195,10 @@ def initiator(namespace: str, log: Path) -> Iterator[Initiator]:
 
 
 def prepare(directory: Path, auth: str, now: float) -> dict[str, Path]:
-    """The directories of initiator and responders for a kind of authentication."""
-    homes = {who: directory / f"{auth}-{who}" for who in ("load", IKD.name, STRONGSWAN.name)}
+    """The directories of initiator and responders for a kind of authentication; for Kerberos without the
+    keytabs."""
+    kind = parties.AUTHS[auth]
+    homes = {who: directory / f"{auth}-{who}" for who in ("load", IKD.name)}
     secret = os.urandom(24).hex()
     for who, identity, peer in (
         ("load", parties.LOAD_ID, parties.SERVER_ID),
@@ -207,20 +209,26 @@ def prepare(directory: Path, auth: str, now: float) -> dict[str, Path]:
         (home / "ikd.toml").write_text(parties.settings(identity, auth, str(home)))
         policy = parties.load_policy(auth) if who == "load" else parties.server_policy(auth)
         (home / "policy.toml").write_text(policy)
-        if not parties.AUTHS[auth]:
+        if kind.method == "psk":
             _private(home / "secrets.toml", parties.secrets(peer, secret).encode())
-    home = homes[STRONGSWAN.name]
+    if kind.keying == "ikev2":
+        homes[STRONGSWAN.name] = _charon_home(directory / f"{auth}-{STRONGSWAN.name}", auth, secret)
+    if kind.key:
+        _certify(homes, kind.key, now)
+    return homes
+
+
+def _charon_home(home: Path, auth: str, secret: str) -> Path:
+    """strongSwan's directory."""
     for name in ("conf.d", "x509", "x509ca", "private"):
         (home / "swanctl" / name).mkdir(parents=True)
     (home / "strongswan.conf").write_text(parties.charon_settings(str(home)))
     _private(home / "swanctl" / "swanctl.conf", parties.charon_connection(auth, secret).encode())
-    if parties.AUTHS[auth]:
-        _certify(homes, parties.AUTHS[auth], now)
-    return homes
+    return home
 
 
 def _certify(homes: Mapping[str, Path], kind: str, now: float) -> None:
-    """An authority, a certificate for the initiator, and one that both responders use."""
+    """An authority, a certificate for the initiator, and one that the responders share."""
     authority = pki.make_ca("CN=Bench CA", now, days=1, kind=kind)
     trusted = pki.certificate_pem(authority.certificate)
     hosts: dict[str, Any] = {
@@ -232,6 +240,8 @@ def _certify(homes: Mapping[str, Path], kind: str, now: float) -> None:
         (home / "ca.pem").write_bytes(trusted)
         (home / "host.pem").write_bytes(pki.certificate_pem(host.certificate))
         _private(home / "host.key", pki.key_pem(host.key))
+    if STRONGSWAN.name not in homes:
+        return
     home, host = homes[STRONGSWAN.name] / "swanctl", hosts[parties.SERVER_ID]
     (home / "x509ca" / "ca.pem").write_bytes(trusted)
     (home / "x509" / "host.pem").write_bytes(pki.certificate_pem(host.certificate))

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ikd.bench import hosts, parties, report
+from ikd.bench import hosts, kdc, parties, report
 from ikd.bench.hosts import Initiator, Trouble
 from ikd.bench.load import Measured, Order
 from ikd.bench.machine import load, machine
 from ikd.bench.parties import IKD, RESPONDERS, STRONGSWAN, Responder
-from ikd.bench.report import Run
+from ikd.bench.report import Missing, Run
 from ikd.control.protocol import ControlError, Json
 
 BATCH: Final = 200  # SAs that stand at a time; they are deleted before the next batch
+ALONE: Final = 30  # establishments that are made one at a time, at the end of each run
 WARM_UP: Final = 20
 
 
@@ -46,34 +47,63 @@ def measure(plan: Plan, tell: Callable[[str], None]) -> Json:
         raise ControlError("not-permitted", "the measurement needs network namespaces", "run it as root")
     if shutil.which("ip") is None:
         raise ControlError("unavailable", "the program ip is missing", "apt-get install iproute2")
-    missing = {STRONGSWAN.name: parties.INSTALL_CHARON} if hosts.strongswan_missing() else {}
+    missing = gaps(plan.auths)
     facts = machine() | {"load_before": load()}
     runs: list[Run] = []
     try:
         with contextlib.ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ikd-bench-")))
             names = stack.enter_context(hosts.namespaces())
-            initiator = stack.enter_context(hosts.initiator(names["load"], directory / "load.log"))
-            for auth in plan.auths:
+            auths = [one for one in plan.auths if (IKD.name, one) not in missing]
+            realm = None
+            if any(parties.AUTHS[one].method == "kerberos" for one in auths):
+                realm = kdc.Realm(directory / "kdc")
+                stack.enter_context(realm.serving(names["load"]))
+            environment = realm.settings if realm else {}
+            log = directory / "load.log"
+            initiator = stack.enter_context(hosts.initiator(names["load"], log, environment))
+            for auth in auths:
                 homes = hosts.prepare(directory, auth, time.time())
-                with _responders(plan, auth, names, homes, missing) as pids:
+                if realm and parties.AUTHS[auth].method == "kerberos":
+                    realm.keytabs(homes)
+                with _responders(plan, auth, names, homes, missing, environment) as pids:
                     runs += _runs(plan, auth, homes, pids, initiator, tell)
     except Trouble as error:
         raise ControlError("unavailable", str(error)) from None
     return report.ike(facts | {"load_after": load()}, runs, plan.auths, missing)
 
 
+def gaps(auths: tuple[str, ...]) -> Missing:
+    """What cannot be measured here, and why."""
+    found: dict[tuple[str, str], str] = {}
+    no_charon = parties.INSTALL_CHARON if hosts.strongswan_missing() else ""
+    no_kerberos = kdc.missing()
+    for name in auths:
+        auth = parties.AUTHS[name]
+        if why := parties.NO_AUTHIP if auth.keying == "authip" else no_charon:
+            found[STRONGSWAN.name, name] = why
+        if auth.method == "kerberos" and no_kerberos:
+            found[IKD.name, name] = no_kerberos
+    return found
+
+
 @contextlib.contextmanager
 def _responders(
-    plan: Plan, auth: str, names: Mapping[str, str], homes: Mapping[str, Path], missing: Mapping[str, str]
+    plan: Plan,
+    auth: str,
+    names: Mapping[str, str],
+    homes: Mapping[str, Path],
+    missing: Missing,
+    environment: Mapping[str, str],
 ) -> Iterator[dict[Responder, int]]:
     """Both responders, or the one that is installed, and their process ids."""
     profile = plan.profile
     if profile is not None and len(plan.auths) > 1:
         profile = profile.with_name(f"{profile.stem}-{auth}{profile.suffix}")
     with contextlib.ExitStack() as stack:
-        pids = {IKD: stack.enter_context(hosts.ikd(names[IKD.name], homes[IKD.name], profile))}
-        if STRONGSWAN.name not in missing:
+        ours = hosts.ikd(names[IKD.name], homes[IKD.name], profile, environment)
+        pids = {IKD: stack.enter_context(ours)}
+        if (STRONGSWAN.name, auth) not in missing:
             name = STRONGSWAN.name
             pids[STRONGSWAN] = stack.enter_context(hosts.strongswan(names[name], homes[name]))
         yield pids
@@ -92,7 +122,9 @@ def _runs(
     for number in range(plan.runs + 1):
         for responder in responders if number % 2 else reversed(responders):
 
-            def batch(count: int, responder: Responder = responder) -> Measured:
+            def batch(
+                count: int, parallel: int = plan.parallel, responder: Responder = responder
+            ) -> Measured:
                 return initiator.run(
                     Order(
                         directory=str(homes["load"]),
@@ -101,7 +133,7 @@ def _runs(
                         peer=responder.address,
                         pid=pids[responder],
                         count=count,
-                        parallel=plan.parallel,
+                        parallel=parallel,
                     )
                 )
 
@@ -111,23 +143,28 @@ def _runs(
             run = _run(plan, number, responder.name, auth, batch)
             tell(
                 f"{auth}, run {number} of {plan.runs}: {run.responder} {run.per_second:.0f}/s, "
-                f"{run.responder_cpu_ms:.2f} ms each"
+                f"{run.responder_cpu_ms:.2f} ms each, {run.complete_ms:.2f} ms for one alone"
             )
             yield run
 
 
-def _run(plan: Plan, number: int, name: str, auth: str, batch: Callable[[int], Measured]) -> Run:
-    """Batches until there is enough."""
-    found: list[Measured] = []
-    established = 0
-    seconds = 0.0
-    while (established < plan.count) if plan.count else (seconds < plan.seconds):
-        one = batch(min(BATCH, plan.count - established) if plan.count else BATCH)
+def _run(plan: Plan, number: int, name: str, auth: str, batch: Callable[..., Measured]) -> Run:
+    """Batches until there is enough, then some establishments one at a time."""
+
+    def one_batch(*arguments: int) -> Measured:
+        one = batch(*arguments)
         if one.established == 0:
             reasons = ", ".join(one.reasons) or "no answer"
             raise ControlError(
                 "negotiation-failed", f"{auth}: nothing was established with {name}: {reasons}"
             )
+        return one
+
+    found: list[Measured] = []
+    established = 0
+    seconds = 0.0
+    while (established < plan.count) if plan.count else (seconds < plan.seconds):
+        one = one_batch(min(BATCH, plan.count - established) if plan.count else BATCH)
         found.append(one)
         established += one.established
         seconds += one.seconds
@@ -140,4 +177,5 @@ def _run(plan: Plan, number: int, name: str, auth: str, batch: Callable[[int], M
         seconds,
         sum(one.responder_cpu for one in found),
         sum(one.initiator_cpu for one in found),
+        one_batch(ALONE, 1).complete,
     )

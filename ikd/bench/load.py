@@ -2,8 +2,9 @@
 
 It reads an order a line, JSON, from standard input and answers each with what it measured. Every
 establishment is an endpoint of its own, so that each has a fresh SPI and its own IKE SA. None says
-INITIAL_CONTACT, which would make the responder look through what it has, and delete it. Deleting comes after
-the measured part.
+INITIAL_CONTACT, which would make the responder look through what it has, and delete it; in AuthIP each is for
+traffic of its own, because a pair for the same traffic replaces the other. Deleting comes after the measured
+part.
 """
 
 from __future__ import annotations
@@ -17,22 +18,24 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from ipaddress import ip_address
+from dataclasses import asdict, dataclass, field, replace
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path as File
+from statistics import median
 from typing import Any, Final
 
+from ikd.association import Association
 from ikd.auth import Authenticate
 from ikd.auth.credentials import Credentials
 from ikd.bench.machine import cpu_seconds
 from ikd.endpoint import Endpoint
-from ikd.events import ChildEstablished, IkeClosed, NegotiationFailed
-from ikd.ikev2.association import Ikev2Association
+from ikd.events import ChildEstablished, IkeClosed, IkeEstablished, NegotiationFailed
 from ikd.loading import Configuration
 from ikd.loading import load as load_configuration
 from ikd.outputs import AllocateSpi, Ask, Install, Output, Transmit
 from policy.rules import Rule
 from sadb.address import IKE_PORT, NATT_PORT, Path, SocketAddress
+from sadb.selector import TrafficSelector
 
 MARKER: Final = bytes(4)
 SWEEP: Final = 0.1  # seconds between looks at deadlines; only a lost datagram has one
@@ -55,40 +58,59 @@ class Order:
 
 @dataclass(slots=True)
 class Measured:
-    """What a batch gave. Times are in seconds and those of the processor cover all establishments."""
+    """What a batch gave. Times are in seconds; those of the processor cover all establishments, `complete`
+    is the median of how long each took."""
 
     established: int = 0
     failed: int = 0
     seconds: float = 0.0
+    complete: float = 0.0
     responder_cpu: float = 0.0
     initiator_cpu: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
 
 
+class Modest(Endpoint):
+    """An endpoint that never says it has no other IKE SA with its peer."""
+
+    def first_contact(self, association: Association) -> bool:
+        """Always no."""
+        return False
+
+
 class Slot:
     """One establishment. It stands in for the daemon: answers questions, sends, and watches for the end."""
 
-    __slots__ = ("done", "endpoint", "failure")
+    __slots__ = ("_child", "_ike", "began", "endpoint", "failure", "rule", "seconds")
 
-    def __init__(self, configuration: Configuration, credentials: Credentials) -> None:
-        self.endpoint = Endpoint(configuration.settings.ike, configuration.policy, credentials, os.urandom)
-        self.done = False
+    def __init__(self, configuration: Configuration, credentials: Credentials, rule: Rule) -> None:
+        self.endpoint = Modest(configuration.settings.ike, configuration.policy, credentials, os.urandom)
+        self.rule = rule
+        self.began = self.seconds = 0.0
         self.failure = ""
+        self._ike = self._child = False
 
-    def begin(self, rule: Rule, path: Path, now: float) -> tuple[bytes, list[Output]]:
+    def begin(self, path: Path, now: float) -> tuple[bytes, list[Output]]:
         """Start; the SPI by which answers find back."""
-        outputs = self.endpoint.initiate(rule, path, now)
+        self.began = now
+        outputs = self.endpoint.initiate(self.rule, path, now)
         (association,) = self.endpoint.associations.values()
-        assert isinstance(association, Ikev2Association)
-        association.session.hooks.first_contact = lambda: False
-        return association.spi_i, outputs
+        return association.own_spi, outputs
+
+    @property
+    def done(self) -> bool:
+        """Whether it is over: both SAs are up and nothing is awaited any more, or it has failed. In AuthIP
+        the pair is up before the peer has synchronised, and not sent on."""
+        return bool(self.failure) or (self._ike and self._child and self.endpoint.idle)
 
     def note(self, output: Output) -> None:
         """An event that may be the end."""
         if isinstance(output, ChildEstablished):
-            self.done = True
-        elif isinstance(output, NegotiationFailed | IkeClosed) and not self.done:
-            self.done, self.failure = True, output.reason
+            self._child = True
+        elif isinstance(output, IkeEstablished):
+            self._ike = True
+        elif isinstance(output, NegotiationFailed | IkeClosed) and not self.seconds:
+            self.failure = self.failure or output.reason
 
 
 class Load:
@@ -109,13 +131,14 @@ class Load:
         rule = configuration.policy.rule(order.rule)
         if rule is None:
             raise ValueError(f"no rule {order.rule}")
-        slots = deque(Slot(configuration, credentials) for _ in range(order.count))
+        rules = (_part(rule, n) if "authip" in rule.keying else rule for n in range(order.count))
+        slots = deque(Slot(configuration, credentials, one) for one in rules)
         finished: list[Slot] = []
         result = Measured()
         gc.collect()
         gc.disable()  # garbage of the initiator is not what is measured
         began = time.monotonic(), time.process_time(), cpu_seconds(order.pid)
-        self._establish(slots, finished, rule, order)
+        self._establish(slots, finished, order)
         result.seconds = time.monotonic() - began[0]
         result.initiator_cpu = time.process_time() - began[1]
         time.sleep(SETTLE)
@@ -124,13 +147,15 @@ class Load:
         reasons = Counter(one.failure for one in finished if one.failure)
         result.failed, result.reasons = reasons.total(), dict(reasons)
         result.established = len(finished) - result.failed
-        left = self._delete([one for one in finished if not one.failure], order)
+        established = [one for one in finished if not one.failure]
+        result.complete = median([one.seconds for one in established] or [0.0])
+        left = self._delete(established, order)
         self._slots.clear()
         if left:  # one that replaces what the initiator has would have worked more than was measured
             raise RuntimeError(f"{left} of {order.count} IKE SAs were gone before they were deleted")
         return result
 
-    def _establish(self, slots: deque[Slot], finished: list[Slot], rule: Rule, order: Order) -> None:
+    def _establish(self, slots: deque[Slot], finished: list[Slot], order: Order) -> None:
         """Keep `parallel` negotiations under way until all have come to an end."""
         path = Path(
             SocketAddress(ip_address(order.local), IKE_PORT), SocketAddress(ip_address(order.peer), IKE_PORT)
@@ -140,11 +165,12 @@ class Load:
             while slots and len(running) < order.parallel:
                 slot = slots.popleft()
                 running[slot] = None
-                spi, outputs = slot.begin(rule, path, time.monotonic())
+                spi, outputs = slot.begin(path, time.monotonic())
                 self._slots[spi] = slot
                 self._perform(slot, outputs)
             for slot in self._wait(path, running):
                 if slot.done and slot in running:
+                    slot.seconds = time.monotonic() - slot.began
                     del running[slot]
                     finished.append(slot)
 
@@ -223,6 +249,13 @@ class Load:
             loaded = load_configuration(File(directory))
             found = self._configurations[directory] = (loaded, Credentials(loaded.material, time.time))
         return found
+
+
+def _part(rule: Rule, number: int) -> Rule:
+    """The rule for one address of its local traffic."""
+    selector = rule.selector
+    low = int(selector.local[0].low) + number
+    return replace(rule, selector=replace(selector, local=(TrafficSelector.of(IPv4Address(low)),)))
 
 
 def _answer(question: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Both responders get the same suites, the same kind of credential and the same selectors, raise what would
 throttle one busy initiator, and log one or two lines for an SA. strongSwan gets what its documentation
-recommends for many SAs (a hash table for IKE SAs).
+recommends for many SAs (a hash table for IKE SAs). It does not speak AuthIP, which is measured beside our own
+IKEv2.
 """
 
 from __future__ import annotations
@@ -12,14 +13,40 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-GROUP: Final = "x25519"
-AUTHS: Final[Mapping[str, str]] = {  # name of a measurement -> kind of key of `ikd.pki`, empty for none
-    "psk": "",
-    "ecdsa-p256": "ecdsa-p256",
-    "rsa-2048": "rsa-2048",
+_MAIN: Final = {"ikev2": "x25519 aes128gcm sha256", "authip": "p256 aes128 sha256"}
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """One kind of authentication: the method of rules, the kind of key of `ikd.pki` where there are
+    certificates, and the protocol."""
+
+    method: str
+    key: str = ""
+    keying: str = "ikev2"
+
+    @property
+    def main(self) -> str:
+        """The suite of main mode: AuthIP has neither AEADs in it nor X25519."""
+        return _MAIN[self.keying]
+
+    @property
+    def group(self) -> str:
+        """The group of the key exchange."""
+        return self.main.split()[0]
+
+
+AUTHS: Final[Mapping[str, Auth]] = {
+    "psk": Auth("psk"),
+    "ecdsa-p256": Auth("certificate", "ecdsa-p256"),
+    "rsa-2048": Auth("certificate", "rsa-2048"),
+    "authip-kerberos": Auth("kerberos", keying="authip"),
+    "authip-certificate": Auth("certificate", "ecdsa-p256", keying="authip"),
 }
+BASELINE: Final = "ecdsa-p256"  # what AuthIP is measured beside
 LOAD_NET, SERVER_NET, SERVER_INSIDE = "10.1.0.0/24", "10.2.0.0/24", "10.2.0.1/24"
 LOAD_ID, SERVER_ID = "load.bench", "server.bench"
+KEYTAB: Final = "host.keytab"
 
 CHARON: Final = "/usr/sbin/charon-systemd"
 PLUGINS: Final = (
@@ -31,6 +58,7 @@ INSTALL_CHARON: Final = (
     "apt-get install --no-install-recommends charon-systemd strongswan-swanctl "
     "libstrongswan-standard-plugins libcharon-extra-plugins"
 )
+NO_AUTHIP: Final = "strongSwan does not speak AuthIP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +81,13 @@ RESPONDERS: Final = (IKD, STRONGSWAN)
 
 def settings(identity: str, auth: str, home: str) -> str:
     """ikd.toml. The limits let one address have many negotiations under way."""
-    certificate = {"certificate": "pki/host.pem", "key": "pki/host.key", "trust": ["pki/ca.pem"]}
+    credentials: dict[str, dict[str, Any]] = {
+        "certificate": {"certificate": "pki/host.pem", "key": "pki/host.key", "trust": ["pki/ca.pem"]},
+        "kerberos": {"keytab": KEYTAB},
+    }
     tables: dict[str, dict[str, Any]] = {
         "daemon": {"control": f"{home}/control.sock", "state": f"{home}/state"},
-        "identity": {"id": identity} | (certificate if AUTHS[auth] else {}),
+        "identity": {"id": identity} | credentials.get(AUTHS[auth].method, {}),
         "limits": {"half_open_per_address": 1000, "cookie_threshold": 1000},
         "log": {"level": "info", "format": "json"},
     }
@@ -71,7 +102,7 @@ _SETS: Final = """\
 first = ["{method}"]
 
 [crypto.bench]
-main  = ["x25519 aes128gcm sha256"]
+main  = ["{main}"]
 quick = ["aes128gcm"]
 pfs   = false
 """
@@ -85,6 +116,7 @@ security = "require"
 auth     = "bench"
 crypto   = "bench"
 peer     = "{identity}"
+keying   = ["{keying}"]
 
 """
 
@@ -99,6 +131,7 @@ def load_policy(auth: str) -> str:
             own=one.load_address,
             peer=one.address,
             identity=SERVER_ID,
+            keying=AUTHS[auth].keying,
         )
         for one in RESPONDERS
     )
@@ -114,12 +147,13 @@ def server_policy(auth: str) -> str:
         own=IKD.address,
         peer=IKD.load_address,
         identity=LOAD_ID,
+        keying=AUTHS[auth].keying,
     )
     return rule + _sets(auth)
 
 
 def _sets(auth: str) -> str:
-    return _SETS.format(method="certificate" if AUTHS[auth] else "psk")
+    return _SETS.format(method=AUTHS[auth].method, main=AUTHS[auth].main)
 
 
 def secrets(peer: str, secret: str) -> str:
@@ -162,18 +196,19 @@ def charon_settings(directory: str) -> str:
 
 def charon_connection(auth: str, secret: str) -> str:
     """swanctl.conf. `unique = never`: every establishment is one more SA, as in our responder."""
-    method = "pubkey" if AUTHS[auth] else "psk"
+    certificates = bool(AUTHS[auth].key)
+    method = "pubkey" if certificates else "psk"
     connection: Tree = {
         "version": 2,
         "local_addrs": STRONGSWAN.address,
         "remote_addrs": STRONGSWAN.load_address,
         "unique": "never",
         "proposals": "aes128gcm16-prfsha256-x25519",
-        "local": {"auth": method, "id": SERVER_ID} | ({"certs": "host.pem"} if AUTHS[auth] else {}),
+        "local": {"auth": method, "id": SERVER_ID} | ({"certs": "host.pem"} if certificates else {}),
         "remote": {"auth": method, "id": LOAD_ID},
         "children": {"load": {"local_ts": SERVER_NET, "remote_ts": LOAD_NET, "esp_proposals": "aes128gcm16"}},
     }
     tree: dict[str, Any] = {"connections": {"load": connection}}
-    if not AUTHS[auth]:
+    if not certificates:
         tree["secrets"] = {"ike-1": {"id-1": LOAD_ID, "id-2": SERVER_ID, "secret": f'"{secret}"'}}
     return "\n".join([*render(tree), ""])

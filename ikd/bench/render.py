@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ikd.bench.parties import BASELINE
 from ikd.control.protocol import Json
 
 
@@ -30,6 +31,9 @@ def machine_line(machine: Json) -> str:
     )
 
 
+_RATIOS = f"Ours divided by strongSwan's (cpu, rate) or by our own {BASELINE} (complete)"
+
+
 def ike(out: Console, answer: Json) -> None:
     """Establishments."""
     out.print(machine_line(answer["machine"]), soft_wrap=True)
@@ -41,6 +45,7 @@ def ike(out: Console, answer: Json) -> None:
             f"{one['per_second']:.0f}",
             f"{one['responder_cpu_ms']:.2f} ms",
             f"{one['initiator_cpu_ms']:.2f} ms",
+            f"{one['complete_ms']:.2f} ms",
             f"{one['responder_busy']:.0%}",
             f"{one['initiator_busy']:.0%}",
             one["failed"],
@@ -54,17 +59,20 @@ def ike(out: Console, answer: Json) -> None:
         "PER SECOND",
         "RESPONDER CPU",
         "INITIATOR CPU",
+        "ONE ALONE",
         "RESPONDER BUSY",
         "INITIATOR BUSY",
         "FAILED",
     )
-    _table(out, heads, 6, shown)
-    for responder, remedy in {
-        one["responder"]: one["missing"] for one in answer["rows"] if "missing" in one
-    }.items():
-        out.print(f"{responder} is not installed: {remedy}", soft_wrap=True)
+    _table(out, heads, 7, shown)
+    gaps: dict[tuple[str, str], list[str]] = {}
+    for one in answer["rows"]:
+        if "missing" in one:
+            gaps.setdefault((one["responder"], one["missing"]), []).append(one["auth"])
+    for (responder, why), auths in gaps.items():
+        out.print(f"not measured: {responder} with {', '.join(auths)}: {why}", soft_wrap=True)
     if answer["ratios"]:
-        out.print("\nOurs divided by strongSwan's, median of the runs (least to most):")
+        out.print(f"\n{_RATIOS}, median of the runs (least to most):")
         _table(
             out,
             ("RATIO", "MEDIAN", "MIN", "MAX"),
@@ -74,7 +82,7 @@ def ike(out: Console, answer: Json) -> None:
                 for name, one in answer["ratios"].items()
             ),
         )
-        out.print("cpu: less is better; rate: more is better, and limited by whoever is busy.")
+        out.print("cpu, complete: less is better; rate: more is better, and limited by whoever is busy.")
 
 
 def sadb(out: Console, answer: Json) -> None:

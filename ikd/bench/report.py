@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ikd.bench.parties import GROUP, IKD, STRONGSWAN
+from ikd.bench.parties import AUTHS, BASELINE, IKD, STRONGSWAN
 from ikd.control.protocol import Json
+
+Missing = Mapping[tuple[str, str], str]  # responder and authentication -> why it is not there, or a remedy
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One measurement of one responder. Seconds cover all establishments of the run."""
+    """One measurement of one responder. Seconds cover all establishments of the run; `complete` is that of
+    one on its own."""
 
     number: int
     responder: str
@@ -22,6 +25,7 @@ class Run:
     seconds: float
     responder_cpu: float
     initiator_cpu: float
+    complete: float
 
     @property
     def per_second(self) -> float:
@@ -37,6 +41,11 @@ class Run:
     def initiator_cpu_ms(self) -> float:
         """Processor time of the initiator for each."""
         return 1000 * self.initiator_cpu / self.established
+
+    @property
+    def complete_ms(self) -> float:
+        """How long one takes when nothing else is under way."""
+        return 1000 * self.complete
 
     def plain(self) -> Json:
         """As an element of `runs`."""
@@ -58,22 +67,22 @@ def _figures(runs: Sequence[Run]) -> dict[str, float]:
         "per_second": round(median(one.per_second for one in runs), 1),
         "responder_cpu_ms": round(median(one.responder_cpu_ms for one in runs), 3),
         "initiator_cpu_ms": round(median(one.initiator_cpu_ms for one in runs), 3),
+        "complete_ms": round(median(one.complete_ms for one in runs), 3),
         "responder_busy": round(median(one.responder_cpu / one.seconds for one in runs), 2),
         "initiator_busy": round(median(one.initiator_cpu / one.seconds for one in runs), 2),
     }
 
 
-def rows(runs: Iterable[Run], auths: Iterable[str], missing: Mapping[str, str]) -> list[Json]:
-    """A row for each responder and authentication; `missing` has how to install a responder that is not
-    here."""
+def rows(runs: Iterable[Run], auths: Iterable[str], missing: Missing) -> list[Json]:
+    """A row for each responder and authentication; `missing` has why there are no figures."""
     everything = list(runs)
     found: list[Json] = []
     for auth in auths:
         for responder in (IKD.name, STRONGSWAN.name):
-            row: dict[str, Json] = {"responder": responder, "auth": auth, "group": GROUP}
+            row: dict[str, Json] = {"responder": responder, "auth": auth, "group": AUTHS[auth].group}
             these = [one for one in everything if (one.responder, one.auth) == (responder, auth)]
-            if responder in missing:
-                found.append(row | {"missing": missing[responder]})
+            if (responder, auth) in missing:
+                found.append(row | {"missing": missing[responder, auth]})
             elif these:
                 counts = {"established": sum(one.established for one in these)}
                 counts["failed"] = sum(one.failed for one in these)
@@ -82,17 +91,20 @@ def rows(runs: Iterable[Run], auths: Iterable[str], missing: Mapping[str, str]) 
 
 
 def ratios(runs: Iterable[Run]) -> dict[str, Json]:
-    """Ours divided by strongSwan's: the median of the ratios within each run, with the least and the most."""
-    by: dict[tuple[str, int], dict[str, Run]] = {}
-    for one in runs:
-        by.setdefault((one.auth, one.number), {})[one.responder] = one
+    """Ours divided by strongSwan's, and our AuthIP by our IKEv2: the median of the ratios within each run,
+    with the least and the most."""
+    by = {(one.responder, one.auth, one.number): one for one in runs}
     found: dict[str, list[float]] = {}
-    for (auth, _), both in by.items():
-        ours, theirs = both.get(IKD.name), both.get(STRONGSWAN.name)
-        if ours and theirs:
+    for (responder, auth, number), ours in by.items():
+        if responder != IKD.name:
+            continue
+        if theirs := by.get((STRONGSWAN.name, auth, number)):
             cpu = ours.responder_cpu_ms / theirs.responder_cpu_ms
             found.setdefault(f"cpu/{auth}", []).append(cpu)
             found.setdefault(f"rate/{auth}", []).append(ours.per_second / theirs.per_second)
+        base = by.get((IKD.name, BASELINE, number))
+        if base and AUTHS[auth].keying == "authip":
+            found.setdefault(f"complete/{auth}", []).append(ours.complete / base.complete)
     return {name: spread(values) for name, values in sorted(found.items())}
 
 
@@ -105,9 +117,7 @@ def spread(values: Sequence[float]) -> Json:
     }
 
 
-def ike(
-    machine: Json, runs: Sequence[Run], auths: Sequence[str], missing: Mapping[str, str]
-) -> dict[str, Json]:
+def ike(machine: Json, runs: Sequence[Run], auths: Sequence[str], missing: Missing) -> dict[str, Json]:
     """The object that `ikctl bench ike --json` prints."""
     return {
         "machine": machine,

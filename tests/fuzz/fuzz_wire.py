@@ -10,7 +10,11 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["ikd.wire", "ikd.ikev1", "ikd.ikev2", "sadb"]):
+with atheris.instrument_imports(include=["ikd.wire", "ikd.authip", "ikd.ikev1", "ikd.ikev2", "sadb"]):
+    from ikd.authip import shapes as shapes_a
+    from ikd.authip.channel import Channel
+    from ikd.authip.payloads import PAYLOADS as PAYLOADS_A
+    from ikd.authip.payloads import GssId, decode_name
     from ikd.ikev1 import shapes
     from ikd.ikev2.payloads import ENCRYPTED, PAYLOADS, SelectorRange
     from ikd.isakmp import proposals
@@ -18,6 +22,7 @@ with atheris.instrument_imports(include=["ikd.wire", "ikd.ikev1", "ikd.ikev2", "
     from ikd.isakmp.payloads import SecurityAssociation as SecurityAssociation1
     from ikd.wire.codec import Malformed, decode
     from ikd.wire.isakmp import HEADER_SIZE, Header, Payload, chain, encode_chain, extents
+    from ikd.wire.shapes import Shape
     from sadb.algorithms import (
         ENCRYPTION,
         GROUPS,
@@ -30,6 +35,8 @@ with atheris.instrument_imports(include=["ikd.wire", "ikd.ikev1", "ikd.ikev2", "
 
 KINDS = sorted(PAYLOADS)
 KINDS_1 = sorted(PAYLOADS_1)
+KINDS_A = sorted(PAYLOADS_A)
+SHAPES_A = [one for _, one in sorted(vars(shapes_a).items()) if isinstance(one, Shape)]
 MAINS = [
     MainSuite(group, cipher, PRF_BY_NAME[integrity.name], integrity)
     for group in GROUPS
@@ -106,7 +113,50 @@ def payload_of_ikev1(data: bytes) -> None:
     assert decode(kind, value.encode()) == value
 
 
-TARGETS = (whole_datagram, one_payload, inner_chain, datagram_of_ikev1, payload_of_ikev1)
+def datagram_of_authip(data: bytes) -> None:
+    """The same of AuthIP, as a main-mode SA without keys reads it, then what the first octet of the
+    initiator's cookie says the message is."""
+    header = Header.decode(data)
+    channel = Channel(header.spi_i, header.spi_r, bytes)
+    message = channel.open(header, data)
+    assert not message.encrypted
+    assert message.covered == data
+    again, covered = channel.seal(message)
+    assert again == covered
+    assert channel.open(Header.decode(again), again).payloads == message.payloads
+    shapes_a.check_acquire(message)
+    shape = SHAPES_A[header.spi_i[0] % len(SHAPES_A)]
+    assert len(shapes_a.fitting(message, shape).payloads) <= len(message.payloads)
+
+
+def payload_of_authip(data: bytes) -> None:
+    """The body of the payload of AuthIP that the first octet chooses; a name is read as well."""
+    kind = PAYLOADS_A[KINDS_A[data[0] % len(KINDS_A)]]
+    value = decode(kind, data[1:])
+    assert isinstance(value, Payload)
+    assert decode(kind, value.encode()) == value
+    if isinstance(value, GssId):
+        for encoding in ("utf-16-le", "utf-16-be"):
+            assert decode_name(value, encoding).encode(encoding) == value.name
+
+
+def chain_of_authip(data: bytes) -> None:
+    """A decrypted chain of payloads of AuthIP, or a message without a CRYPTO payload."""
+    payloads, following = chain(data[0], data[1:], PAYLOADS_A)
+    assert following == 0
+    assert chain(*encode_chain(payloads), PAYLOADS_A) == (payloads, 0)
+
+
+TARGETS = (
+    whole_datagram,
+    one_payload,
+    inner_chain,
+    datagram_of_ikev1,
+    payload_of_ikev1,
+    datagram_of_authip,
+    payload_of_authip,
+    chain_of_authip,
+)
 
 
 def one_input(data: bytes) -> None:

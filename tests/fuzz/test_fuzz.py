@@ -12,16 +12,25 @@ import pytest
 from support.ikev1 import IKE_SCAN, WINDOWS
 from support.require import require
 
+from ikd.authip.channel import Channel
+from ikd.authip.message import notify, plain
+from ikd.authip.numbers import Exchange, GssFlags, Method, N, Subject
+from ikd.authip.payloads import PAYLOADS as PAYLOADS_A
+from ikd.authip.payloads import Auth, AuthEntry, GssApi, GssId
 from ikd.ikev2.payloads import PAYLOADS, KeyExchange, Nonce, Notify, Proposal, SecurityAssociation, Transform
+from ikd.isakmp.payloads import Identification
+from ikd.isakmp.payloads import Nonce as Nonce1
 from ikd.wire.isakmp import HEADER_SIZE, ZERO_SPI, Header, Payload, encode_chain
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = int(os.environ.get("FUZZ_SECONDS", "30"))
 KINDS = sorted(PAYLOADS)
+KINDS_A = sorted(PAYLOADS_A)
 
 
 def seeds() -> list[bytes]:
-    """A first message of IKE_SA_INIT whole, each of its payloads alone, and first messages of IKEv1."""
+    """A first message of IKE_SA_INIT whole, each of its payloads alone, and messages of IKEv1 and
+    AuthIP."""
     transforms = tuple(
         Transform(type=t, id=n, attributes=((14, 128),)) for t, n in ((1, 20), (2, 5), (4, 31))
     )
@@ -35,7 +44,22 @@ def seeds() -> list[bytes]:
     header = Header(b"\1" * 8, ZERO_SPI, kind, 0x20, 34, 0x08, 0, HEADER_SIZE + len(octets))
     single = [bytes((1, KINDS.index(one.kind))) + one.encode() for one in payloads]
     first = [b"\3" + one for one in (WINDOWS, IKE_SCAN)]
-    return [b"\0" + header.encode() + octets, b"\2" + bytes((kind,)) + octets, *single, *first]
+    whole = [b"\0" + header.encode() + octets, b"\2" + bytes((kind,)) + octets]
+    return [*whole, *single, *first, *seeds_of_authip()]
+
+
+def seeds_of_authip() -> list[bytes]:
+    """A message with a token, the answer to a first message, each of its payloads, and a cookie."""
+    name = GssId(name="host/a.example".encode("utf-16-le"))
+    token = GssApi(flags=GssFlags.NEW, token=bytes(20))
+    auth = Auth(entries=(AuthEntry(method=Method.KERBEROS), AuthEntry(method=Method.TLS)))
+    acquire = [notify(N.ACQUIRE, Subject.QUICK, bytes(8), 1), *[Identification(type=1, data=bytes(4))] * 2]
+    channel = Channel(b"\1" * 8, b"\2" * 8, bytes)
+    answer = [auth, Nonce1(data=bytes(32)), Nonce1(data=bytes(32)), name, token]
+    messages = [channel.seal(plain(Exchange.MAIN, 0, *one))[0] for one in ([token], answer, acquire)]
+    single = [bytes((6, KINDS_A.index(one.kind))) + one.encode() for one in (name, token, auth, acquire[0])]
+    kind, cookie = encode_chain([notify(N.DOS_COOKIE, Subject.MAIN, bytes(8))])
+    return [*(b"\5" + one for one in messages), *single, b"\7" + bytes((kind,)) + cookie]
 
 
 @pytest.mark.timeout(SECONDS + 90)

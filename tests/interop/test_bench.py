@@ -76,14 +76,37 @@ def test_both_responders_establish(place: Path) -> None:
     assert not namespaces(bench.pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_nothing(number: int) -> None:
+def test_authip_beside_our_certificates() -> None:
+    """Nobody could tell what AuthIP costs, or a gap would look as if strongSwan had been asked."""
+    auths = ("ecdsa-p256", "authip-kerberos", "authip-certificate")
+    bench = start("--json", "--count", "6", "--runs", "1", "--auth", ",".join(auths))
+    output, told = bench.communicate(timeout=100)
+    assert bench.returncode == 0, told
+    answer: dict[str, Any] = json.loads(output)
+    rows = {(row["auth"], row["responder"]): row for row in answer["rows"]}
+    assert list(rows) == [(auth, responder) for auth in auths for responder in ("ikd", "strongswan")]
+    for auth in auths[1:]:
+        row = rows[auth, "ikd"]
+        assert (row["group"], row["established"], row["failed"]) == ("p256", 6, 0), row
+        assert rows[auth, "strongswan"]["missing"] == "strongSwan does not speak AuthIP"
+    measured = [row for row in rows.values() if "missing" not in row]
+    assert len(measured) == 4
+    assert all(0.2 < row["complete_ms"] < 500 for row in measured)
+    ratios = {"complete/authip-kerberos", "complete/authip-certificate", "cpu/ecdsa-p256", "rate/ecdsa-p256"}
+    assert set(answer["ratios"]) == ratios
+    assert not namespaces(bench.pid)
+
+
+@pytest.mark.parametrize(
+    ("number", "auth"), [(signal.SIGINT, "psk"), (signal.SIGTERM, "psk"), (signal.SIGINT, "authip-kerberos")]
+)
+def test_an_interrupt_leaves_nothing(number: int, auth: str) -> None:
     """Namespaces, daemons and keys would pile up on the machine of whoever loses patience."""
     before = set(Path("/tmp").glob("ikd-bench-*"))
-    bench = start("--auth", "psk", "--seconds", "60")
+    bench = start("--auth", auth, "--seconds", "60")
     assert bench.stderr is not None
     deadline = time.monotonic() + 60
-    while len(running := processes(namespaces(bench.pid))) < 3:  # the initiator and both responders
+    while len(running := processes(namespaces(bench.pid))) < 3:  # and a responder, and another or the KDC
         assert bench.poll() is None, bench.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)

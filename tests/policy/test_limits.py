@@ -119,10 +119,12 @@ def test_users_of_a_second_authentication_may_be_listed(second: str) -> None:
     assert allow.users == ("CORP\\clerk", "group:CORP\\HR")
 
 
-@pytest.mark.parametrize("keys", ['allow = { machines = ["group:CORP\\\\HR"] }', 'peer = "group:CORP\\\\HR"'])
-def test_groups_are_of_users(keys: str) -> None:
-    """As a machine it would fit nobody, and a rule with it in `deny` would let everybody in."""
-    assert "is a group of users; list it under users" in complaint(keys)
+def test_a_group_is_nobodys_name() -> None:
+    """Whom a rule expects is one host; as a member of a group it would be any of them."""
+    assert "is a group, and the peer is one host" in complaint('peer = "group:CORP\\\\HR"')
+    loaded = policy('allow = { machines = ["group:CORP\\\\Servers"] }')
+    assert loaded.rules[0].allow is not None
+    assert loaded.rules[0].allow.machines == ("group:CORP\\Servers",)
 
 
 def test_tunnel_to_oneself_is_for_trying_out() -> None:

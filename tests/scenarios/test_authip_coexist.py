@@ -60,19 +60,19 @@ def started(one: Host) -> list[str]:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("right", SUBSETS, ids="-".join)
 @pytest.mark.parametrize("left", SUBSETS, ids="-".join)
-def test_every_subset_of_modules(left: tuple[str, ...], right: tuple[str, ...], side: str) -> None:
+def test_every_subset_of_modules(left: tuple[str, ...], side: str) -> None:
     """Whatever two rules name, the hosts meet in what they have in common, and in nothing else."""
-    link = Link(*hosts(left, right))
-    link.up("net", side)
-    link.run(12)
-    wanted = expected(*((left, right) if side == "left" else (right, left)))
-    agree(link)
-    assert [one.main.keying for one in link.left.ikes] == ([wanted] if wanted else [])
-    assert bool(link.left.pairs) is bool(wanted)
-    if not wanted:
-        assert link.named(side).failures, "nobody is told why"
+    for right in SUBSETS:
+        link = Link(*hosts(left, right))
+        link.up("net", side)
+        link.run(12)
+        wanted = expected(*((left, right) if side == "left" else (right, left)))
+        agree(link)
+        assert [one.main.keying for one in link.left.ikes] == ([wanted] if wanted else []), right
+        assert bool(link.left.pairs) is bool(wanted)
+        if not wanted:
+            assert link.named(side).failures, "nobody is told why"
 
 
 @pytest.mark.parametrize("right", [("ikev1",), ("authip",), ("authip", "ikev1")], ids="-".join)

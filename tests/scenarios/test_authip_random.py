@@ -5,10 +5,12 @@ them hangs; or a stranger's datagram does more than be counted."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.authip import CERTIFICATE, connected, hosts
+from support.authip import CERTIFICATE, connected, hosts, person
 from support.link import Link, agree
 from support.lives import PATIENT, SIDES, Lives, quiet
 from support.phases import sets
@@ -19,20 +21,33 @@ QUICK = settings(PATIENT, max_examples=25)
 SHORT = sets(lifetime='{ main = "9 min", quick = "2 min" }')
 
 
-class TwoHosts(Lives):
+USER = CERTIFICATE + 'second = ["user-certificate"]\n'
+OPTIONAL = CERTIFICATE + 'second = ["user-certificate", "anonymous"]\n'
+ONE_WAY = '[auth.machine]\nfirst = [{ method = "certificate", mutual = false }]\n'
+USERS = {"left": person("left"), "right": person("right")}
+
+
+def lives(examples: int, **how: Any) -> Any:
     """Whatever is commanded and lost, in the end both sides agree."""
 
-    def __init__(self) -> None:
-        super().__init__(Link(*hosts(nets=3, crypto=SHORT, auth=CERTIFICATE)))
+    class TwoHosts(Lives):
+        def __init__(self) -> None:
+            super().__init__(Link(*hosts(nets=3, crypto=SHORT, **how)))
 
-    def teardown(self) -> None:
-        self.calm(400)
-        quiet(self.link)
-        agree(self.link)
+        def teardown(self) -> None:
+            self.calm(800)
+            quiet(self.link)
+            agree(self.link)
+
+    case = pytest.mark.timeout(400)(TwoHosts.TestCase)  # what fails has to be made short, too
+    case.settings = settings(PATIENT, max_examples=examples, stateful_step_count=20)
+    return case
 
 
-TestTwoHosts = pytest.mark.timeout(400)(TwoHosts.TestCase)  # what fails has to be made short, too
-TestTwoHosts.settings = settings(PATIENT, max_examples=40, stateful_step_count=20)
+TestMachines = lives(30, auth=CERTIFICATE)
+TestUsers = lives(12, auth=USER, **USERS)
+TestOptionalUsers = lives(12, auth=OPTIONAL, left=USERS["left"])
+TestOneWay = lives(12, auth=ONE_WAY)
 
 
 # Hostile octets ---------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from ikd.wire.isakmp import HEADER_SIZE, Body, Header, Payload, chain, encode_ch
 
 RULE = 'keying = ["authip"]\ncrypto = "old"\n'
 CERTIFICATE = '[auth.machine]\nfirst = ["certificate"]\n'
+EXTENDED = CERTIFICATE + 'second = [{ method = "certificate", health = true }]\n'
 
 
 def hosts(
@@ -53,6 +54,16 @@ def main_mode(one: Host) -> AuthipAssociation:
     found = one.ikes[-1]
     assert isinstance(found, AuthipAssociation)
     return found
+
+
+@cache
+def well(name: str) -> Material:
+    """Credentials with a health certificate beside the machine's."""
+    full = f"{name}.example"
+    key = certificates.key("ecdsa-p256", 7)
+    pair = pki.issue(authority(), f"CN={full}", [full], now=POSIX, days=1, key=key, eku=("health",))
+    machine = certified(name)
+    return replace(machine, hosts=(*machine.hosts, HostCertificate((pair.certificate,), pair.key)))
 
 
 # Users, and messages that only one of the hosts can make ---------------------------------------------------

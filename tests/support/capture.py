@@ -1,44 +1,29 @@
-"""What was on the wire: a capture with tcpdump in a namespace, looked at with tshark."""
+"""What was on the wire, looked at with tshark: a capture with tcpdump in a namespace, or datagrams that were
+never on one."""
 
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
+from offload import ip
+from sadb.address import Path as Ends
+
 TOOLS = ("tcpdump", "tshark")
+RAW_IP = 101  # link type: frames are IP packets
 
 
-class Capture:
-    """Records one interface of a namespace between `with` and its end."""
+class Recording:
+    """A pcap file."""
 
-    def __init__(self, namespace: str, interface: str, path: Path) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        tcpdump = ("tcpdump", "-U", "--immediate-mode", "-n", "-i", interface, "-w", str(path))
-        self._command = ["ip", "netns", "exec", namespace, *tcpdump]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Capture:
-        errors = self.path.with_suffix(".stderr")
-        with errors.open("wb") as output:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-        deadline = time.monotonic() + 10
-        while b"listening on" not in errors.read_bytes():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"tcpdump does not start: {errors.read_text()}")
-            time.sleep(0.02)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process is not None
-        time.sleep(0.1)  # what the kernel has queued for it
-        self._process.terminate()
-        self._process.wait(5)
 
     def holds(self, marker: bytes) -> bool:
         """Whether these octets went over the wire as they are."""
@@ -83,3 +68,45 @@ class Capture:
             if name not in ("arp", "icmpv6", "llc"):
                 counts[name] += 1
         return counts
+
+
+class Capture(Recording):
+    """Records one interface of a namespace between `with` and its end."""
+
+    def __init__(self, namespace: str, interface: str, path: Path) -> None:
+        super().__init__(path)
+        tcpdump = ("tcpdump", "-U", "--immediate-mode", "-n", "-i", interface, "-w", str(path))
+        self._command = ["ip", "netns", "exec", namespace, *tcpdump]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Capture:
+        errors = self.path.with_suffix(".stderr")
+        with errors.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + 10
+        while b"listening on" not in errors.read_bytes():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"tcpdump does not start: {errors.read_text()}")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process is not None
+        time.sleep(0.1)  # what the kernel has queued for it
+        self._process.terminate()
+        self._process.wait(5)
+
+
+def written(path: Path, datagrams: Iterable[tuple[Ends, bytes]]) -> Recording:
+    """A pcap file with UDP datagrams from one end to the other, a second apart."""
+    octets = struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 0xFFFF, RAW_IP)
+    for n, (ends, data) in enumerate(datagrams):
+        size = 8 + len(data)
+        udp = struct.pack("!HHHH", ends.local.port, ends.peer.port, size, 1) + data
+        header = ip.Outer(ends.local.address, ends.peer.address, ip.UDP).header(0, size, n)
+        packet = ip.with_transport_checksum(header + udp, len(header), ip.UDP)
+        octets += struct.pack("=IIII", n, 0, len(packet), len(packet)) + packet
+    path.write_bytes(octets)
+    return Recording(path)
