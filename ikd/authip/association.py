@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import traceback
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from ikd.association import Owner
-from ikd.authip import extended_mode, failure, main_mode, quick_mode
+from ikd.authip import acquire, extended_mode, failure, main_mode, quick_mode
+from ikd.authip.acquire import Acquires, Wish
 from ikd.authip.conversations import Talk
 from ikd.authip.message import Message, notify, status
 from ikd.authip.numbers import (
@@ -26,52 +25,32 @@ from ikd.authip.numbers import (
     Subject,
 )
 from ikd.authip.reception import Reception
-from ikd.authip.session import Asked, Session
+from ikd.authip.session import Session
 from ikd.events import Broken
-from ikd.isakmp import identities, quick
 from ikd.isakmp.failure import not_authenticated
 from ikd.isakmp.message import Refused, Silent
 from ikd.isakmp.numbers import N as Isakmp
-from ikd.isakmp.payloads import Identification
 from ikd.keying import RETIRE
 from ikd.life import AGAIN_SECONDS, SOFT, Input, State
 from ikd.outputs import Release, Transmit
 from ikd.riders.natt import KEEPALIVE
 from policy.rules import Rule
 from sadb.sa import Acquire, SaPair
-from sadb.selector import Selector
 
-ACQUIRE_SECONDS = 10.0  # how long the initiator has to begin what we have asked it for
 ANSWER_SECONDS = 8.0  # how long a deleted main-mode SA still acknowledges repetitions
-
-
-class Wish(NamedTuple):
-    """What a quick mode is to make, and what that replaces."""
-
-    rule: Rule
-    asked: Asked | None
-    old: SaPair | None
-
-
-@dataclass(slots=True)
-class Request:
-    """A quick mode that the initiator has been asked for, until `due`."""
-
-    wish: Wish
-    due: float
 
 
 class AuthipAssociation(Reception):
     """One main-mode SA."""
 
     __slots__ = (
+        "_acquires",
         "_deferred",
         "_former",
         "_leaving_at",
         "_over",
         "_probing",
         "_refused",
-        "_requests",
         "_retired",
         "_said_deleted",
         "predecessor",
@@ -82,7 +61,7 @@ class AuthipAssociation(Reception):
         self.predecessor: AuthipAssociation | None = None  # the main-mode SA this one is to replace
         self._former: AuthipAssociation | None = None  # the same, also when it has been replaced
         self._deferred: list[Wish] = []  # quick modes that begin once it is up
-        self._requests: dict[str, Request] = {}  # by rule
+        self._acquires = Acquires(session)
         self._retired = False  # another one serves; it goes with its last quick-mode SA
         self._leaving_at: float | None = None  # the peer has deleted it: when it goes at the earliest
         self._over: tuple[str, bool] | None = None
@@ -130,7 +109,7 @@ class AuthipAssociation(Reception):
         pending = self.session.pending
         return (
             rule in self.session.children.creating
-            or rule in self._requests
+            or rule in self._acquires
             or any(one.rule.name == rule for one in self._deferred)
             or (pending is not None and pending.rule.name == rule and self.state is State.CONNECTING)
         )
@@ -225,7 +204,7 @@ class AuthipAssociation(Reception):
                 self._say_deleted(pair, reason)
                 self.session.drop(pair, reason)
             self.talks.close()
-            code = _code_for(reason)
+            code = failure.deletion(reason)
             self.notices.say(
                 self._message_id(),
                 status(code, Subject.MAIN, RELIABLE),
@@ -251,52 +230,32 @@ class AuthipAssociation(Reception):
     # NOTIFY_ACQUIRE --------------------------------------------------------------------------------------
 
     def _ask_for(self, wish: Wish) -> None:
-        """HDR*, N(NOTIFY_ACQUIRE), IDi, IDr: the initiator is to begin a quick mode (section 3.4.5.3)."""
-        session, rule = self.session, wish.rule
-        if rule.name in self._requests:
+        """Have the initiator begin a quick mode."""
+        try:
+            payloads = self._acquires.ask(wish)
+        except Refused as refused:
+            stage, rule = "AuthIP NOTIFY", wish.rule.name
+            self.owner.emit(failure.told(self.session, refused, stage, rule, 0, initiator=False, child=True))
             return
-        if isinstance(wish.asked, Selector):
-            local, remote = wish.asked.local[0], wish.asked.remote[0]
-        else:
-            own = rule.between(session.path.local.address, session.path.peer.address)
-            local, remote = identities.wanted(own, wish.asked)
-        mode = session.encapsulation(rule.mode)
-        flags = quick_mode.GUARANTEE_ENCRYPTION if rule.encrypt else 0
-        data = mode.to_bytes(4, "big") + flags.to_bytes(4, "big")
-        self._requests[rule.name] = Request(wish, session.now + ACQUIRE_SECONDS)
-        self.notices.say(
-            self._message_id(),
-            notify(N.ACQUIRE, Subject.QUICK, data, RELIABLE),
-            identities.encode(local),
-            identities.encode(remote),
-        )
+        if payloads:
+            self.notices.say(self._message_id(), *payloads)
 
     def _asked_for(self, message: Message) -> None:
         """The peer needs a quick mode that we have to begin."""
-        session = self.session
-        remote, local = (identities.decode(one) for one in message.every(Identification))
-        for rule in session.rules():
-            selector = quick.covering(session, rule, (local, remote))
-            if selector is None or not session.serves(rule) or not session.admits(rule):
-                continue
-            if not self.awaits(rule.name):
-                old = quick.replaced(session.pairs_of_peer(), rule, selector)
-                self._want(Wish(rule, selector, old), session.now)
-            return
-        self.dropped("refused", f"no rule of ours covers {local} === {remote}", session.path)
+        wish = acquire.read(self.session, message)
+        if wish is None:
+            self.dropped("refused", "NOTIFY_ACQUIRE for traffic that no rule covers", self.path)
+        elif not self.awaits(wish.rule.name):
+            self._want(wish, self.session.now)
 
-    def _requests_due(self, now: float) -> None:
+    def _acquires_due(self, now: float) -> None:
         """The initiator has not begun what we asked it for: where both sides have proven themselves, we do,
         with a main-mode SA of our own."""
-        for name, request in [one for one in self._requests.items() if one[1].due <= now]:
-            del self._requests[name]
-            proven = self.session.proven
-            if proven is not None and not proven.one_way and not self._served(request.wish):
-                self._begin_another(request.wish, now)
-
-    def _served(self, wish: Wish) -> bool:
-        """Whether a quick-mode SA for it has come meanwhile."""
-        return any(one.rule == wish.rule.name and one is not wish.old for one in self.children.values())
+        self._acquires.settle()
+        proven = self.session.proven
+        for wish in self._acquires.overdue(now):
+            if proven is not None and not proven.one_way:
+                self._begin_another(wish, now)
 
     # Deletion --------------------------------------------------------------------------------------------
 
@@ -304,7 +263,7 @@ class AuthipAssociation(Reception):
         """N(NOTIFY_STATUS) about a quick-mode SA, which its message ID names (authip.md OQ-24)."""
         number = self.session.quick_ids.pop(pair.inbound.spi, None)
         if number is not None and self.session.armed:
-            self.notices.say(number, status(_code_for(reason), Subject.QUICK, RELIABLE), key=number)
+            self.notices.say(number, status(failure.deletion(reason), Subject.QUICK, RELIABLE), key=number)
 
     def _replaced_pair(self, old: SaPair, reason: str) -> None:
         """A pair has made way for another one, maybe on an older main-mode SA: drop it here and at the
@@ -461,7 +420,7 @@ class AuthipAssociation(Reception):
         """When `tick` has something to do."""
         session = self.session
         found = [*self.talks.deadlines(), *self.notices.deadlines(), *self.child_deadlines()]
-        found += [one.due for one in self._requests.values()]
+        found += self._acquires.deadlines()
         found += self.life.deadlines(session, self.talks.sent_at, busy=self._busy)
         if (early := self._early) is not None and self.life.up:
             found.append(early.created + RETIRE)
@@ -483,7 +442,7 @@ class AuthipAssociation(Reception):
             self._half_open_over()
         self.talks.tick(now)
         self.notices.tick(now)
-        self._requests_due(now)
+        self._acquires_due(now)
         if self._over is None:
             self._live(now)
         self._settle(now)
@@ -601,8 +560,7 @@ class AuthipAssociation(Reception):
                 self._begin_quick(self._deferred.pop(0), now)
             while self._deferred and not self.initiator:
                 self._want(self._deferred.pop(0), now)
-        for name in [one for one in self._requests if self._served(self._requests[one].wish)]:
-            del self._requests[name]
+        self._acquires.settle()
         if self._retired and self.life.up and not self.children and ready and not self.talks.open:
             self._retired = False
             self.delete("replaced", now)
@@ -642,15 +600,3 @@ class AuthipAssociation(Reception):
         if session.pending is not None and session.pending.spi not in session.children.pairs:
             self.owner.emit(Release(session.pending.spi))
         self.bury(reason, by_peer)
-
-
-_CODES = (
-    ("rule has changed", Status.POLICY_CHANGE),
-    ("shuts down", Status.SHUTTING_DOWN),
-    ("lifetime", Status.MM_EXPIRED),
-)
-
-
-def _code_for(reason: str) -> int:
-    """Why we delete something, as a Windows error code."""
-    return next((code for text, code in _CODES if text in reason), Status.SA_DELETED)

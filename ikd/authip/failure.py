@@ -29,6 +29,18 @@ _REFUSALS: dict[int, Status] = {
 }
 
 
+_DELETIONS = (
+    ("rule has changed", Status.POLICY_CHANGE),
+    ("shuts down", Status.SHUTTING_DOWN),
+    ("lifetime", Status.MM_EXPIRED),
+)
+
+
+def deletion(reason: str) -> int:
+    """Why we delete something, as a Windows error code."""
+    return next((code for text, code in _DELETIONS if text in reason), Status.SA_DELETED)
+
+
 def code_of(error: Exception) -> int:
     """The Windows error code that tells the peer; 0 when it told us, or there is nothing to tell."""
     if isinstance(error, Silent):

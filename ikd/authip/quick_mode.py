@@ -198,7 +198,7 @@ def _negotiate(
     suites = _suites(session, rule)
     if not suites:
         raise Refused(0, f'rule "{rule.name}" has no quick-mode suite for AuthIP', "see `crypto`")
-    local, remote = _traffic(session, rule, asked, old)
+    local, remote = traffic(session, rule, asked, old)
     group = suites[0].group
     exchange = DiffieHellman(group) if group else None
     encapsulation = session.encapsulation(rule.mode)
@@ -242,7 +242,7 @@ def _negotiate(
     return Agreed(rule, choice, message_id, spi, selector, rule.mode, nonces, shared, old)
 
 
-def _traffic(
+def traffic(
     session: Session, rule: Rule, asked: Asked | None, old: SaPair | None
 ) -> tuple[TrafficSelector, TrafficSelector]:
     """Our traffic and the peer's that a quick mode is for."""

@@ -42,7 +42,7 @@ from ikd.authip.payloads import Auth, AuthEntry, GssApi, KeyDictation, KeyDictat
 from ikd.events import Broken, DatagramDropped, IkeClosed
 from ikd.isakmp import identities
 from ikd.isakmp.conversations import MOST_TALKS
-from ikd.isakmp.payloads import Hash, Nonce, SecurityAssociation, VendorId
+from ikd.isakmp.payloads import Hash, Identification, Nonce, SecurityAssociation, VendorId
 from ikd.isakmp.proposals import offer_quick
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import HEADER_SIZE, Body, Unknown
@@ -983,3 +983,16 @@ def test_a_host_without_the_credential(side: str, kind: str) -> None:
         agree(link, ikes=1, pairs=1)  # users are asked of the initiator only
         return
     over(link)
+
+
+def test_traffic_that_has_no_address_is_not_acquired() -> None:
+    """An identity that is no address, out of an authentic NOTIFY_ACQUIRE, is refused like traffic that no
+    rule covers: it is not a bug of ours."""
+    link = connected()
+    named = Identification(type=2, data=b"host.example")
+    asked = notify(N.ACQUIRE, Subject.QUICK, bytes(8), RELIABLE)
+    link.inject(link.left, notice(link.right, asked, named, named))
+    link.run(5)
+    assert not link.left.of(Broken)
+    assert "refused" in link.left.drops
+    agree(link, ikes=1, pairs=1)
