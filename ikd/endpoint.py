@@ -53,6 +53,7 @@ class Endpoint:
         self._by_spi: dict[bytes, Association] = {}  # by our SPI
         self._by_address: dict[Address, dict[int, Association]] = {}  # by the peer's
         self._by_identity: dict[Identity, dict[int, Association]] = {}  # by what the peer proved
+        self._begun: dict[int, Association] = {}  # ours that are not up yet
         self.strangers = HalfOpen()
         self._number = 0
         self._tickets: dict[int, tuple[Association, Any, Question[Any]]] = {}
@@ -435,6 +436,7 @@ class Endpoint:
         main = association.main
         assert main.peer is not None
         self._attempts.pop(association.number, None)
+        self._begun.pop(association.number, None)
         seconds = self.env.settings.verdict_seconds
         self._verdicts.spoke(main.path.peer.address, main.keying, main.now, seconds)
         proven = association.known_as = main.proven_identity
@@ -466,6 +468,8 @@ class Endpoint:
         self._associations[main.number] = association
         self._by_spi[association.own_spi] = association
         self._by_address.setdefault(main.path.peer.address, {})[main.number] = association
+        if association.initiator and association.state is State.CONNECTING:
+            self._begun[main.number] = association
         if (proven := main.proven_identity) is not None:
             association.known_as = proven
             self._by_identity.setdefault(proven, {})[main.number] = association
@@ -490,8 +494,9 @@ class Endpoint:
         main = association.main
         return [
             one
-            for one in self._by_address.get(main.path.peer.address, {}).values()
-            if one.state is State.CONNECTING and one.initiator and one.main.keying == main.keying
+            for one in self._begun.values()
+            if one.state is State.CONNECTING
+            and (one.main.keying, one.path.peer.address) == (main.keying, main.path.peer.address)
         ]
 
     def withdraw(self, association: Association, now: float) -> None:
@@ -531,15 +536,20 @@ class Endpoint:
         self._complaints = (second, sent + 1)
         return sent < COMPLAINTS_A_SECOND
 
+    def disown(self, association: Association) -> None:
+        """An association has nothing left that its peer's others might want."""
+        if association.known_as is not None:
+            _discard(self._by_identity, association.known_as, association)
+
     def forget(self, association: Association) -> None:
         """An association has closed."""
         del self._associations[association.number]
+        self._begun.pop(association.number, None)
         self._by_spi.pop(association.own_spi, None)
         association.armed_at = None
         self.strangers.leave(association)
         _discard(self._by_address, association.path.peer.address, association)
-        if association.known_as is not None:
-            _discard(self._by_identity, association.known_as, association)
+        self.disown(association)
         for owner, talk, _ in self._tickets.values():
             if owner is association:
                 talk.conversation.close()

@@ -565,8 +565,10 @@ class AuthipAssociation(Reception):
             self._retired = False
             self.delete("replaced", now)
             self._retired = True
-        if self._leaving_at is not None and now >= self._leaving_at and not self.children:
-            self._end(self._said_deleted, True)
+        if self._leaving_at is not None and not self.children:
+            self.owner.disown(self)  # it only answers repetitions, and need not be looked through
+            if now >= self._leaving_at:
+                self._end(self._said_deleted, True)
         if self._over is not None and self.state is not State.CLOSED:
             self._finish(*self._over)
 
