@@ -492,10 +492,12 @@ class Endpoint:
     def rivals(self, association: Association) -> list[Association]:
         """Those we have begun with the same peer address by the same protocol and are not up yet."""
         main = association.main
+        here = self._by_address.get(main.path.peer.address, {})
         return [
             one
-            for one in self._begun.values()
+            for one in min(self._begun, here, key=len).values()  # either may be large
             if one.state is State.CONNECTING
+            and one.initiator
             and (one.main.keying, one.path.peer.address) == (main.keying, main.path.peer.address)
         ]
 
