@@ -50,7 +50,6 @@ FATES: dict[str, Callable[[int], Fate]] = {
     "lost": losing,
     "lost, and what follows it": lambda n: losing(n, n + 1),
     "twice": lambda n: lambda flight: setattr(flight, "copies", int(flight.number == n)),
-    "late": lambda n: lambda flight: setattr(flight, "delay", 1.5 if flight.number == n else 0.01),
     "late, and everything twice": lambda n: lambda flight: _disorder(flight, n),
 }
 
