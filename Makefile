@@ -3,7 +3,7 @@
 #   make test      everything: unit tests, a bounded fuzz run, strongSwan, containers
 #   make unit      the tests that need neither root nor network
 #   make interop   real peers in network namespaces and containers (root)
-#   make bench     establishments per second beside strongSwan's
+#   make bench     establishments per second beside strongSwan's, and AuthIP beside IKEv2
 #   make fuzz      the fuzz target alone; FUZZ_SECONDS=600 for longer
 #   make lint      formatter, linter, type checker
 #   make clean     remove what the targets above made in this directory
@@ -54,7 +54,7 @@ unit: $(STAMP) kerberos
 interop: system $(STAMP) kerberos
 	$(PYTEST) -m "interop or container" tests
 
-bench: system $(STAMP)
+bench: system $(STAMP) kerberos
 	$(BIN)/ikctl bench ike
 
 fuzz: $(STAMP)

@@ -1,7 +1,8 @@
 """Shell. `ikctl bench ike`: the same initiator against our responder and strongSwan's, by turns in one run.
 
 For each kind of authentication both responders are started; then every run measures one after the other, the
-order changing from run to run, so that what else happens on the machine meets both alike.
+order changing from run to run, so that what else happens on the machine meets both alike. AuthIP is measured
+with ours alone.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _responders(
     missing: Missing,
     environment: Mapping[str, str],
 ) -> Iterator[dict[Responder, int]]:
-    """Both responders, or the one that is installed, and their process ids."""
+    """Both responders, or ours alone where there is no other, and their process ids."""
     profile = plan.profile
     if profile is not None and len(plan.auths) > 1:
         profile = profile.with_name(f"{profile.stem}-{auth}{profile.suffix}")

@@ -70,7 +70,8 @@ def ike(out: Console, answer: Json) -> None:
         if "missing" in one:
             gaps.setdefault((one["responder"], one["missing"]), []).append(one["auth"])
     for (responder, why), auths in gaps.items():
-        out.print(f"not measured: {responder} with {', '.join(auths)}: {why}", soft_wrap=True)
+        text = f"not measured: {responder} with {', '.join(auths)}: {why}"
+        out.print(text, soft_wrap=True, markup=False)
     if answer["ratios"]:
         out.print(f"\n{_RATIOS}, median of the runs (least to most):")
         _table(

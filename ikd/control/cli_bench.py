@@ -54,9 +54,10 @@ def ike(
     parallel: int,
     profile: Path | None,
 ) -> None:
-    """IKE SAs with a Child SA each: how many a second, and their processor time, beside strongSwan.
+    """IKE SAs with a Child SA each: how many a second, their processor time, and how long one takes.
 
-    One initiator, ours, in a namespace of its own negotiates with our responder and strongSwan's by turns.
+    One initiator, ours, in a namespace of its own negotiates with our responder and strongSwan's by turns;
+    AuthIP, which strongSwan does not speak, stands beside our own IKEv2.
     Needs root; everything it makes is removed again."""
     from ikd.bench.ike import Plan, measure
 

@@ -114,7 +114,7 @@ def test_people_see_every_figure_and_what_is_missing() -> None:
     out = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     render.ike(out, report.ike(MACHINE, RUNS, ["psk"], {}))
     alone = [one for one in RUNS if one.responder == "ikd"]
-    gaps = {("strongswan", one): "apt-get install it" for one in ("psk", "rsa-2048")}
+    gaps = {("strongswan", one): "pip install 'it[part]'" for one in ("psk", "rsa-2048")}
     render.ike(out, report.ike(MACHINE, alone, ["psk", "rsa-2048"], gaps))
     text = out.export_text()
     for wanted in (
@@ -123,6 +123,6 @@ def test_people_see_every_figure_and_what_is_missing() -> None:
         "cpu/psk",
         "1.20",
         "ONE ALONE",
-        "not measured: strongswan with psk, rsa-2048: apt-get install it",
+        "not measured: strongswan with psk, rsa-2048: pip install 'it[part]'",
     ):
         assert wanted in text
