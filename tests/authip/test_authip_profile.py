@@ -77,8 +77,6 @@ DECISIVE = {
     "authentication_key_first": UNEQUAL,
 }
 
-TOKENS = ("anonymous_tokens", "clear_iv", "first_new", "transcript")  # what differs without a method's tokens
-
 
 # Nothing dead, nothing undocumented ------------------------------------------------------------------------
 
@@ -133,7 +131,7 @@ def test_profiles_are_what_the_settings_offer() -> None:
     )
 
 
-# Every reading works ---------------------------------------------------------------------------------------
+# Readings that both ends must share (those of one end alone: scenarios/test_authip_profiles) ---------------
 
 ANONYMOUS = EXTENDED.replace('["certificate"]', '["anonymous"]')
 
@@ -160,29 +158,6 @@ def negotiated(auth: str, other: str, left: bool = True, right: bool = True, **h
         del PROFILES["other"]
     assert not any(one.of(Broken) for one in (link.left, link.right)), story(link)
     return link
-
-
-@pytest.mark.parametrize(
-    ("field", "auth"),
-    [*((one, EXTENDED) for one in FIELDS), *((one, ANONYMOUS) for one in TOKENS)],
-    ids=[*FIELDS, *(f"{one}-anonymous" for one in TOKENS)],
-)
-def test_both_ends_in_another_reading(field: str, auth: str) -> None:
-    """A reading that does not even work with itself could never be tried with Windows."""
-    link = negotiated(auth, field)
-    assert mirrored(link.left, link.right), story(link)
-    assert not link.left.failures
-    assert not link.left.drops + link.right.drops
-
-
-@pytest.mark.parametrize("ends", [(True, False), (False, True)], ids=["initiator", "responder"])
-@pytest.mark.parametrize("field", [one for one in FIELDS if one not in DECISIVE])
-def test_one_end_in_another_reading_of_what_may_differ(field: str, ends: tuple[bool, bool]) -> None:
-    """Where either reading can be understood, it must be, whoever has it: then Windows' does not matter."""
-    link = negotiated(EXTENDED, field, *ends)
-    assert mirrored(link.left, link.right), story(link)
-    assert not link.left.failures
-    assert not link.left.drops + link.right.drops
 
 
 @pytest.mark.parametrize("ends", [(True, False), (False, True)], ids=["initiator", "responder"])
