@@ -1,7 +1,7 @@
 # Entry points. Each one first makes what it needs; as root that includes missing Debian packages.
 #   make demo      two hosts, one policy each, protected traffic, in under a minute
 #   make test      everything: unit tests, a bounded fuzz run, strongSwan, containers
-#   make unit      the tests that need neither root nor network
+#   make unit      the tests that need neither root nor network, without the long ones: under a minute
 #   make interop   real peers in network namespaces and containers (root)
 #   make bench     establishments per second beside strongSwan's, and AuthIP beside IKEv2
 #   make fuzz      the fuzz target alone; FUZZ_SECONDS=600 for longer
@@ -49,7 +49,7 @@ test: system $(STAMP) kerberos
 
 unit: export HYPOTHESIS_PROFILE = quick
 unit: $(STAMP) kerberos
-	$(PYTEST) -n $(WORKERS) -m "not interop and not container" --ignore=tests/fuzz tests
+	$(PYTEST) -n $(WORKERS) -m "not interop and not container and not long" --ignore=tests/fuzz tests
 
 interop: system $(STAMP) kerberos
 	$(PYTEST) -m "interop or container" tests

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from ikd.bench import render, sadb
 
 
+@pytest.mark.long
 def test_rows_have_the_agreed_keys(tmp_path: Path) -> None:
     """Whoever reads `--json` relies on these names; figures of nothing would be zero."""
     answer = json.loads(json.dumps(sadb.measure(2000)))

@@ -452,6 +452,7 @@ TestLives = Lives.TestCase
 # Size ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_hundred_thousand_pairs_are_held_and_found() -> None:
     """The figure of the specification, with the default limit: all are found, one more is refused."""
     database = Database(MemoryBackend(), os.urandom)

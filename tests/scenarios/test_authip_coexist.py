@@ -59,6 +59,7 @@ def started(one: Host) -> list[str]:
     return [event.keying for event in one.of(NegotiationStarted) if event.initiator]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("left", SUBSETS, ids="-".join)
 def test_every_subset_of_modules(left: tuple[str, ...], side: str) -> None:

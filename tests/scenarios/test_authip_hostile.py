@@ -124,6 +124,7 @@ def test_our_own_messages_come_back(side: str, kind: str) -> None:
     assert link.left.pairs == pairs
 
 
+@pytest.mark.long
 @KINDS
 @pytest.mark.parametrize("step", range(4))
 def test_bits_of_every_message(step: int, kind: str) -> None:

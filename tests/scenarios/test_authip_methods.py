@@ -109,6 +109,7 @@ def test_each_credential(name: str, side: str) -> None:
     agree(link, ikes=0, pairs=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", METHODS)
 def test_any_message_may_be_lost(name: str) -> None:
     """A negotiation of any length goes on from any message that is lost, or comes twice."""

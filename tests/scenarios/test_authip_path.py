@@ -61,6 +61,7 @@ def _disorder(flight: Flight, number: int) -> None:
 # Loss and disorder ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @KINDS
 @ORDERS
 @pytest.mark.parametrize("fate", FATES)

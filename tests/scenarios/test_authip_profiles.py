@@ -126,6 +126,7 @@ def test_every_switch_is_here() -> None:
         assert getattr(PROFILES["windows-2012"], name) != value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("other", OTHER, ids=shown)
 def test_both_sides_read_it_otherwise(other: tuple[str, Any], monkeypatch: Any) -> None:
     """Each reading is complete: two hosts that share it come together, whatever they authenticate with."""
@@ -135,6 +136,7 @@ def test_both_sides_read_it_otherwise(other: tuple[str, Any], monkeypatch: Any) 
         lives(Link(*hosts(auth=AUTHS[auth], settings=crowded, **PEOPLE)), "left")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("other", [one for one in OTHER if one[0] in TOLERATED], ids=shown)
 def test_one_side_reads_it_otherwise(other: tuple[str, Any], monkeypatch: Any) -> None:
     """Where any reading can be understood, both are: the initiator reads it in the other way, or the

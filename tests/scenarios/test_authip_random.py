@@ -39,15 +39,15 @@ def lives(examples: int, **how: Any) -> Any:
             quiet(self.link)
             agree(self.link)
 
-    case = pytest.mark.timeout(400)(TwoHosts.TestCase)  # what fails has to be made short, too
+    case: Any = pytest.mark.timeout(400)(TwoHosts.TestCase)  # what fails has to be made short, too
     case.settings = settings(PATIENT, max_examples=examples, stateful_step_count=20)
     return case
 
 
 TestMachines = lives(30, auth=CERTIFICATE)
-TestUsers = lives(12, auth=USER, **USERS)
-TestOptionalUsers = lives(12, auth=OPTIONAL, left=USERS["left"])
-TestOneWay = lives(12, auth=ONE_WAY)
+TestUsers = pytest.mark.long(lives(12, auth=USER, **USERS))
+TestOptionalUsers = pytest.mark.long(lives(12, auth=OPTIONAL, left=USERS["left"]))
+TestOneWay = pytest.mark.long(lives(12, auth=ONE_WAY))
 
 
 # Hostile octets ---------------------------------------------------------------------------------------------

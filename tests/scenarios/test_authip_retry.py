@@ -152,6 +152,7 @@ def test_whichever_succeeds(
     assert not link.left.failures
 
 
+@pytest.mark.long
 @COURSES
 @pytest.mark.parametrize("fate", ["lost", "twice", "late"])
 @pytest.mark.parametrize("name", ["certificates, then others", "it does not believe with one"])

@@ -63,6 +63,7 @@ def test_both_sides_agree_after_any_collision(left: str, right: str) -> None:
             assert 1 + bool(more) <= len(link.left.pairs) <= 1 + more, story(link)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("second", COMMANDS)
 @pytest.mark.parametrize("first", COMMANDS)
 def test_both_sides_agree_after_two_commands_on_one_side(first: str, second: str) -> None:
