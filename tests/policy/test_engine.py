@@ -100,6 +100,7 @@ def covers(selectors_: tuple[TrafficSelector, ...], address: object, protocol: i
     return False
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(policies(), st.lists(packets(), min_size=1, max_size=8), st.booleans())
 def test_trie_and_list_agree(one: Policy, some: list[Fields], outbound: bool) -> None:

@@ -48,6 +48,7 @@ def collide(left: str, right: str, after: float, lost: tuple[int, ...], delay: f
     return link
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("right", COMMANDS)
 @pytest.mark.parametrize("left", COMMANDS)
 def test_both_sides_agree_after_any_collision(left: str, right: str) -> None:

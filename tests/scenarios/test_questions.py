@@ -81,6 +81,7 @@ def test_slow_answers(first: str, slow: tuple[str, ...], seconds: float) -> None
     agree(link, ikes=1, pairs=2)
 
 
+@pytest.mark.long
 @ORDERS
 @pytest.mark.parametrize("begin", [*BEGIN.values(), Link.rekey], ids=[*BEGIN, "rekey IKE"])
 @pytest.mark.parametrize("end", [Link.close, Link.close_child, Link.rekey, Link.rekey_child],
