@@ -589,7 +589,7 @@ class AuthipAssociation(Reception):
         if wish.old is not None and wish.old not in self.session.pairs_of_peer():
             return
         number = self._message_id()
-        self._new(number)
+        self._again(number)
         steps = quick_mode.initiate(self.session, number, wish.rule, wish.asked, wish.old)
         talk = self.talks.begin(Exchange.QUICK, number, steps, initiator=True)
         talk.rule, talk.child = wish.rule.name, True

@@ -7,9 +7,8 @@ specification's "tear down in a wrong state" only authenticated messages make us
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
 
-from ikd.association import Association, Owner
+from ikd.association import Owner
 from ikd.authip import extended_mode, main_mode, quick_mode, shapes
 from ikd.authip.channel import Unprotected, Unverified
 from ikd.authip.conversations import Conversations, Talk, digest
@@ -29,32 +28,32 @@ from ikd.authip.session import Session
 from ikd.isakmp.conversations import MOST_TALKS
 from ikd.isakmp.message import Refused, Unauthentic
 from ikd.isakmp.payloads import SecurityAssociation
+from ikd.isakmp.reception import Listener
 from ikd.life import State
-from ikd.outputs import Move
-from ikd.riders.fragment1 import FRAGMENT, Fragments
+from ikd.riders.fragment1 import FRAGMENT
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import HEADER_SIZE, ZERO_SPI, Flags, Header, chain
 from sadb.address import Path
 
-MOST_SEEN = 4096  # message IDs that are remembered
 MOST_COOKIES = 16  # of a responder under load that are returned in one negotiation
 COOKIE_EXCHANGES = (Exchange.MAIN, Exchange.NOTIFY, 5)  # authip.md OQ-26
 
 
-class Reception(Association):
+class Reception(Listener):
     """The half of a main-mode SA that listens."""
 
-    __slots__ = ("_fragments", "_seen", "notices", "session", "talks")
+    __slots__ = ("notices", "session", "talks")
+
+    session: Session
+    talks: Conversations
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
-        Association.__init__(self, session, owner, now)
+        Listener.__init__(self, session, owner, now)
         self.session = session
         self.talks = Conversations(
             session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
         )
         self.notices = Notices(self.talks)
-        self._fragments = Fragments()
-        self._seen: OrderedDict[int, None] = OrderedDict()  # message IDs of quick modes
 
     # What the other half does with it --------------------------------------------------------------------
 
@@ -73,10 +72,6 @@ class Reception(Association):
     @abstractmethod
     def _asked_for(self, message: Message) -> None:
         """The peer wants a quick mode, which only we may begin."""
-
-    @abstractmethod
-    def _settle(self, now: float) -> None:
-        """The end of every step."""
 
     # Receiving -------------------------------------------------------------------------------------------
 
@@ -108,19 +103,10 @@ class Reception(Association):
             self.dropped("malformed", str(error), path)
         self._settle(now)
 
-    def answer(self, talk: Talk, value: object, now: float) -> None:
-        """The answer to a question of one of its exchanges; an exception fails it."""
-        if self.state is State.CLOSED or talk.conversation.done:
-            return
-        if isinstance(value, Exception):
-            self.talks.drive(talk, now, error=value)
-        else:
-            self.talks.drive(talk, now, value)
-        self._settle(now)
-
     def _receive(self, header: Header, data: bytes, path: Path, now: float) -> None:
         if header.next_payload == FRAGMENT:
-            self._fragment(header, data, path, now)
+            if whole := self._whole(header, data, now):
+                self._receive(*whole, path, now)
             return
         if header.next_payload == Notify.kind:
             self._cookie(header, data, path)
@@ -154,18 +140,6 @@ class Reception(Association):
         if header.spi_r == ZERO_SPI:
             raise Malformed("an answer without the responder's cookie")
         self.session.channel.cookie_r = header.spi_r
-
-    def _fragment(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        if (self.answered and not self.session.may_fragment) or not self.session.env.settings.fragmentation:
-            raise Malformed("a fragment that was not agreed on")  # its first message may say so inside
-        whole = self._fragments.add(header, data, now)
-        if self.answered:
-            self.talks.fragmenting = True
-        if whole is not None:
-            inner = Header.decode(whole)
-            if inner.next_payload == FRAGMENT or (inner.spi_i, inner.spi_r) != (header.spi_i, header.spi_r):
-                raise Malformed("fragments of another message")
-            self._receive(inner, whole, path, now)
 
     def _cookie(self, header: Header, data: bytes, path: Path) -> None:
         """HDR, N(NOTIFY_DOS_COOKIE), without a CRYPTO payload: our first message goes once more with it.
@@ -273,7 +247,7 @@ class Reception(Association):
         if message.maybe(SecurityAssociation) is None or message.message_id in (0, 1):
             raise Malformed("no request of a quick mode")
         quick_mode.check(session, message)
-        if not self._new(message.message_id):
+        if self._again(message.message_id):
             self.dropped("replayed", f"message ID {message.message_id:08x} was used before", path)
             return
         steps = quick_mode.respond(session, message)
@@ -302,28 +276,11 @@ class Reception(Association):
         self._note(talk, message, mark)
         self.talks.drive(talk, now)
 
-    def _new(self, message_id: int) -> bool:
-        """Whether no quick mode has had this message ID before, be it one that somebody has recorded."""
-        if message_id in self._seen:
-            return False
-        self._seen[message_id] = None
-        if len(self._seen) > MOST_SEEN:
-            self._seen.popitem(last=False)
-        return True
-
     def _follow(self, path: Path) -> None:
-        """A peer behind a NAT is where its last message came from; before it is proven, any that fits. What
-        comes on the old port once both have left it was sent before."""
+        """What comes on the old port once both have left it was sent before, and is not followed."""
         session = self.session
-        if path == session.path or not (self.state is State.CONNECTING or session.nat_peer):
-            return
-        if session.path.local.port == session.env.settings.nat_port != path.local.port:
-            return
-        old, session.path = session.path, path
-        if old.peer.address != path.peer.address:
-            self.owner.moved(self, old.peer.address)
-        for pair in self.children.values():
-            self.owner.emit(Move(pair, path))
+        if not session.path.local.port == session.env.settings.nat_port != path.local.port:
+            Listener._follow(self, path)
 
     # Notifies --------------------------------------------------------------------------------------------
 

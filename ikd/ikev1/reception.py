@@ -8,10 +8,9 @@ What an authentic message leads to is done by exchanges (`ikd.ikev1.conversation
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
 from dataclasses import replace
 
-from ikd.association import Association, Owner
+from ikd.association import Owner
 from ikd.auth import Declined
 from ikd.ikev1 import aggressive, deletion, informational, main_mode, quick_mode, shapes
 from ikd.ikev1.channel import Unprotected
@@ -23,17 +22,17 @@ from ikd.isakmp.conversations import MOST_TALKS
 from ikd.isakmp.message import Refused, Unauthentic
 from ikd.isakmp.numbers import Exchange, Method, N, exchange_name
 from ikd.isakmp.payloads import SecurityAssociation
+from ikd.isakmp.reception import Listener
 from ikd.life import Input, State
-from ikd.outputs import Move, Transmit
+from ikd.outputs import Transmit
 from ikd.riders import vendor
-from ikd.riders.fragment1 import FRAGMENT, Fragments
+from ikd.riders.fragment1 import FRAGMENT
 from ikd.riders.windows_status import Told
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Flags, Header, Payload
 from sadb.address import Path
 
 PHASE_1 = 0  # message ID
-MOST_SEEN = 4096
 _RESPONDERS = {Exchange.MAIN: main_mode.respond, Exchange.AGGRESSIVE: aggressive.respond}
 _WRONG_KEY = Declined(
     "the peer's message cannot be read: most likely the pre-shared key is not the one the peer has",
@@ -41,20 +40,21 @@ _WRONG_KEY = Declined(
 )
 
 
-class Reception(Association):
+class Reception(Listener):
     """The half of an ISAKMP SA that listens."""
 
-    __slots__ = ("_fragments", "_seen", "liveness", "session", "talks")
+    __slots__ = ("liveness", "session", "talks")
+
+    session: Session
+    talks: Conversations
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
-        Association.__init__(self, session, owner, now)
+        Listener.__init__(self, session, owner, now)
         self.session = session
         self.talks = Conversations(
             session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
         )
         self.liveness = Liveness(session, self._inform)
-        self._fragments = Fragments()
-        self._seen: OrderedDict[int, None] = OrderedDict()  # message IDs of the peer, which it uses once
 
     # What the other half does with it --------------------------------------------------------------------
 
@@ -78,10 +78,6 @@ class Reception(Association):
     def _pass_on(self) -> None:
         """It ends, but another one with the same peer may take its quick-mode SAs over."""
 
-    @abstractmethod
-    def _settle(self, now: float) -> None:
-        """The end of every step."""
-
     # Receiving -------------------------------------------------------------------------------------------
 
     def first_request(self, header: Header, data: bytes, now: float) -> None:
@@ -103,7 +99,8 @@ class Reception(Association):
         self.session.now = now
         try:
             if header.next_payload == FRAGMENT:
-                self._fragment(header, data, path, now)
+                if whole := self._whole(header, data, now):
+                    self.receive(*whole, path, now)
             elif header.exchange == Exchange.INFORMATIONAL:
                 self._informational(header, data, path)
             elif header.exchange in (Exchange.MAIN, Exchange.AGGRESSIVE, Exchange.QUICK):
@@ -117,27 +114,6 @@ class Reception(Association):
         except Malformed as error:
             self.dropped("malformed", str(error), path)
         self._settle(now)
-
-    def answer(self, talk: Talk, value: object, now: float) -> None:
-        """The answer to a question of one of its exchanges; an exception fails it."""
-        if self.state is State.CLOSED or talk.conversation.done:
-            return
-        if isinstance(value, Exception):
-            self.talks.drive(talk, now, error=value)
-        else:
-            self.talks.drive(talk, now, value)
-        self._settle(now)
-
-    def _fragment(self, header: Header, data: bytes, path: Path, now: float) -> None:
-        if (self.answered and not self.session.may_fragment) or not self.session.env.settings.fragmentation:
-            raise Malformed("a fragment that was not agreed on")  # its first message may say so inside
-        whole = self._fragments.add(header, data, now)
-        self.talks.fragmenting = True
-        if whole is not None:
-            inner = Header.decode(whole)
-            if inner.next_payload == FRAGMENT or (inner.spi_i, inner.spi_r) != (header.spi_i, header.spi_r):
-                raise Malformed("fragments of another message")
-            self.receive(inner, whole, path, now)
 
     def _exchange(self, header: Header, data: bytes, path: Path, now: float) -> None:
         talk = self.talks.talks.get(header.message_id)
@@ -235,17 +211,6 @@ class Reception(Association):
             return None if talk.number + 1 == 3 else False
         return True
 
-    def _follow(self, path: Path) -> None:
-        """A peer behind a NAT is where its last authentic message came from."""
-        session = self.session
-        if path == session.path or not (self.state is State.CONNECTING or session.nat_peer):
-            return
-        old, session.path = session.path, path
-        if old.peer.address != path.peer.address:
-            self.owner.moved(self, old.peer.address)
-        for pair in self.children.values():
-            self.owner.emit(Move(pair, path))
-
     # Informational ---------------------------------------------------------------------------------------
 
     def _informational(self, header: Header, data: bytes, path: Path) -> None:
@@ -285,15 +250,6 @@ class Reception(Association):
             datagram, _ = session.channel.seal(answer, iv)
             self.owner.emit(Transmit(datagram, session.path))
             self.talks.tell_sent(answer)
-
-    def _again(self, message_id: int) -> bool:
-        """Whether the peer, or somebody who has recorded its messages, has used a message ID before."""
-        if message_id in self._seen:
-            return True
-        self._seen[message_id] = None
-        if len(self._seen) > MOST_SEEN:
-            self._seen.popitem(last=False)
-        return False
 
     def _heed(self, message: Message) -> None:
         """Act on an authentic informational message."""
