@@ -26,9 +26,9 @@ ALLOWED = {
 LAYERS = (
     frozenset({"settings", "events", "comparison", "exchange", "wire", "auth", "outputs"}),
     frozenset({"keying", "riders"}),
-    frozenset({"life", "isakmp"}),
+    frozenset({"life"}),
     frozenset({"association"}),
-    frozenset({"halfopen"}),
+    frozenset({"halfopen", "isakmp"}),
     frozenset({"ikev1", "ikev2", "authip"}),
     frozenset({"coexist"}),
     frozenset({"endpoint"}),
