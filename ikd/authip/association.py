@@ -562,9 +562,7 @@ class AuthipAssociation(Reception):
                 self._want(self._deferred.pop(0), now)
         self._acquires.settle()
         if self._retired and self.life.up and not self.children and ready and not self.talks.open:
-            self._retired = False
             self.delete("replaced", now)
-            self._retired = True
         if self._leaving_at is not None and not self.children:
             self.owner.disown(self)  # it only answers repetitions, and need not be looked through
             if now >= self._leaving_at:

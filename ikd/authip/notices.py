@@ -20,7 +20,7 @@ from ikd.wire.isakmp import Payload
 
 PACE = Pace(1.0, 2.0, 16.0, 5)
 MOST_OPEN = 64  # that wait for an acknowledgement, or for their turn
-MOST_HEARD = 1024  # sequence numbers of the peer that are remembered
+MOST_HEARD = 1024  # sequence numbers of the peer that are remembered, with our acknowledgements
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class Notices:
         self._talks = talks
         self._open: dict[int, _Notice] = {}  # by sequence number
         self._queued: list[_Notice] = []
-        self._heard: OrderedDict[int, None] = OrderedDict()
+        self._heard: OrderedDict[int, tuple[Message, bytes] | None] = OrderedDict()
         self._highest = -1
 
     def __len__(self) -> int:
@@ -150,13 +150,17 @@ class Notices:
         return False
 
     def acknowledge(self, message: Message) -> None:
-        """N(NOTIFY_ACK) for a message with a reliable notify; others get none."""
-        if not any(one.flags & RELIABLE for one in message.every(Notify)):
-            return
+        """N(NOTIFY_ACK) for a message with a reliable notify; others get none. One that comes again, maybe
+        from somebody who has recorded it, gets the same octets again: nothing grows with it."""
+        number, reliable = message.sequence, any(one.flags & RELIABLE for one in message.every(Notify))
+        if number in self._heard and reliable:
+            said = self._heard[number] = self._heard[number] or self._acknowledgement(message)
+            self._emit(*said)
+
+    def _acknowledgement(self, message: Message) -> tuple[Message, bytes]:
         talks = self._talks
         ack = notify(N.ACK, Subject.MAIN, message.sequence.to_bytes(4, "big"))
-        answer = sealed(Exchange.NOTIFY, message.message_id, ack)
         echoes = talks.session.profile.ack_echoes
         number = message.sequence if echoes else talks.number(Exchange.NOTIFY)
-        answer = replace(answer, sequence=number)
-        self._emit(answer, talks.session.channel.seal(answer)[0])
+        answer = replace(sealed(Exchange.NOTIFY, message.message_id, ack), sequence=number)
+        return answer, talks.session.channel.seal(answer)[0]

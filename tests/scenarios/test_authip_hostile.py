@@ -840,7 +840,7 @@ def test_acknowledgements_of_nothing(number: int) -> None:
 @pytest.mark.parametrize("flags", [0, RELIABLE])
 def test_a_deletion(flags: int) -> None:
     """One that is not reliable is heeded as well, and gets no acknowledgement; one that comes twice is
-    acknowledged twice and heeded once."""
+    acknowledged twice, with the same octets, and heeded once."""
     link = connected()
     number = main_mode(link.right).session.quick_ids[link.right.pairs[0].inbound.spi]
     data = notice(link.right, status(13807, Subject.QUICK, flags), number=number)
@@ -855,8 +855,10 @@ def test_a_deletion(flags: int) -> None:
         assert not ack.notify(N.ACK).flags & RELIABLE  # type: ignore[union-attr]
     link.up("net")
     link.run(5)
+    said, count = [one.data for one in link.flights[count:][:flags]], len(link.flights)
     link.inject(link.left, data)
     assert len(link.left.pairs) == 1, "what it names is long gone"
+    assert [one.data for one in link.flights[count:]] == said, "a recording makes nothing grow"
 
 
 def test_deletions_that_cross() -> None:
