@@ -376,10 +376,10 @@ class UserAuthenticated(Event):
 
     @property
     def text(self) -> str:
-        who = f"proved its health as {self.identity}" if self.health else f"is used by {self.identity}"
+        how = "proved its health by" if self.health else "is used by"
         names = ", ".join(name.removeprefix("group:") for name in self.groups)
         member = f", member of {names}" if names else ""
-        return f"{self.address} {who} ({self.description}){member}, rule {self.rule}"
+        return f"{self.address} {how} {self.description}{member}, rule {self.rule}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

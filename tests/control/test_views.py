@@ -238,7 +238,7 @@ def test_the_event_of_the_second_authentication() -> None:
         rule="hr",
         identity="CORP\\clerk",
         method="user-kerberos",
-        description="kerberos",
+        description="CORP\\clerk (kerberos)",
         address="10.10.5.20",
         groups=CLERK.groups,
     )
