@@ -77,6 +77,7 @@ def test_a_quick_mode_sa_is_replaced(lost: tuple[int, ...], first: str) -> None:
         agree(link, ikes=1, pairs=1)
 
 
+@pytest.mark.long
 @ORDERS
 @pytest.mark.parametrize("lost", [(), *((n,) for n in range(8)), *combinations(range(7), 2)], ids=str)
 def test_an_isakmp_sa_is_replaced(lost: tuple[int, ...], first: str) -> None:
@@ -113,6 +114,7 @@ def test_a_replaced_isakmp_sa_is_told_of_once(first: str) -> None:
     assert [event.replaces for event in begun] == [0, begun[0].ike]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", [0.0, 0.005, 0.01, 0.02, 0.03, 0.05])
 @pytest.mark.parametrize("right", COMMANDS)
 @pytest.mark.parametrize("left", COMMANDS)

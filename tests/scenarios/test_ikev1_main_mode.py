@@ -119,6 +119,7 @@ def test_certificates(kind: str, first: str, mode: str) -> None:
         assert proven.method == "certificate"
 
 
+@pytest.mark.long
 @ORDERS
 @pytest.mark.parametrize("lost", [(), *((n,) for n in range(9)), *combinations(range(9), 2)], ids=str)
 def test_main_mode_with_losses(lost: tuple[int, ...], first: str) -> None:
@@ -132,6 +133,7 @@ def test_main_mode_with_losses(lost: tuple[int, ...], first: str) -> None:
     assert not link.right.failures
 
 
+@pytest.mark.long
 @ORDERS
 @pytest.mark.parametrize("lost", [(), *((n,) for n in range(6)), *combinations(range(6), 2)], ids=str)
 def test_aggressive_mode_with_losses(lost: tuple[int, ...], first: str) -> None:
