@@ -20,13 +20,13 @@ WORKERS ?= 2
 export REQUIRE_INTEROP := $(if $(ROOT),1,)
 export FUZZ_SECONDS
 
-.PHONY: help demo test unit interop bench fuzz lint clean system system-demo kerberos
+.PHONY: help demo test unit interop bench fuzz lint clean system system-demo compiled
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-$(STAMP): pyproject.toml .ci/setup-venv
+$(STAMP): pyproject.toml setup.py .ci/setup-venv
 	@.ci/setup-venv $(VENV)
 	@touch $@
 
@@ -37,24 +37,25 @@ system-demo:
 	@.ci/setup-system demo
 
 # What is compiled against Debian's libraries, after they are there.
-kerberos: $(STAMP)
+compiled: $(STAMP)
 	@.ci/setup-venv $(VENV) kerberos
+	@.ci/setup-venv $(VENV) native
 
 demo: system-demo $(STAMP)
 	@$(BIN)/python -m ikd.demo
 
 # One run, so that one summary counts everything.
-test: system $(STAMP) kerberos
+test: system $(STAMP) compiled
 	$(PYTEST) -n $(WORKERS) --dist worksteal tests
 
 unit: export HYPOTHESIS_PROFILE = quick
-unit: $(STAMP) kerberos
+unit: $(STAMP) compiled
 	$(PYTEST) -n $(WORKERS) -m "not interop and not container and not long" --ignore=tests/fuzz tests
 
-interop: system $(STAMP) kerberos
+interop: system $(STAMP) compiled
 	$(PYTEST) -m "interop or container" tests
 
-bench: system $(STAMP) kerberos
+bench: system $(STAMP) compiled
 	$(BIN)/ikctl bench ike
 
 fuzz: $(STAMP)
@@ -66,4 +67,4 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build offload/*.so

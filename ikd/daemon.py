@@ -70,7 +70,9 @@ class Daemon:
             interfaces=settings.daemon.interfaces,
             batch=settings.dataplane.batch,
         )
-        self.plane: Plane = make_plane(settings.dataplane, self.transport, self._guarded)
+        self.plane: Plane = make_plane(
+            settings.dataplane, self.transport, self._guarded, self.publisher.publish
+        )
         self.database = Database(self.plane.backend, os.urandom, settings.dataplane.pairs)
         credentials = Credentials(configuration.material, time.time)
         self.endpoint = Endpoint(settings.ike, configuration.policy, credentials, os.urandom)

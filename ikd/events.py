@@ -67,6 +67,19 @@ class Broken(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRestarted(Event):
+    """A process that carries packets ended unexpectedly and others serve; all its SAs are being replaced."""
+
+    level: ClassVar[str] = "error"
+    reason: str
+    pairs: int
+
+    @property
+    def text(self) -> str:
+        return f"the data plane ended ({self.reason}) and was started again; replacing {self.pairs} SA pairs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned(Event):
     """Something an administrator should know and may have to mend."""
 

@@ -36,7 +36,7 @@ def readings(daemon: Daemon) -> Iterator[Reading]:
     for reason, number in sorted(daemon.plane.dropped().items()):
         label = (("reason", reason),)
         yield Reading("packets_dropped", "Packets that came to nothing.", number, label, counter=True)
-    yield Reading("packets_held", "Packets that wait for a Child SA.", daemon.plane.engine.held)
+    yield Reading("packets_held", "Packets that wait for a Child SA.", daemon.plane.held)
 
 
 def _traffic(daemon: Daemon) -> Iterator[tuple[str, int, int]]:

@@ -221,8 +221,20 @@ class DataplaneSettings:
     backend: str = _option(
         "software",
         _one_of("software", "memory"),
-        "`software` encrypts in this process behind a TUN device and needs root; `memory` is the same engine "
-        "with packets in memory, for trials without root.",
+        "`software` encrypts in processes of its own behind a TUN device and needs root; `memory` is the "
+        "same engine in this process with packets in memory, for trials without root.",
+    )
+    engine: str = _option(
+        "auto",
+        _one_of("auto", "native", "python"),
+        "What carries packets in the software plane: `native` is compiled code and several times faster, "
+        "`python` serves where that is not built; `auto` takes the better one that is there.",
+    )
+    workers: int = _option(
+        1,
+        _number(1, 64, "processes", whole=True),
+        "Processes that carry packets, with the native engine; each takes its share of SPIs and of local "
+        "flows.",
     )
     device: str = _option("ikd0", _text("an interface name"), "Name of the TUN device.")
     mtu: int = _option(

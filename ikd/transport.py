@@ -83,12 +83,14 @@ class Transport:
         *,
         interfaces: Sequence[str] = (),
         batch: int = 64,
+        shared: bool = False,
     ) -> None:
         self.listen = tuple(listen)
         self.port, self.nat_port = ports
         self.receiver = receiver
         self.interfaces = frozenset(interfaces)
         self.batch = batch
+        self.shared = shared
         self.marked = False
         self._sockets: list[_Socket] = []
         self._routes: dict[tuple[int, int, Address | None], _Socket] = {}
@@ -118,6 +120,10 @@ class Transport:
             one.sock.close()
         self._sockets.clear()
         self._routes.clear()
+
+    def shared_addresses(self) -> tuple[tuple[Address, int, socket.socket], ...]:
+        """Where ESP in UDP comes, with the socket for IKE there: the first of those that share the place."""
+        return tuple((one.address, one.port, one.sock) for one in self._sockets if one.nat)
 
     def send(self, data: bytes, path: Path) -> bool:
         """Send one IKE message or keepalive; whether the system took it. Never raises."""
@@ -151,6 +157,8 @@ class Transport:
         try:
             self.marked = _mark(sock)
             _prepare(sock, family)
+            if self.shared and port == self.nat_port:
+                _refuse_second(sock, address, port)
             sock.bind((str(address), port))
         except OSError as error:
             sock.close()
@@ -271,6 +279,16 @@ def _mark(sock: socket.socket) -> bool:
     except PermissionError:
         return False
     return True
+
+
+def _refuse_second(sock: socket.socket, address: Address, port: int) -> None:
+    """Let the workers share a place with a socket, but not a second daemon: raises `OSError` when somebody
+    has it already, shared or not."""
+    with socket.socket(sock.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        if sock.family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind((str(address), port))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def _prepare(sock: socket.socket, family: int) -> None:

@@ -6,7 +6,7 @@ which number it gets and whether that number is new is decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 from offload.ip import Dropped
@@ -66,6 +66,20 @@ class Sealer(_Transform):
             return header + iv + self._mac.seal(iv, header, payload + trailer, high)
         aad = self._spi + full if self._esn else header
         return header + full + self._cipher.seal(full, aad, payload + trailer)
+
+    def seal_train(self, number: int, payloads: Sequence[bytes], next_header: int) -> list[bytes]:
+        """The ESP packets of several payloads, numbered from `number` on."""
+        if self._mac is not None:
+            return [self.seal(at, one, next_header) for at, one in enumerate(payloads, number)]
+        trailers, align, spi, seal = _trailers(next_header), self.align, self._spi, self._cipher.seal
+        made = []
+        for payload in payloads:
+            full = number.to_bytes(8, "big")
+            header = spi + full[4:]
+            text = payload + trailers[-(len(payload) + 2) % align]
+            made.append(header + full + seal(full, spi + full if self._esn else header, text))
+            number += 1
+        return made
 
     def size(self, payload: int) -> int:
         """Octets of the ESP packet of a payload of this length."""

@@ -9,18 +9,22 @@ from sadb.address import Address, Path
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A protected packet. With `path` it is the payload of a UDP datagram (RFC 3948); without, `data` is a
-    whole IP packet, outer header included, for a raw socket."""
+    """A protected packet. With `path` it is the payload of a UDP datagram (RFC 3948) with this traffic class,
+    or of a train of them, `segment` octets each, the last one perhaps shorter; without, `data` is a whole IP
+    packet, outer header included, for a raw socket."""
 
     data: bytes
     path: Path | None = None
+    traffic_class: int = 0
+    segment: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
     """A packet of protocol 50 or 51 off the wire. `data` begins with the ESP or AH header. `header` is the IP
     header as it came, with options or extension headers, where the socket shows it (IPv4) and empty where not
-    (IPv6); `traffic_class` is its TOS octet. `path` is set when it came in UDP."""
+    (IPv6); `traffic_class` is its TOS octet. `path` is set when it came in UDP; then `data` may be a train of
+    datagrams of `segment` octets each, the last one perhaps shorter."""
 
     protocol: int
     source: Address
@@ -29,3 +33,4 @@ class Arrived:
     traffic_class: int = 0
     header: bytes = b""
     path: Path | None = None
+    segment: int = 0

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from offload import bpf
 from offload.outer import Arrived, Outgoing
 from sadb.address import Address
 from sadb.backend import Unavailable
@@ -62,34 +63,54 @@ class TooBig:
 
 
 class RawSockets:
-    """All raw sockets of the data plane, for the families this host has."""
+    """All raw sockets of one worker, for the families this host has."""
 
-    def __init__(self, mark: int) -> None:
+    def __init__(self, sockets: Iterable[socket.socket]) -> None:
+        """Over what `opened` gave, perhaps to another process."""
         self.counters: Counter[str] = Counter()
         self._told: deque[TooBig] = deque(maxlen=TOLD)
         self._addresses: dict[bytes, Address] = {}
         self._receivers: dict[int, tuple[socket.socket, int]] = {}
         self._senders: dict[int, socket.socket] = {}
+        for one in sockets:
+            if one.proto == socket.IPPROTO_RAW:
+                self._senders[4 if one.family == socket.AF_INET else 6] = one
+            else:
+                self._receivers[one.fileno()] = one, one.proto
+
+    @staticmethod
+    def opened(mark: int, share: int = 0, shares: int = 1) -> list[socket.socket]:
+        """New sockets whose packets carry a mark, and which get one of several shares of all SPIs; raises
+        `Unavailable`."""
+        made: list[socket.socket] = []
         try:
             for family in (socket.AF_INET, socket.AF_INET6):
-                self._open(family, mark)
+                try:
+                    sender = _socket(family, socket.IPPROTO_RAW)
+                except OSError as error:
+                    if family == socket.AF_INET6 and error.errno == errno.EAFNOSUPPORT:
+                        continue  # a host without IPv6
+                    raise
+                made.append(sender)
+                sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+                for protocol in (ESP, AH):
+                    one = _socket(family, protocol)
+                    made.append(one)
+                    if shares > 1:
+                        # in IPv4 the program sees the header, in IPv6 it does not (raw(7), ipv6(7))
+                        at = 0 if protocol == ESP else 4  # RFC 4303 section 2, RFC 4302 section 2
+                        bpf.attach_filter(one, bpf.share(at, share, shares, family == socket.AF_INET))
         except OSError as error:
-            self.close()
+            for one in made:
+                one.close()
             reason = _RIGHTS if isinstance(error, PermissionError) else error.strerror
             raise Unavailable(f"no raw sockets for ESP: {reason}") from None
+        return made
 
-    def _open(self, family: socket.AddressFamily, mark: int) -> None:
-        try:
-            sender = _socket(family, socket.IPPROTO_RAW)
-        except OSError as error:
-            if family == socket.AF_INET6 and error.errno == errno.EAFNOSUPPORT:
-                return  # a host without IPv6
-            raise
-        self._senders[4 if family == socket.AF_INET else 6] = sender
-        sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        for protocol in (ESP, AH):
-            one = _socket(family, protocol)
-            self._receivers[one.fileno()] = one, protocol
+    def sender(self, version: int) -> int:
+        """The descriptor that sends packets of an IP version, or -1."""
+        found = self._senders.get(version)
+        return found.fileno() if found else -1
 
     def close(self) -> None:
         """Close all sockets; safe to repeat."""
@@ -98,9 +119,9 @@ class RawSockets:
         self._senders.clear()
         self._receivers.clear()
 
-    def filenos(self) -> tuple[int, ...]:
-        """For the event loop: each is readable when packets, or errors about ours, wait."""
-        return tuple(self._receivers)
+    def receivers(self) -> tuple[tuple[int, int], ...]:
+        """Descriptors that are readable when packets, or errors about ours, wait, each with its protocol."""
+        return tuple((fileno, protocol) for fileno, (_, protocol) in self._receivers.items())
 
     def read_batch(self, fileno: int, limit: int) -> list[Arrived]:
         """Up to `limit` packets that wait on one socket. Never waits or raises."""
@@ -144,6 +165,12 @@ class RawSockets:
                 if error.errno == errno.EMSGSIZE:
                     self._hear(sender)
         return sent
+
+    def hear(self, fileno: int) -> None:
+        """Something went wrong on one of these sockets: see what the network says of it."""
+        for one in (*self._senders.values(), *(sock for sock, _ in self._receivers.values())):
+            if one.fileno() == fileno:
+                self._hear(one)
 
     def told(self) -> list[TooBig]:
         """What was learned about path MTUs since the last call, oldest first; the engine wants to know."""

@@ -7,13 +7,12 @@ authentic; then padding, next header, and whether the packet is one this SA may 
 from __future__ import annotations
 
 from offload import ip
+from offload.accounts import Accounts
 from offload.ah import Authenticator
 from offload.esp import Opener, strip
 from offload.ip import Dropped
-from offload.meter import Meter
 from offload.outer import Arrived
 from sadb.algorithms import SecurityProtocol
-from sadb.replay import ReplayWindow
 from sadb.sa import Mode, SaPair
 from sadb.selector import fields_of
 
@@ -24,12 +23,23 @@ _KINDS = {ip.IPV4: 4, ip.IPV6: 6}
 class Receiver:
     """Packets of one inbound SA."""
 
-    __slots__ = ("_admitted", "_ah", "_esp", "_selector", "_tunnel", "meter", "pair", "protocol", "window")
+    __slots__ = (
+        "_accounts",
+        "_admitted",
+        "_ah",
+        "_esp",
+        "_selector",
+        "_tunnel",
+        "meter",
+        "pair",
+        "protocol",
+        "window",
+    )
 
-    def __init__(self, pair: SaPair) -> None:
+    def __init__(self, pair: SaPair, accounts: Accounts) -> None:
         sa = pair.inbound
-        self.pair, self.meter = pair, Meter(sa)
-        self.window = sa.replay if sa.replay is not None else ReplayWindow(esn=sa.suite.esn)
+        self.pair, self.meter, self.window = pair, accounts.meter(pair, True), accounts.window(pair)
+        self._accounts = accounts
         self._tunnel = sa.mode is Mode.TUNNEL
         self._selector = pair.selector
         self._admitted: set[bytes] = set()
@@ -40,45 +50,45 @@ class Receiver:
         else:
             self._ah, self.protocol = Authenticator(sa), ip.AH
 
-    def open(self, arrived: Arrived, now: float) -> bytes:
-        """The packet inside; raises `Dropped`."""
-        kind, payload, header = self._esp_open(arrived) if self._esp else self._ah_open(arrived)
+    def open(self, arrived: Arrived, data: bytes, now: float) -> bytes:
+        """The packet in one datagram, `data`, of what arrived; raises `Dropped`."""
+        kind, payload, header = self._esp_open(arrived, data) if self._esp else self._ah_open(arrived, data)
         if kind == ip.NO_NEXT_HEADER:
             raise Dropped("dummy")
         packet = self._inner(arrived, kind, payload) if self._tunnel else _own(arrived, kind, payload, header)
         if not self.meter.take(len(packet), now):
             raise Dropped("used-up")
-        self._admit(packet)
+        self.admit(packet)
         return packet
 
-    def _esp_open(self, arrived: Arrived) -> tuple[int, bytes, bytes]:
+    def _esp_open(self, arrived: Arrived, data: bytes) -> tuple[int, bytes, bytes]:
         assert self._esp is not None
-        data = arrived.data
         self._esp.check(data)
         number = self._new(data[4:8])
         text = self._esp.decrypt(number, data)
-        self.window.accept(number)
+        self._accept(number)
         kind, payload = strip(text)
         return kind, payload, b"" if self._tunnel else _shown(arrived)
 
-    def _ah_open(self, arrived: Arrived) -> tuple[int, bytes, bytes]:
+    def _ah_open(self, arrived: Arrived, data: bytes) -> tuple[int, bytes, bytes]:
         assert self._ah is not None
-        data = arrived.data
         size = self._ah.check(data)
         header = _shown(arrived)
         number = self._new(data[8:12])
         kind, payload = self._ah.verify(number, header, data, size)
-        self.window.accept(number)
+        self._accept(number)
         return kind, payload, header
 
     def _new(self, low: bytes) -> int:
         """The whole sequence number; raises `Dropped` when it came before or is too old to tell."""
-        window = self.window
-        number = window.full(int.from_bytes(low, "big"))
-        replayed = window.replayed
-        if not window.check(number):
-            raise Dropped("replayed" if window.replayed > replayed else "late")
+        number, refused = self.window.look(int.from_bytes(low, "big"))
+        if refused:
+            raise Dropped(refused)
         return number
+
+    def _accept(self, number: int) -> None:
+        if not self.window.accept(number):
+            raise Dropped("replayed")  # another worker was faster
 
     def _inner(self, arrived: Arrived, kind: int, payload: bytes) -> bytes:
         """The packet of tunnel mode, without traffic-flow confidentiality padding (RFC 4303 section 2.7)."""
@@ -87,7 +97,7 @@ class Receiver:
             raise Dropped("malformed")
         return ip.decapsulated(ip.whole(payload), arrived.traffic_class)
 
-    def _admit(self, packet: bytes) -> None:
+    def admit(self, packet: bytes) -> None:
         """Refuse what the selectors do not cover, however well it was protected (RFC 4301 section 5.2)."""
         key = ip.flow_key(packet)
         if key is not None and key in self._admitted:
@@ -101,6 +111,7 @@ class Receiver:
             if len(self._admitted) >= _ADMITTED:
                 self._admitted.clear()
             self._admitted.add(key)
+            self._accounts.admit(key, self.pair)
 
 
 def _shown(arrived: Arrived) -> bytes:

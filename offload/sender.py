@@ -5,12 +5,12 @@ A sender decides nothing: which SA, which number and whether the packet fits its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from offload import ip
+from offload.accounts import Accounts
 from offload.ah import Authenticator
 from offload.esp import Sealer
-from offload.meter import Meter
 from offload.outer import Outgoing
 from sadb.address import Path, SocketAddress
 from sadb.algorithms import SecurityProtocol
@@ -19,6 +19,7 @@ from sadb.selector import ANY_PORT
 
 _UDP = 8  # octets of its header
 _LARGEST_UDP = ip.LARGEST - 20 - _UDP
+TRAIN = 64  # datagrams that every kernel takes at once (UDP_MAX_SEGMENTS)
 
 
 class Sender:
@@ -41,9 +42,11 @@ class Sender:
         "version",
     )
 
-    def __init__(self, pair: SaPair, random: Callable[[int], bytes], ident: Callable[[], int]) -> None:
+    def __init__(
+        self, pair: SaPair, random: Callable[[int], bytes], ident: Callable[[], int], accounts: Accounts
+    ) -> None:
         sa = pair.outbound
-        self.pair, self.sa, self.meter = pair, sa, Meter(sa)
+        self.pair, self.sa, self.meter = pair, sa, accounts.meter(pair, False)
         self._ident = ident
         self._dscp = sa.dscp
         self._flags = None if sa.dont_fragment is None else ip.DONT_FRAGMENT if sa.dont_fragment else 0
@@ -77,6 +80,20 @@ class Sender:
             most = mtu - head - self._ah.size(self.version)
         return most if self.tunnel else most + ip.insertion(packet)[0]
 
+    def protect_train(self, packets: Sequence[bytes], number: int) -> list[Outgoing]:
+        """Packets of one flow, equally long but for the last, and numbered from `number` on."""
+        if self._esp is None or self._path is None or not self.tunnel:
+            return [self.protect(packet, at) for at, packet in enumerate(packets, number)]
+        first = packets[0]
+        four = first[0] >> 4 == 4
+        sealed = self._esp.seal_train(number, packets, ip.IPV4 if four else ip.IPV6)
+        size, traffic = len(sealed[0]), self._traffic(first, four)
+        if size > _LARGEST_UDP:
+            raise ip.Dropped("too-big")
+        most = min(_LARGEST_UDP // size, TRAIN)
+        trains = [sealed[at : at + most] for at in range(0, len(sealed), most)]
+        return [Outgoing(b"".join(train), self._path, traffic, size) for train in trains]
+
     # One function for each protocol and mode; `packet` is as long as its header says --------------------
 
     def _esp_tunnel(self, packet: bytes, number: int) -> Outgoing:
@@ -84,7 +101,7 @@ class Sender:
         four = packet[0] >> 4 == 4
         sealed = self._esp.seal(number, packet, ip.IPV4 if four else ip.IPV6)
         if self._path is not None:
-            return _in_udp(sealed, self._path)
+            return _in_udp(sealed, self._path, self._traffic(packet, four))
         return Outgoing(self._header(packet, four, len(sealed)) + sealed)
 
     def _ah_tunnel(self, packet: bytes, number: int) -> Outgoing:
@@ -97,9 +114,7 @@ class Sender:
     def _header(self, packet: bytes, four: bool, payload: int) -> bytes:
         """The outer header: ECN is the inner packet's (RFC 6040 section 4.1), DSCP and DF are it or the SA's.
         What must not be fragmented on the way in IPv6 must not be in IPv4 either."""
-        traffic = packet[1] if four else (packet[0] & 15) << 4 | packet[1] >> 4
-        if self._dscp is not None:
-            traffic = self._dscp << 2 | traffic & 3
+        traffic = self._traffic(packet, four)
         if self.version == 6:
             return self._outer.header(traffic, payload)
         flags = self._flags
@@ -107,12 +122,16 @@ class Sender:
             flags = (packet[6] & 0x40) << 8 if four else ip.DONT_FRAGMENT
         return self._outer.header(traffic, payload, self._ident(), flags)
 
+    def _traffic(self, packet: bytes, four: bool) -> int:
+        traffic = packet[1] if four else (packet[0] & 15) << 4 | packet[1] >> 4
+        return traffic if self._dscp is None else self._dscp << 2 | traffic & 3
+
     def _esp_transport(self, packet: bytes, number: int) -> Outgoing:
         assert self._esp is not None
         at, field, protocol = ip.insertion(packet)
         sealed = self._esp.seal(number, packet[at:], protocol)
         if self._path is not None:
-            return _in_udp(sealed, self._path)
+            return _in_udp(sealed, self._path, ip.traffic_class(packet))
         return Outgoing(ip.addressed(self._own(packet[:at]), field, ip.ESP, len(sealed)) + sealed)
 
     def _ah_transport(self, packet: bytes, number: int) -> Outgoing:
@@ -133,7 +152,7 @@ class Sender:
         return bytes(head)
 
 
-def _in_udp(sealed: bytes, path: Path) -> Outgoing:
+def _in_udp(sealed: bytes, path: Path, traffic: int) -> Outgoing:
     if len(sealed) > _LARGEST_UDP:
         raise ip.Dropped("too-big")
-    return Outgoing(sealed, path)
+    return Outgoing(sealed, path, traffic)

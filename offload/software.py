@@ -12,7 +12,9 @@ datagrams are left to the host's stack to fragment. Fragments from the TUN devic
 
 Inbound: SPI, then `Receiver`. `Twins` keeps clients behind one NAT apart, both ways. Notices go out when a
 batch is done, so that their owner may call back.
-"""
+
+Large packets of the host and trains of datagrams are taken apart packet by packet here, and looked at once.
+Where the native loop runs, `Accounts` tells it of SAs and flows, and only what it hands up comes here."""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from offload import icmp, ip
+from offload import icmp, ip, vnet
+from offload.accounts import Accounts
 from offload.fragments import Reassembler, is_fragment, split
 from offload.ip import Dropped
 from offload.meter import Bucket, Meter
@@ -35,7 +38,7 @@ from sadb.backend import Notice, Unavailable
 from sadb.database import RESERVED_SPI
 from sadb.flows import FlowTable
 from sadb.pairs import PairIndex
-from sadb.sa import Acquire, Action, Expire, Flow, Level, SaPair, UnknownSpi, Usage
+from sadb.sa import Acquire, Action, Expire, Flow, Level, SaPair, SecurityAssociation, UnknownSpi, Usage
 from sadb.selector import Fields, fields_of
 
 REASONS = (
@@ -89,8 +92,10 @@ class SoftwareEngine:
         queue_packets: int = 32,
         queue_flows: int = 1024,
         link_mtu: int = 1500,
+        accounts: Accounts | None = None,
     ) -> None:
         self.notify: Callable[[Notice], None] = _ignore
+        self._accounts = accounts or Accounts()
         self._random = random
         self._link_mtu = link_mtu
         self._counters = dict.fromkeys(REASONS, 0)
@@ -103,7 +108,7 @@ class SoftwareEngine:
         self._busy: dict[Address, set[int]] = {}  # SPIs of senders by destination
         # flow key -> sender, longest packet that fits, port it goes to if that is another than it shows
         self._routes: dict[bytes, tuple[Sender, int, bytes]] = {}
-        self._twins = Twins(random, self._covered, lambda key: self._routes.pop(key, None))
+        self._twins = Twins(random, self._covered, self._reroute)
         self._held = Held(self._counters, queue_packets, queue_flows)
         self._due: set[str] | None = set()  # rules whose held packets are free; None: all
         self._fragments = Reassembler(self._counters)
@@ -131,13 +136,18 @@ class SoftwareEngine:
         spi = pair.inbound.spi
         if self._spis.get(spi) is pair:
             return
-        _check(pair)
+        check(pair)
         if spi in self._spis:
             raise Unavailable(f"SPI {spi:08x} is in use")
+        self._accounts.install(pair)
         self._spis[spi] = pair
         self._pairs.add(pair)
         self._twins.add(pair)
-        self._routes.clear()
+        self.update(pair)
+
+    def update(self, pair: SaPair) -> None:
+        """The pair's state or standby is another one, or it is new: look for the best one again."""
+        self._reroute(None)
         if self._due is not None:
             self._due.add(pair.rule)
 
@@ -149,11 +159,12 @@ class SoftwareEngine:
         self._receivers.pop(pair.inbound.spi, None)
         self._retire(pair)
         self._twins.remove(pair)
+        self._accounts.remove(pair)
 
     def route(self, flows: tuple[Flow, ...]) -> None:
         """Replace all flows; held packets are looked at again."""
         self._flows.build(flows)
-        self._routes.clear()
+        self._reroute(None)
         self._due = None
 
     def moved(
@@ -166,6 +177,7 @@ class SoftwareEngine:
         pair.outbound.encapsulation = encapsulation
         pair.inbound.encapsulation = (encapsulation[1], encapsulation[0]) if encapsulation else None
         if self._spis.get(pair.inbound.spi) is pair:
+            self._accounts.install(pair)
             self._twins.moved(pair)
 
     def usage(self, pair: SaPair) -> tuple[Usage, Usage]:
@@ -179,22 +191,55 @@ class SoftwareEngine:
         batch = Batch()
         self._release(batch, now)
         self._held.expire(now)
-        routes = self._routes
         for packet in packets:
-            try:
-                packet = ip.whole(packet)
-                key = ip.flow_key(packet)
-                route = routes.get(key) if key is not None else None
-                if route is None:
-                    self._look_up(packet, now, batch)
-                elif len(packet) <= route[1]:
-                    batch.wire.append(self._protect(route[0], packet, route[2], now))
-                else:
-                    self._send_large(route, packet, ip.may_fragment(packet), now, batch)
-            except Dropped as dropped:
-                self._counters[dropped.reason] += 1
+            self._send(packet, now, batch)
         self._report()
         return batch
+
+    def frames(self, frames: Sequence[bytes], now: float) -> Batch:
+        """Protect what stands in frames of a TUN device with `offload.vnet` headers."""
+        batch = Batch()
+        self._release(batch, now)
+        self._held.expire(now)
+        for frame in frames:
+            try:
+                packets = vnet.packets(frame)
+            except Dropped as dropped:
+                self._counters[dropped.reason] += 1
+                continue
+            if len(packets) == 1 or not self._send_train(packets, now, batch):
+                for packet in packets:
+                    self._send(packet, now, batch)
+        self._report()
+        return batch
+
+    def _send(self, packet: bytes, now: float, batch: Batch) -> None:
+        try:
+            packet = ip.whole(packet)
+            key = ip.flow_key(packet)
+            route = self._routes.get(key) if key is not None else None
+            if route is None:
+                self._look_up(packet, now, batch)
+            elif len(packet) <= route[1]:
+                batch.wire.append(self._protect(route[0], packet, route[2], now))
+            else:
+                self._send_large(route, packet, ip.may_fragment(packet), now, batch)
+        except Dropped as dropped:
+            self._counters[dropped.reason] += 1
+
+    def _send_train(self, packets: Sequence[bytes], now: float, batch: Batch) -> bool:
+        """Send the segments of one large packet at once; False when they have to be looked at one by one."""
+        key = ip.flow_key(packets[0])
+        sender, fits, port = (self._routes.get(key) if key is not None else None) or (None, 0, b"")
+        if sender is None or len(packets[0]) > fits or port:
+            return False
+        number = sender.meter.take_train(sum(map(len, packets)), len(packets), now)
+        if number:
+            try:
+                batch.wire += sender.protect_train(packets, number)
+            except Dropped as dropped:
+                self._counters[dropped.reason] += len(packets)
+        return number > 0
 
     def released(self, now: float) -> Batch:
         """Packets that `install` or `route` set free; to be called, and sent, after either of them."""
@@ -241,15 +286,17 @@ class SoftwareEngine:
             return
         sender = self._senders.get(pair)
         if sender is None:
-            sender = self._senders[pair] = Sender(pair, self._random, self._ident)
+            sender = self._senders[pair] = Sender(pair, self._random, self._ident, self._accounts)
             self._busy.setdefault(pair.outbound.destination, set()).add(pair.outbound.spi)
-        fits = sender.fits(self._mtu(pair.outbound.destination), packet)
+        fits = sender.fits(self._mtu(pair.outbound), packet)
         route = sender, fits, port
         key = ip.flow_key(packet)
         if key is not None:
             if len(self._routes) >= ROUTES:
-                self._routes.clear()
+                self._reroute(None)
             self._routes[key] = route
+            if not port:
+                self._accounts.route(key, pair, fits)
         if len(packet) <= fits:
             batch.wire.append(self._protect(sender, packet, port, now))
         else:
@@ -267,6 +314,14 @@ class SoftwareEngine:
                 Acquire(flow.rule, source, destination, protocol, source_port, destination_port)
             )
 
+    def _reroute(self, key: bytes | None) -> None:
+        """Look this flow up again when it next shows, or all."""
+        if key is None:
+            self._routes.clear()
+        else:
+            self._routes.pop(key, None)
+        self._accounts.forget(key)
+
     def _covered(self, rule: str, fields: Fields) -> bool:
         """Whether an outbound packet comes under a rule."""
         flow = self._flows.lookup(fields, True)
@@ -274,9 +329,7 @@ class SoftwareEngine:
 
     def _protect(self, sender: Sender, packet: bytes, port: bytes, now: float) -> Outgoing:
         """Count, number and protect one packet, with another port to go to unless that is empty."""
-        number = sender.sa.next_sequence() if sender.meter.take(len(packet), now) else 0
-        if number is None:
-            sender.meter.exhaust("sequence")
+        number = sender.meter.number() if sender.meter.take(len(packet), now) else 0
         if sender.meter.crossed:
             self._crossed(sender.meter, sender.pair, inbound=False)
         if not number:
@@ -298,7 +351,7 @@ class SoftwareEngine:
             if error is not None:
                 batch.local.append(error)
             return
-        mtu = self._mtu(sender.sa.destination)
+        mtu = self._mtu(sender.sa)
         pieces = split(packet, fits, self._ident()) if cut and sender.tunnel and sender.portless else [packet]
         for piece in pieces:
             outgoing = self._protect(sender, piece, port, now)
@@ -313,21 +366,50 @@ class SoftwareEngine:
         """Open packets that came off the wire."""
         batch = Batch()
         for one in arrived:
-            try:
-                receiver = self._receiver(one, now)
-                try:
-                    packet = receiver.open(one, now)
-                    batch.local.append(self._twins.inbound(receiver.pair, packet) if self._twins else packet)
-                finally:
-                    if receiver.meter.crossed:
-                        self._crossed(receiver.meter, receiver.pair, inbound=True)
-            except Dropped as dropped:
-                self._counters[dropped.reason] += 1
+            data, size = one.data, one.segment
+            if not size or len(data) <= size:
+                self._open(one, data, now, batch)
+            else:
+                for at in range(0, len(data), size):
+                    self._open(one, data[at : at + size], now, batch)
         self._report()
         return batch
 
-    def _receiver(self, arrived: Arrived, now: float) -> Receiver:
-        data = arrived.data
+    def admitted(self, spi: int, packet: bytes) -> Batch:
+        """A packet that the native loop opened, if its SA is for it: then the loop passes more of its
+        flow."""
+        batch = Batch()
+        pair = self._spis.get(spi)
+        try:
+            if pair is None:
+                raise Dropped("unknown-spi")
+            receiver = self._receivers.get(spi) or self._new_receiver(pair)
+            receiver.admit(packet)
+            key = ip.flow_key(packet)
+            if key is not None:  # also when it was admitted before, for the loop forgets sooner
+                self._accounts.admit(key, pair)
+            batch.local.append(packet)
+        except Dropped as dropped:
+            self._counters[dropped.reason] += 1
+        return batch
+
+    def _open(self, arrived: Arrived, data: bytes, now: float, batch: Batch) -> None:
+        try:
+            receiver = self._receiver(arrived, data, now)
+            try:
+                packet = receiver.open(arrived, data, now)
+                batch.local.append(self._twins.inbound(receiver.pair, packet) if self._twins else packet)
+            finally:
+                if receiver.meter.crossed:
+                    self._crossed(receiver.meter, receiver.pair, inbound=True)
+        except Dropped as dropped:
+            self._counters[dropped.reason] += 1
+
+    def _new_receiver(self, pair: SaPair) -> Receiver:
+        receiver = self._receivers[pair.inbound.spi] = Receiver(pair, self._accounts)
+        return receiver
+
+    def _receiver(self, arrived: Arrived, data: bytes, now: float) -> Receiver:
         if len(data) < 12:
             raise Dropped("malformed")
         spi = int.from_bytes(data[:4] if arrived.protocol == ip.ESP else data[4:8], "big")
@@ -339,7 +421,7 @@ class SoftwareEngine:
                     source = arrived.source if arrived.path is None else arrived.path.peer
                     self._notices.append(UnknownSpi(spi, source))
                 raise Dropped("unknown-spi")
-            receiver = self._receivers[spi] = Receiver(pair)
+            receiver = self._new_receiver(pair)
         if receiver.protocol != arrived.protocol:
             raise Dropped("malformed")
         return receiver
@@ -352,9 +434,10 @@ class SoftwareEngine:
         are sent to; `spi` is that of the packet quoted, which must then be one of theirs."""
         mtu = max(mtu, ip.SMALLEST_MTU[destination.version])
         spis = self._busy.get(destination, ())
-        if mtu < self._mtu(destination) and (spi in spis if spi is not None else spis):
+        known = self._mtus.get(destination)
+        if (known is None or mtu < known[0]) and (spi in spis if spi is not None else spis):
             self._mtus[destination] = mtu, now + MTU_SECONDS
-            self._routes.clear()
+            self._reroute(None)
 
     def deadline(self) -> float | None:
         """When `tick` has something to do, or None."""
@@ -371,13 +454,14 @@ class SoftwareEngine:
         self._fragments.expire(now)
         for destination in [one for one, (_, when) in self._mtus.items() if when <= now]:
             del self._mtus[destination]
-            self._routes.clear()
+            self._reroute(None)
 
     # Inside ----------------------------------------------------------------------------------------------
 
-    def _mtu(self, destination: Address) -> int:
-        known = self._mtus.get(destination) if self._mtus else None
-        return min(known[0], self._link_mtu) if known else self._link_mtu
+    def _mtu(self, sa: SecurityAssociation) -> int:
+        known = self._mtus.get(sa.destination) if self._mtus else None
+        link = sa.mtu or self._link_mtu
+        return min(known[0], link) if known else link
 
     def _ident(self) -> int:
         """An IPv4 identification or the like, never 0."""
@@ -392,7 +476,7 @@ class SoftwareEngine:
 
     def _forget(self, pair: SaPair) -> None:
         """Make the pair's sender anew when it is next used."""
-        self._routes.clear()
+        self._reroute(None)
         if self._senders.pop(pair, None) is None:
             return
         destination = pair.outbound.destination
@@ -414,7 +498,7 @@ class SoftwareEngine:
                 self.notify(notice)
 
 
-def _check(pair: SaPair) -> None:
+def check(pair: SaPair) -> None:
     """Refuse a pair that could not be used; better now than at its first packet."""
     for sa in (pair.inbound, pair.outbound):
         suite = sa.suite

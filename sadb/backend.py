@@ -28,6 +28,10 @@ class Backend(Protocol):
         """Inbound first, then outbound; from now on the newest pair of its flow is used for sending."""
         ...
 
+    def update(self, pair: SaPair) -> None:
+        """The pair's state or standby is another one."""
+        ...
+
     def remove(self, pair: SaPair) -> None:
         """Forget both directions; unknown pairs are ignored."""
         ...

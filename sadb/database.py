@@ -140,6 +140,7 @@ class Database:
         for pair in self._owners.pop(former, ()):
             pair.owner = owner
             self._owners.setdefault(owner, []).append(pair)
+            pair.changed()
 
     # Lookup ----------------------------------------------------------------------------------------------
 
@@ -264,6 +265,7 @@ class Database:
         if pair.inbound.state is State.MATURE:
             pair.inbound.state = pair.outbound.state = State.DYING
             self._dying += 1
+            pair.changed()
 
     def _forget(self, pair: SaPair) -> bool:
         if not self._alive(pair):

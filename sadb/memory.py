@@ -40,6 +40,9 @@ class MemoryBackend:
             raise Unavailable(self.refuse)
         self._pairs[pair.inbound.spi] = pair
 
+    def update(self, pair: SaPair) -> None:
+        """Nothing depends on it."""
+
     def remove(self, pair: SaPair) -> None:
         """Forget a pair."""
         if self._pairs.get(pair.inbound.spi) is pair:

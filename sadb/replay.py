@@ -47,8 +47,21 @@ class ReplayWindow:
             return False
         return True
 
-    def accept(self, number: int) -> None:
-        """Note a number whose packet has been authenticated."""
+    def close(self, highest: int) -> None:
+        """Take everything up to a number for received."""
+        self.highest = highest
+        self._seen = (1 << self.size) - 1
+
+    def look(self, low: int) -> tuple[int, str]:
+        """The number that 32 bits on the wire stand for, and why its packet is to be dropped, "replayed" or
+        "late"; empty when it is not."""
+        number, replayed = self.full(low), self.replayed
+        if self.check(number):
+            return number, ""
+        return number, "replayed" if self.replayed > replayed else "late"
+
+    def accept(self, number: int) -> bool:
+        """Note a number whose packet has been authenticated; False when it was noted before."""
         if number > self.highest:
             jump = number - self.highest
             # a peer may skip 2^31 numbers; shifting by them would take that many bits
@@ -56,3 +69,4 @@ class ReplayWindow:
             self.highest = number
         elif self.highest - number < self.size:  # the window may have moved on since the check
             self._seen |= 1 << (self.highest - number)
+        return True

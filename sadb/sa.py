@@ -6,6 +6,7 @@ the selectors and the rule they serve. `Flow` is a compiled piece of policy: a s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -91,10 +92,16 @@ class SecurityAssociation:
     state: State = State.MATURE
     dscp: int | None = None  # outer DSCP; None copies the inner one
     dont_fragment: bool | None = None  # outer DF; None copies the inner one
+    mtu: int | None = None  # of the link towards the destination, where that is known
+
+    @property
+    def last_sequence(self) -> int:
+        """The last number there is."""
+        return 0xFFFFFFFFFFFFFFFF if self.suite.esn else 0xFFFFFFFF
 
     def next_sequence(self) -> int | None:
         """The number for the next packet, or None when numbers are used up: then the SA is finished."""
-        if self.sequence >= (0xFFFFFFFFFFFFFFFF if self.suite.esn else 0xFFFFFFFF):
+        if self.sequence >= self.last_sequence:
             return None
         self.sequence += 1
         return self.sequence
@@ -104,7 +111,8 @@ class SecurityAssociation:
 class SaPair:
     """What one negotiation yields; `owner` tells the main-mode SA that made it, `rule` the policy rule.
     One on `standby` receives, but is sent on only when nothing else is left: a peer that rekeys may not have
-    the new pair yet, and drops the old one first."""
+    the new pair yet, and drops the old one first. `watch` is told when its use changes, and set by a backend
+    that has a copy of it."""
 
     inbound: SecurityAssociation
     outbound: SecurityAssociation
@@ -113,7 +121,24 @@ class SaPair:
     rule: str
     owner: int
     created: float = 0.0
-    standby: bool = False
+    watch: Callable[[SaPair], None] | None = None
+    _standby: bool = False
+
+    @property
+    def standby(self) -> bool:
+        """Whether it is sent on only when nothing else is left."""
+        return self._standby
+
+    @standby.setter
+    def standby(self, standby: bool) -> None:
+        if standby != self._standby:
+            self._standby = standby
+            self.changed()
+
+    def changed(self) -> None:
+        """Tell who watches that the pair is to be used otherwise than before."""
+        if self.watch is not None:
+            self.watch(self)
 
     @property
     def peer(self) -> Address:

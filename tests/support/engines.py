@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from struct import pack
 
@@ -19,6 +21,13 @@ from sadb.replay import ReplayWindow
 from sadb.sa import Action, Flow, Lifetime, Mode, SaPair, SecurityAssociation
 from sadb.secret import Secret
 from sadb.selector import ANY_PORT, ICMP, UDP, Selector, TrafficSelector
+
+ENGINES: dict[str, type[SoftwareEngine]] = {"python": SoftwareEngine}
+if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where it must be there, it is missed
+    from tests.support.native import NativeEngine
+
+    ENGINES["native"] = NativeEngine
+chosen = "python"
 
 NETS = {4: ("10.1.0.0/16", "10.2.0.0/16"), 6: ("2001:db8:a::/48", "2001:db8:b::/48")}
 GATEWAYS = {4: ("192.0.2.1", "198.51.100.1"), 6: ("2001:db8:1::1", "2001:db8:2::1")}
@@ -125,7 +134,7 @@ def hosts(
         if lifetime:
             inbound.lifetime = outbound.lifetime = lifetime
         pair = SaPair(inbound, outbound, selector, mode, "rule", owner=7 + number)
-        engine = SoftwareEngine(entropy(bytes([number])), **options)
+        engine = ENGINES[chosen](entropy(bytes([number])), **options)
         notices: list[Notice] = []
         engine.notify = notices.append
         flow = Flow("rule", selector, Action.SECURE, mode=mode)
@@ -144,9 +153,16 @@ def arrived(outgoing: Iterable[Outgoing], *, traffic_class: int | None = None) -
     for one in outgoing:
         if one.path is not None:
             local, peer = one.path.local, one.path.peer
+            traffic = one.traffic_class if traffic_class is None else traffic_class
             found.append(
                 Arrived(
-                    ip.ESP, local.address, peer.address, one.data, traffic_class or 0, path=Path(peer, local)
+                    ip.ESP,
+                    local.address,
+                    peer.address,
+                    one.data,
+                    traffic,
+                    path=Path(peer, local),
+                    segment=one.segment,
                 )
             )
             continue

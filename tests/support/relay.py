@@ -18,6 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from offload import vnet
 from offload.host import Host
 from offload.outer import Outgoing
 from offload.raw import ESP, RawSockets
@@ -104,18 +105,20 @@ class _Plane:
     def __init__(self, local: str, peer: str, flows: str, device: str, stay_closed: bool) -> None:
         self.local, self.peer = ip_address(local), ip_address(peer)
         self.tun = Tun(device, 1400)
-        self.raw = RawSockets(MARK)
+        self.queue = self.tun.queues[0]
+        self.raw = RawSockets(RawSockets.opened(MARK))
         self.host = Host(self.tun.name, self.tun.mtu, MARK, stay_closed=stay_closed)
         self.host.apply(pickle.loads(base64.b64decode(flows)))
         self.number = 0
 
     def move(self) -> None:
         """Everything that waits, both ways."""
-        self.raw.write_batch([Outgoing(self.wrapped(one)) for one in self.tun.read_batch(64)])
-        for fileno in self.raw.filenos():
+        packets = [one for frame in self.queue.read_batch(64) for one in vnet.packets(frame)]
+        self.raw.write_batch([Outgoing(self.wrapped(one)) for one in packets])
+        for fileno, _ in self.raw.receivers():
             for one in self.raw.read_batch(fileno, 64):
                 if one.protocol == ESP and one.data[:4] == SPI.to_bytes(4, "big") and one.source == self.peer:
-                    self.tun.write_batch([one.data[8:]])
+                    self.queue.write_batch(vnet.frames([one.data[8:]]))
 
     def wrapped(self, packet: bytes) -> bytes:
         """A packet with the outer header of a tunnel."""
@@ -170,7 +173,7 @@ def main() -> None:
             elif request["do"] == "start":
                 del request["do"]
                 plane = _Plane(**request)
-                waiting = [0, plane.tun.fileno(), *plane.raw.filenos()]
+                waiting = [0, plane.queue.fileno(), *(fileno for fileno, _ in plane.raw.receivers())]
                 answer = "ok"
             else:
                 return

@@ -1,0 +1,213 @@
+"""Where the state of SAs is kept: counters, numbers and replay windows, and what the native loop is told.
+
+`Accounts` keeps it in the SAs themselves, for an engine inside the daemon. `LedgerAccounts` does so too, and
+writes to the ledger what the daemon wants to know. `NativeAccounts` keeps it in the ledger alone, where the
+native loop of this worker and of others count, too, and programs that loop with SAs and flows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+from offload.meter import NEVER, Meter
+from sadb.algorithms import Kind, SecurityProtocol
+from sadb.replay import ReplayWindow
+from sadb.sa import Mode, SaPair, SecurityAssociation
+
+if TYPE_CHECKING:
+    from offload._native import Table
+    from offload.ledger import Ledger
+
+UNLIMITED: Final = 0xFFFFFFFFFFFFFFFF
+_CIPHERS: Final = {"aes": 0, "chacha20poly1305": 1}  # enum cipher of offload/native/native.h
+
+
+class Window(Protocol):
+    """A replay window, see `sadb.replay.ReplayWindow`."""
+
+    def look(self, low: int) -> tuple[int, str]: ...
+    def accept(self, number: int) -> bool: ...
+
+
+class Accounts:
+    """State in the SAs themselves."""
+
+    def meter(self, pair: SaPair, inbound: bool) -> Meter:
+        """What counts one direction of a pair."""
+        return Meter(pair.inbound if inbound else pair.outbound)
+
+    def window(self, pair: SaPair) -> Window:
+        """The replay window of a pair."""
+        sa = pair.inbound
+        return sa.replay if sa.replay is not None else ReplayWindow(esn=sa.suite.esn)
+
+    def install(self, pair: SaPair) -> None:
+        """The pair may be used from now on, or goes elsewhere now."""
+
+    def remove(self, pair: SaPair) -> None:
+        """The pair is gone."""
+
+    def route(self, key: bytes, pair: SaPair, fits: int) -> None:
+        """Packets of this flow leave on the pair if they have at most `fits` octets."""
+
+    def forget(self, key: bytes | None) -> None:
+        """No route for this flow any more, or for any."""
+
+    def admit(self, key: bytes, pair: SaPair) -> None:
+        """The pair is for this inbound flow."""
+
+
+class LedgerAccounts(Accounts):
+    """State in the SAs, copied to the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.slots: dict[SaPair, int] = {}
+
+    def meter(self, pair: SaPair, inbound: bool) -> Meter:
+        sa = pair.inbound if inbound else pair.outbound
+        return Meter(sa, partial(self.ledger.publish, self.slots[pair], inbound))
+
+    def remove(self, pair: SaPair) -> None:
+        self.slots.pop(pair, None)
+
+
+class NativeAccounts(Accounts):
+    """State in the ledger, shared with the native loop. `socket(sa)` gives the descriptor an SA sends with
+    and whether that is bound to no address."""
+
+    def __init__(self, table: Table, socket: Callable[[SecurityAssociation], tuple[int, bool]]) -> None:
+        self.table = table
+        self.slots: dict[SaPair, int] = {}
+        self._socket = socket
+
+    def meter(self, pair: SaPair, inbound: bool) -> Meter:
+        return SharedMeter(pair.inbound if inbound else pair.outbound, self.table, self.slots[pair], inbound)
+
+    def window(self, pair: SaPair) -> Window:
+        return SharedWindow(self.table, self.slots[pair], pair.inbound)
+
+    def install(self, pair: SaPair) -> None:
+        slot, out, back = self.slots[pair], pair.outbound, pair.inbound
+        if _is_native(out):
+            fileno, wildcard = self._socket(out)
+            ports = out.encapsulation or (0, 0)
+            self.table.add_outbound(
+                slot,
+                out.spi,
+                *_cipher(out),
+                out.suite.esn,
+                out.mode is Mode.TUNNEL,
+                out.encapsulation is not None,
+                fileno,
+                wildcard,
+                -1 if out.dscp is None else out.dscp,
+                -1 if out.dont_fragment is None else int(out.dont_fragment),
+                out.source.packed,
+                ports[0],
+                out.destination.packed,
+                ports[1],
+                0,  # nothing before a meter sets the limits
+                0,
+            )
+        # In transport mode through a NAT `offload.twins` looks at every packet, and IPv6 headers are not
+        # shown.
+        bare = back.encapsulation is None and back.source.version == 4
+        if _is_native(back) and (back.mode is Mode.TUNNEL or bare):
+            size, esn = _window_size(back), back.suite.esn
+            tunnel = back.mode is Mode.TUNNEL
+            self.table.add_inbound(slot, back.spi, *_cipher(back), esn, tunnel, size, 0, 0)
+
+    def remove(self, pair: SaPair) -> None:
+        slot = self.slots.pop(pair, None)
+        if slot is not None:
+            self.table.remove(slot)
+
+    def route(self, key: bytes, pair: SaPair, fits: int) -> None:
+        if _is_native(pair.outbound):
+            self.table.add_route(key, self.slots[pair], fits)
+
+    def forget(self, key: bytes | None) -> None:
+        if key is None:
+            self.table.clear_routes()
+        else:
+            self.table.remove_route(key)
+
+    def admit(self, key: bytes, pair: SaPair) -> None:
+        self.table.admit(self.slots[pair], key)
+
+
+class SharedMeter(Meter):
+    """Counts in the ledger; also tells the native loop from where on it must ask."""
+
+    __slots__ = ("_inbound", "_slot", "_table")
+
+    def __init__(self, sa: SecurityAssociation, table: Table, slot: int, inbound: bool) -> None:
+        self._table, self._slot, self._inbound = table, slot, inbound
+        super().__init__(sa)
+
+    def take(self, size: int, now: float) -> bool:
+        count, slot, inbound = self._table.count, self._slot, self._inbound
+        octets, packets = count(slot, inbound, size, 1)
+        if (octets >= self._octets or packets >= self._packets) and not self._look(octets, packets):
+            count(slot, inbound, -size, -1)
+            return False
+        return True
+
+    def take_train(self, size: int, count: int, now: float) -> int:
+        return 0  # trains are the native loop's; what comes here is looked at packet by packet
+
+    def number(self) -> int | None:
+        number = self._table.number(self._slot, self._sa.suite.esn)
+        if number is None:
+            self.exhaust("sequence")
+        return number
+
+    def _sequence(self) -> tuple[int, int]:
+        _, packets, number = self._table.read(self._slot, self._inbound)
+        return packets, number
+
+    def _set_limits(self) -> None:
+        super()._set_limits()
+        octets, packets = (UNLIMITED if one == NEVER else one for one in (self._octets, self._packets))
+        self._table.limit(self._slot, self._inbound, octets, packets)
+
+
+class SharedWindow:
+    """A replay window in the ledger."""
+
+    __slots__ = ("_esn", "_size", "_slot", "_table")
+
+    def __init__(self, table: Table, slot: int, sa: SecurityAssociation) -> None:
+        self._table, self._slot, self._size, self._esn = table, slot, _window_size(sa), sa.suite.esn
+
+    def look(self, low: int) -> tuple[int, str]:
+        found = self._table.check(self._slot, self._size, self._esn, low)
+        return (found, "") if found > 0 else (0, "replayed" if found == -1 else "late")
+
+    def accept(self, number: int) -> bool:
+        return self._table.accept(self._slot, self._size, number)
+
+
+def _window_size(sa: SecurityAssociation) -> int:
+    return (sa.replay or ReplayWindow()).size
+
+
+def _is_native(sa: SecurityAssociation) -> bool:
+    """Whether the native loop knows the transform."""
+    row = sa.suite.encryption
+    return (
+        sa.suite.protocol is SecurityProtocol.ESP
+        and row is not None
+        and row.kind is Kind.AEAD
+        and row.icv == 16
+    )
+
+
+def _cipher(sa: SecurityAssociation) -> tuple[int, bytes, bytes]:
+    """Number, key and salt."""
+    row = sa.suite.encryption
+    assert row is not None
+    key = bytes(sa.encryption_key)
+    return _CIPHERS.get(row.name, _CIPHERS["aes"]), key[: row.key], key[row.key :]

@@ -1,0 +1,283 @@
+/* System calls of the loop: a train of segments is one sendmsg (UDP_SEGMENT) and one recvmsg (UDP_GRO), a large
+ * packet one read or write of the TUN device. */
+#define _GNU_SOURCE
+#include "native.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <linux/udp.h>
+#include <netinet/ip6.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+
+enum { CONTROL = 128, BATCH = 64 };
+
+/* Sending ---------------------------------------------------------------------------------------------- */
+
+struct envelope {
+    struct iovec data;
+    union {
+        struct sockaddr_in four;
+        struct sockaddr_in6 six;
+    } to;
+    _Alignas(struct cmsghdr) uint8_t control[CONTROL];
+};
+
+static void control_add(struct msghdr *header, int level, int kind, const void *value, size_t size)
+{
+    struct cmsghdr *one = (struct cmsghdr *)((uint8_t *)header->msg_control + header->msg_controllen);
+    one->cmsg_level = level, one->cmsg_type = kind, one->cmsg_len = CMSG_LEN(size);
+    memcpy(CMSG_DATA(one), value, size);
+    header->msg_controllen += CMSG_SPACE(size);
+}
+
+static void address(struct envelope *envelope, struct msghdr *header, const struct association *sa,
+                    const uint8_t *packet)
+{
+    memset(&envelope->to, 0, sizeof envelope->to);
+    header->msg_name = &envelope->to;
+    bool six = sa->udp ? sa->six : packet[0] >> 4 == 6;
+    if (six) {
+        envelope->to.six.sin6_family = AF_INET6;
+        envelope->to.six.sin6_port = htons(sa->udp ? sa->peer_port : 0);
+        memcpy(&envelope->to.six.sin6_addr, sa->udp ? sa->peer : packet + 24, 16);
+        header->msg_namelen = sizeof envelope->to.six;
+    } else {
+        envelope->to.four.sin_family = AF_INET;
+        envelope->to.four.sin_port = htons(sa->udp ? sa->peer_port : 0);
+        memcpy(&envelope->to.four.sin_addr, sa->udp ? sa->peer : packet + 16, 4);
+        header->msg_namelen = sizeof envelope->to.four;
+    }
+}
+
+static void envelop(struct envelope *envelope, struct msghdr *header, const struct message *message,
+                    uint8_t *buffer)
+{
+    const struct association *sa = message->sa;
+    envelope->data = (struct iovec){buffer + message->at, message->size};
+    *header = (struct msghdr){.msg_iov = &envelope->data, .msg_iovlen = 1, .msg_control = envelope->control};
+    address(envelope, header, sa, buffer + message->at);
+    if (!sa->udp) {
+        header->msg_control = NULL;
+        return;
+    }
+    int traffic = message->traffic;
+    memset(envelope->control, 0, sizeof envelope->control);
+    if (sa->six) {
+        control_add(header, IPPROTO_IPV6, IPV6_TCLASS, &traffic, sizeof traffic);
+        if (sa->wildcard) {
+            struct in6_pktinfo from = {0};
+            memcpy(&from.ipi6_addr, sa->local, 16);
+            control_add(header, IPPROTO_IPV6, IPV6_PKTINFO, &from, sizeof from);
+        }
+    } else {
+        control_add(header, IPPROTO_IP, IP_TOS, &traffic, sizeof traffic);
+        if (sa->wildcard) {
+            struct in_pktinfo from = {0};
+            memcpy(&from.ipi_spec_dst, sa->local, 4);
+            control_add(header, IPPROTO_IP, IP_PKTINFO, &from, sizeof from);
+        }
+    }
+    if (message->count > 1) {
+        uint16_t segment = (uint16_t)message->segment;
+        control_add(header, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment);
+    }
+}
+
+static enum reason failure(int error)
+{
+    switch (error) {
+    case EAGAIN:
+    case ENOBUFS:
+        return SEND_FULL;
+    case EMSGSIZE:
+        return SEND_TOO_BIG;
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+        return SEND_UNROUTED;
+    default:
+        return SEND_FAILED;
+    }
+}
+
+/* A train the system will not cut up (another link's MTU, no checksum offload): its segments one by one. */
+static void send_segments(struct table *table, const struct message *message)
+{
+    struct envelope envelope;
+    struct msghdr header;
+    for (uint32_t at = 0; at < message->size; at += message->segment) {
+        struct message one = *message;
+        one.at += at, one.count = 1;
+        one.size = message->size - at < message->segment ? message->size - at : message->segment;
+        envelop(&envelope, &header, &one, table->out.buffer);
+        if (sendmsg(message->sa->fd, &header, MSG_DONTWAIT) < 0)
+            table->drops[failure(errno)]++;
+    }
+}
+
+static void flush(struct table *table)
+{
+    struct outgoing *out = &table->out;
+    struct envelope envelopes[BATCH];
+    struct mmsghdr headers[BATCH];
+    for (int from = 0; from < out->count;) {
+        int fd = out->messages[from].sa->fd, count = 0;
+        for (; count < BATCH && from + count < out->count && out->messages[from + count].sa->fd == fd; count++)
+            envelop(envelopes + count, &headers[count].msg_hdr, out->messages + from + count, out->buffer);
+        int sent = sendmmsg(fd, headers, (unsigned)count, MSG_DONTWAIT);
+        if (sent > 0) {
+            from += sent;
+            continue;
+        }
+        const struct message *failed = out->messages + from++;
+        if (errno == EINTR)
+            from--;
+        else if (failed->count > 1 && (errno == EINVAL || errno == EMSGSIZE || errno == EIO))
+            send_segments(table, failed);
+        else
+            table->drops[failure(errno)] += failed->count;
+    }
+    out->count = 0;
+    out->used = 0;
+}
+
+enum pumped pump_device(struct table *table, int device, unsigned budget, uint64_t now)
+{
+    enum pumped result = MORE;
+    while (budget-- > 0) {
+        ssize_t size = read(device, table->incoming, table->incoming_size);
+        if (size < 0) {
+            if (errno == EINTR)
+                continue;
+            result = DRAINED; /* or the device was deleted under us, which the daemon notices */
+            break;
+        }
+        table->incoming_used = (size_t)size;
+        if (!seal_frame(table, table->incoming, (size_t)size, now)) {
+            result = FRAME_UP;
+            break;
+        }
+        if (!outgoing_has_room(&table->out))
+            flush(table);
+    }
+    flush(table);
+    return result;
+}
+
+/* Receiving -------------------------------------------------------------------------------------------- */
+
+struct receiver {
+    struct table *table;
+    int device;
+};
+
+static void write_device(void *context, const uint8_t *frame, size_t size)
+{
+    struct receiver *receiver = context;
+    ssize_t done;
+    do
+        done = write(receiver->device, frame, size);
+    while (done < 0 && errno == EINTR);
+    if (done < 0)
+        receiver->table->drops[TUN_REFUSED]++;
+}
+
+static void read_control(struct table *table, struct msghdr *header, int fd)
+{
+    struct arrival *from = &table->arrival;
+    for (struct cmsghdr *one = CMSG_FIRSTHDR(header); one != NULL; one = CMSG_NXTHDR(header, one)) {
+        const uint8_t *value = CMSG_DATA(one);
+        int number = 0;
+        if (one->cmsg_len >= CMSG_LEN(sizeof number))
+            memcpy(&number, value, sizeof number);
+        if (one->cmsg_level == IPPROTO_UDP && one->cmsg_type == UDP_GRO && number > 0)
+            from->segment = (size_t)number;
+        else if (one->cmsg_level == IPPROTO_IP && one->cmsg_type == IP_TOS)
+            from->traffic = value[0];
+        else if (one->cmsg_level == IPPROTO_IPV6 && one->cmsg_type == IPV6_TCLASS)
+            from->traffic = (uint8_t)number;
+        else if (one->cmsg_level == IPPROTO_IP && one->cmsg_type == IP_PKTINFO)
+            memcpy(from->destination, value + offsetof(struct in_pktinfo, ipi_addr), 4);
+        else if (one->cmsg_level == IPPROTO_IPV6 && one->cmsg_type == IPV6_PKTINFO)
+            memcpy(from->destination, value, 16);
+        else if (one->cmsg_level == SOL_SOCKET && one->cmsg_type == SO_RXQ_OVFL && fd < 1024) {
+            table->drops[RECEIVE_FULL] += (uint32_t)number - table->overflow[fd];
+            table->overflow[fd] = (uint32_t)number;
+        }
+    }
+}
+
+/* The next datagram, or train of them. */
+static enum pumped receive(struct table *table, int fd, bool udp)
+{
+    struct arrival *from = &table->arrival;
+    _Alignas(struct cmsghdr) uint8_t control[256];
+    struct sockaddr_storage name;
+    struct iovec data = {from->buffer, LARGEST};
+    struct msghdr header = {.msg_name = &name, .msg_namelen = sizeof name, .msg_iov = &data, .msg_iovlen = 1,
+                            .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t size = recvmsg(fd, &header, MSG_DONTWAIT);
+    from->size = from->at = 0;
+    if (size < 0)
+        return errno == EAGAIN ? DRAINED : TROUBLE;
+    from->size = from->segment = (size_t)size;
+    from->udp = udp, from->traffic = 0, from->head = 0;
+    from->six = name.ss_family == AF_INET6;
+    if (from->six) {
+        const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)&name;
+        memcpy(from->source, &six->sin6_addr, 16);
+        from->source_port = ntohs(six->sin6_port);
+    } else {
+        const struct sockaddr_in *four = (const struct sockaddr_in *)&name;
+        memcpy(from->source, &four->sin_addr, 4);
+        from->source_port = ntohs(four->sin_port);
+    }
+    read_control(table, &header, fd);
+    if (udp || from->six)
+        return MORE;
+    /* a raw socket shows the IPv4 header */
+    size_t head = size > 0 ? (size_t)(from->buffer[0] & 15) * 4 : 0;
+    if (head < 20 || head > (size_t)size) {
+        table->drops[MALFORMED]++;
+        from->size = 0;
+        return MORE;
+    }
+    memcpy(from->source, from->buffer + 12, 4);
+    memcpy(from->destination, from->buffer + 16, 4);
+    from->traffic = from->buffer[1];
+    from->head = from->at = head;
+    return MORE;
+}
+
+enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsigned budget, uint64_t now)
+{
+    struct arrival *from = &table->arrival;
+    struct receiver receiver = {table, device};
+    enum pumped result = MORE;
+    for (;;) {
+        if (from->at >= from->size) {
+            if (budget-- == 0)
+                break;
+            result = receive(table, fd, udp);
+            if (result != MORE)
+                break;
+            continue;
+        }
+        size_t rest = from->size - from->at, size = rest < from->segment ? rest : from->segment;
+        const uint8_t *data = from->buffer + from->at;
+        from->up_at = from->at, from->up_size = size;
+        from->at += size;
+        enum opened opened = open_datagram(table, from, data, size, now, write_device, &receiver);
+        if (opened != GONE) {
+            result = opened == HANDED_UP ? DATAGRAM_UP : PACKET_UP;
+            break;
+        }
+    }
+    frame_close(table, write_device, &receiver);
+    return result;
+}

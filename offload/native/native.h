@@ -1,0 +1,211 @@
+/* The hot loop of the software engine: what all of its files share.
+ *
+ * It carries only packets about which nothing has to be decided: their flow and SA are known, no limit is near.
+ * Everything else is handed up to Python, in order. Python programs the table; counters, sequence numbers and
+ * replay windows are in the ledger (offload/ledger.py), memory that all workers and the daemon share.
+ */
+#pragma once
+
+#include <linux/virtio_net.h>
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* headers before Linux 6.2 */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
+enum {
+    VNET = 10,        /* struct virtio_net_hdr before each packet of the TUN device */
+    LARGEST = 65535,  /* octets of an IP packet */
+    SLACK = 1024,     /* behind every buffer that packets are built in: headers, trailers, over-reading */
+    KEY = 40,         /* a flow: protocol, addresses, ports, zeros, and the IP version */
+    ICV = 16,
+    IV = 8,
+    ESP_HEADER = 8,
+    WINDOW_WORDS = 64,      /* 4096 numbers, the largest replay window */
+    TRAIN_SEGMENTS = 64,    /* UDP_MAX_SEGMENTS of every kernel that has UDP_SEGMENT */
+    TRAIN_OCTETS = 65507,   /* the largest UDP payload over IPv4 */
+    MESSAGES = 256,
+    ROUTES = 1 << 14,
+    ADMITTED = 1 << 14,
+};
+
+/* Why a packet came to nothing; names in the order of REASON_NAMES. */
+enum reason {
+    MALFORMED, REPLAYED, LATE, UNVERIFIED, DUMMY, CONGESTION,
+    TUN_REFUSED, SEND_FULL, SEND_TOO_BIG, SEND_UNROUTED, SEND_FAILED, RECEIVE_FULL, REASONS,
+};
+#define REASON_NAMES                                                                                     \
+    "malformed", "replayed", "late", "unverified", "dummy", "congestion", "device-refused",              \
+    "send-buffer-full", "send-too-big", "send-no-route", "send-failed", "receive-buffer-full"
+
+/* The ledger ------------------------------------------------------------------------------------------- */
+
+/* One direction of a pair; `number` is the last one sent or the highest one authenticated, `last` the
+ * monotonic clock in nanoseconds. Its own cache line. */
+struct entry {
+    uint64_t octets, packets, last, number, lock, unused[3];
+};
+
+/* One pair. `seen` is a ring: the bit of number n is n modulo the ring's size. */
+struct account {
+    struct entry out, in;
+    uint64_t seen[WINDOW_WORDS];
+};
+
+uint64_t entry_reserve(struct entry *entry, uint64_t count, uint64_t most);
+void entry_count(struct entry *entry, uint64_t octets, uint64_t packets, uint64_t now);
+
+/* The whole number that 32 bits on the wire stand for, if it is new; a reason otherwise. */
+int window_check(const struct account *account, uint32_t size, bool esn, uint32_t low, uint64_t *number);
+/* Note a number that was authenticated; false when another packet was faster. */
+bool window_accept(struct account *account, uint32_t size, uint64_t number);
+
+/* Ciphers ---------------------------------------------------------------------------------------------- */
+
+enum cipher { AES_GCM, CHACHA20_POLY1305 };
+struct aead;
+struct aead *aead_new(enum cipher cipher, const uint8_t *key, size_t size); /* the salt is not part of it */
+void aead_free(struct aead *aead);
+/* `out` takes `size` octets and the check value behind them. */
+bool aead_seal(struct aead *aead, const uint8_t nonce[12], const uint8_t *aad, size_t aad_size,
+               const uint8_t *in, size_t size, uint8_t *out);
+/* `size` is without the check value, which stands behind `in`. What is in `out` is worthless when false. */
+bool aead_open(struct aead *aead, const uint8_t nonce[12], const uint8_t *aad, size_t aad_size,
+               const uint8_t *in, size_t size, uint8_t *out);
+const char *aead_name(void);
+
+/* The table -------------------------------------------------------------------------------------------- */
+
+struct association {
+    struct aead *aead;
+    struct account *account;
+    uint64_t serial;                /* never the same again: what is remembered of an SA ends with it */
+    uint64_t most_octets, most_packets; /* Python is asked before these are reached */
+    uint32_t slot, spi, window;     /* spi as a number */
+    uint8_t salt[4];
+    bool esn, tunnel, udp, six;     /* six: the outer addresses are IPv6 */
+    bool wildcard;                  /* the socket is bound to no address: say which one to send from */
+    int fd;                         /* socket to send with */
+    int dscp, df;                   /* -1: copied from the inner packet */
+    uint8_t local[16], peer[16];    /* 4 or 16 octets */
+    uint16_t local_port, peer_port; /* of UDP, host byte order */
+};
+
+struct route {
+    uint8_t key[KEY];
+    uint32_t slot, fits, generation;
+    bool gone;
+};
+
+struct admitted {
+    uint8_t key[KEY];
+    uint64_t serial;
+    uint32_t generation;
+};
+
+struct message {
+    struct association *sa;
+    uint32_t at, size, segment, count;
+    uint8_t traffic;
+    bool full;  /* its last segment was a short one */
+};
+
+/* What leaves: trains of equal segments in one buffer. */
+struct outgoing {
+    uint8_t *buffer;
+    size_t used, size;
+    struct message messages[MESSAGES];
+    int count;
+};
+
+/* The frame for the TUN device that is being put together. */
+struct frame {
+    uint8_t *buffer;     /* virtio_net_hdr, packet */
+    size_t size;         /* of the packet, 0: none */
+    size_t head, ip;     /* octets of all headers, of the IP header */
+    uint32_t segment, count, next; /* payload of each, how many, next TCP sequence number */
+    uint16_t ident;      /* of the latest one */
+    int step;            /* IPv4 identification: 0 the same, 1 counted, -1 not known yet */
+    bool open;           /* can take another one */
+};
+
+/* A datagram, or a train of them, that came off the wire. */
+struct arrival {
+    uint8_t *buffer;
+    size_t size, segment, at;
+    bool udp, six;
+    uint8_t traffic, source[16], destination[16];
+    uint16_t source_port, destination_port;
+    size_t head;  /* of an IPv4 header at the beginning, raw sockets only */
+    size_t up_at, up_size; /* the datagram that was handed up */
+};
+
+struct table {
+    struct account *ledger;
+    uint32_t slots;
+    struct association **outbound, **inbound; /* by slot */
+    uint64_t *spis;                           /* spi << 32 | slot + 1, open addressing */
+    uint32_t spi_mask, spi_count;
+    struct route *routes;
+    struct admitted *admitted;
+    uint32_t route_generation, admitted_generation, admitted_count;
+    uint64_t seed[2], serial;
+    uint64_t drops[REASONS];
+    uint16_t ident;
+    struct outgoing out;
+    struct frame frame;
+    uint8_t *spare;        /* a packet for Python, or the next frame */
+    size_t spare_size;
+    uint32_t spare_spi;
+    uint8_t *incoming;     /* a frame read from the TUN device */
+    size_t incoming_size, incoming_used;
+    struct arrival arrival;
+    uint32_t overflow[1024]; /* by descriptor: what SO_RXQ_OVFL said last */
+};
+
+struct table *table_new(struct account *ledger, uint32_t slots, const uint8_t seed[16]);
+void table_free(struct table *table);
+bool table_add(struct table *table, struct association *sa, bool inbound); /* takes it over */
+void table_remove(struct table *table, uint32_t slot);
+struct association *table_spi(const struct table *table, uint32_t spi);
+struct route *table_route(const struct table *table, const uint8_t key[KEY]);
+bool table_add_route(struct table *table, const uint8_t key[KEY], uint32_t slot, uint32_t fits);
+bool table_is_admitted(const struct table *table, uint64_t serial, const uint8_t key[KEY]);
+void table_admit(struct table *table, uint64_t serial, const uint8_t key[KEY]);
+
+/* Packets ---------------------------------------------------------------------------------------------- */
+
+/* The flow of a plain TCP or UDP packet, as offload.ip.flow_key has it; false for all others. */
+bool flow_key(const uint8_t *packet, size_t size, uint8_t key[KEY]);
+/* The sum of 16-bit words in memory order, not folded; an odd last octet counts as the first of a word. */
+uint64_t sum(const uint8_t *data, size_t size);
+uint16_t fold(uint64_t sum);
+static inline uint16_t get16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
+static inline uint32_t get32(const uint8_t *p) { return (uint32_t)get16(p) << 16 | get16(p + 2); }
+static inline void put16(uint8_t *p, uint32_t value) { p[0] = (uint8_t)(value >> 8); p[1] = (uint8_t)value; }
+static inline void put32(uint8_t *p, uint32_t value) { put16(p, value >> 16); put16(p + 2, value); }
+
+/* A frame from the TUN device, writable and with SLACK behind it: true when it is now in `out`, with room for
+ * another one or to be flushed; false when Python has to look at it, and then it is unchanged. */
+bool seal_frame(struct table *table, uint8_t *frame, size_t size, uint64_t now);
+bool outgoing_has_room(const struct outgoing *out);
+
+enum opened { GONE, HANDED_UP, TO_ADMIT };
+typedef void write_frame(void *context, const uint8_t *frame, size_t size);
+/* One datagram of the arrival: it went into the frame or was dropped (GONE), Python has to open it
+ * (HANDED_UP), or it is in `spare` and Python has to say whether its SA is for it (TO_ADMIT). */
+enum opened open_datagram(struct table *table, const struct arrival *from, const uint8_t *data, size_t size,
+                          uint64_t now, write_frame *write, void *context);
+/* Write what has been put together. */
+void frame_close(struct table *table, write_frame *write, void *context);
+
+/* System calls ----------------------------------------------------------------------------------------- */
+
+/* Until nothing waits (DRAINED), `budget` reads are done (MORE), Python has to look at the frame in `incoming`, the
+ * datagram in `arrival` or the packet in `spare`, or the socket reported an error that Python has to fetch. */
+enum pumped { DRAINED, MORE, FRAME_UP, DATAGRAM_UP, PACKET_UP, TROUBLE };
+enum pumped pump_device(struct table *table, int device, unsigned budget, uint64_t now);
+enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsigned budget, uint64_t now);

@@ -1,0 +1,327 @@
+"""Shell. A worker of the data plane: a process of its own that carries packets and knows nothing of keys'
+origins.
+
+    python -m offload.worker ORDER      started by `offload.workers`, with descriptors it inherits
+
+It reads its queue of the TUN device, its raw sockets and its UDP sockets, and does what the daemon says
+through the channel: an order that was given before a packet came is carried out before the packet is looked
+at. With the native loop only what that hands up reaches Python. It has no rights: everything it needs is open
+when it begins, and it ends when the daemon does."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from offload import channel, vnet
+from offload.accounts import LedgerAccounts, NativeAccounts
+from offload.ledger import Ledger
+from offload.natt import NattSockets
+from offload.outer import Arrived
+from offload.raw import ESP, RawSockets
+from offload.software import Batch, SoftwareEngine
+from offload.tun import Queue
+from sadb.backend import Notice, Unavailable
+from sadb.sa import SaPair, SecurityAssociation, State
+
+if TYPE_CHECKING:
+    from offload._native import Table
+
+TURNS: Final = 16  # reads of one source before others have a turn
+REPORT_SECONDS: Final = 0.25  # least time between two reports of drops
+ALIVE_SECONDS: Final = 2.0  # most time between two signs of life
+MOST_WAITING: Final = 1 << 20  # octets of answers that the daemon does not take; then notices are left out
+NOBODY: Final = 65534
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a worker is to be, and its descriptors."""
+
+    engine: str  # "native" or "python"
+    channel: int
+    ledger: int
+    queue: int
+    segments_udp: bool
+    raw: tuple[int, ...]
+    natt: tuple[int, ...]
+    queue_packets: int
+    queue_flows: int
+
+
+class Worker:
+    """One worker, from inherited descriptors to the end of the daemon."""
+
+    def __init__(self, order: Order) -> None:
+        self.channel = socket.socket(fileno=order.channel)
+        self.channel.setblocking(False)
+        self.decoder = channel.Decoder(channel.Order)
+        self.waiting = bytearray()
+        self.ledger = Ledger(fileno=order.ledger)
+        self.queue = Queue(order.queue)
+        self.raw = RawSockets(socket.socket(fileno=one) for one in order.raw)
+        self.natt = NattSockets(socket.socket(fileno=one) for one in order.natt)
+        self.segments_udp = order.segments_udp
+        self.slots: dict[int, SaPair] = {}
+        self.reported: tuple[dict[str, int], int] = {}, 0
+        self.report_at = self.alive_at = 0.0
+        self.accounts = self._accounts(order.engine)
+        self.engine = SoftwareEngine(
+            os.urandom,
+            queue_packets=order.queue_packets,
+            queue_flows=order.queue_flows,
+            accounts=self.accounts,
+        )
+        self.engine.notify = self._notice
+        self.poll = select.epoll()
+        self.work: dict[int, Callable[[], None]] = {}
+
+    def _accounts(self, engine: str) -> LedgerAccounts | NativeAccounts:
+        if engine == "python":
+            self.drops: Callable[[], dict[str, int]] = dict
+            return LedgerAccounts(self.ledger)
+        from offload._native import REASONS, Table
+
+        table = Table(self.ledger.memory, os.urandom(16))
+        self.drops = lambda: dict(zip(REASONS, table.drops(), strict=True))
+        return NativeAccounts(table, self._socket)
+
+    def _socket(self, sa: SecurityAssociation) -> tuple[int, bool]:
+        if sa.encapsulation is None:
+            return self.raw.sender(sa.source.version), True
+        return self.natt.sender(sa.source, sa.encapsulation[0])
+
+    # Turns -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until the daemon closes the channel."""
+        self._watch(self.channel.fileno(), self._orders)
+        native = isinstance(self.accounts, NativeAccounts)
+        self._watch(self.queue.fileno(), self._device_native if native else self._device)
+        for fileno in self.natt.filenos():
+            self._watch_socket(fileno, native, udp=True)
+        for fileno, protocol in self.raw.receivers():
+            self._watch_socket(fileno, native and protocol == ESP, udp=False)
+        self._report(time.monotonic())
+        ready: list[tuple[int, int]] = []
+        while True:
+            now = time.monotonic()
+            deadline = min(
+                self.engine.deadline() or self.alive_at, self.report_at if ready else self.alive_at
+            )
+            ready = self.poll.poll(max(0.0, deadline - now))
+            # the daemon first: what it said came before the packets that follow from it
+            for fileno, _ in sorted(ready, key=lambda one: one[0] != self.channel.fileno()):
+                self._guarded(self.work[fileno])
+            now = time.monotonic()
+            self._guarded(lambda: self.engine.tick(now))  # noqa: B023 - called at once
+            self._report(now)
+
+    def _watch(self, fileno: int, work: Callable[[], None]) -> None:
+        self.work[fileno] = work
+        self.poll.register(fileno, select.EPOLLIN)
+
+    def _watch_socket(self, fileno: int, native: bool, *, udp: bool) -> None:
+        if native:
+            self._watch(fileno, lambda: self._socket_native(fileno, udp))
+        else:
+            self._watch(fileno, lambda: self._socket_python(fileno, udp))
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """One turn; a bug of ours is told, and costs the packets of that turn."""
+        try:
+            work()
+        except Exception as error:
+            text = "".join(traceback.format_exception(error))
+            self._answer(channel.Broken(f"{type(error).__name__}: {error}", text))
+
+    # Packets ---------------------------------------------------------------------------------------------
+
+    def _device(self) -> None:
+        frames = self.queue.read_batch(TURNS)
+        self._orders()
+        self._emit(self.engine.frames(frames, time.monotonic()))
+
+    def _device_native(self) -> None:
+        pump, fileno = self._table().pump_out, self.queue.fileno()
+        for _ in range(TURNS):
+            found = pump(fileno, TURNS)
+            if isinstance(found, bool):
+                return
+            self._orders()
+            self._emit(self.engine.frames([found], time.monotonic()))
+
+    def _socket_python(self, fileno: int, udp: bool) -> None:
+        source = self.natt if udp else self.raw
+        arrived = source.read_batch(fileno, TURNS)
+        self._orders()
+        self._emit(self.engine.inbound(arrived, time.monotonic()))
+        self._path_mtus()
+
+    def _socket_native(self, fileno: int, udp: bool) -> None:
+        pump, device = self._table().pump_in, self.queue.fileno()
+        for _ in range(TURNS):
+            found = pump(fileno, udp, device, TURNS)
+            if isinstance(found, bool):
+                return
+            self._orders()
+            now = time.monotonic()
+            if found is None:
+                if not udp:
+                    self.raw.hear(fileno)
+                    self._path_mtus()
+            elif len(found) == 2:
+                self._emit(self.engine.admitted(*found))
+            else:
+                self._emit(self.engine.inbound([self._arrived(fileno, *found)], now))
+
+    def _arrived(
+        self,
+        fileno: int,
+        data: bytes,
+        source: bytes,
+        port: int,
+        local: bytes,
+        traffic: int,
+        header: bytes,
+        udp: bool,
+    ) -> Arrived:
+        """A datagram that the loop handed up."""
+        if udp:
+            return self.natt.arrived(fileno, data, source, port, local, traffic)
+        return Arrived(ESP, channel.address(source), channel.address(local), data, traffic, header)
+
+    def _table(self) -> Table:
+        assert isinstance(self.accounts, NativeAccounts)
+        return self.accounts.table
+
+    def _emit(self, batch: Batch) -> None:
+        """Out of the engine, to the network and the host."""
+        if batch.wire:
+            self.natt.write_batch([one for one in batch.wire if one.path is not None])
+            bare = [one for one in batch.wire if one.path is None]
+            if bare:
+                self.raw.write_batch(bare)
+                self._path_mtus()
+        if batch.local:
+            self.queue.write_batch(vnet.frames(batch.local, uso=self.segments_udp))
+
+    def _path_mtus(self) -> None:
+        """What the network told about the size of packets."""
+        for report in self.raw.told():
+            self.engine.path_mtu(report.destination, report.mtu, time.monotonic(), report.spi)
+
+    # The daemon ------------------------------------------------------------------------------------------
+
+    def _orders(self) -> None:
+        """Do what the daemon has said so far."""
+        while True:
+            try:
+                data = self.channel.recv(1 << 18)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                raise SystemExit(0)
+            for message in self.decoder.feed(data):
+                self._order(message)  # type: ignore[arg-type]
+            self._emit(self.engine.released(time.monotonic()))
+
+    def _order(self, message: channel.Order) -> None:
+        engine = self.engine
+        match message:
+            case channel.Add():
+                pair = channel.pair_of(message)
+                self.slots[message.slot] = self._assigned(pair, message.slot)
+                with suppress(Unavailable):  # the daemon checked it
+                    engine.install(pair)
+            case channel.Update():
+                pair = self.slots[message.slot]
+                pair.owner, pair.standby = message.owner, message.standby
+                if pair.outbound.state is not State.DEAD:
+                    pair.inbound.state = pair.outbound.state = State(message.state)
+                engine.update(pair)
+            case channel.Move():
+                pair = self.slots[message.slot]
+                pair.outbound.mtu = message.mtu
+                local, peer = channel.address(message.local), channel.address(message.peer)
+                engine.moved(pair, local, peer, message.encapsulation)
+            case channel.Remove():
+                engine.remove(self.slots.pop(message.slot))
+                self._answer(channel.Removed(message.slot))
+            case channel.Flows():
+                engine.route(channel.flows_of(message))
+
+    def _assigned(self, pair: SaPair, slot: int) -> SaPair:
+        self.accounts.slots[pair] = slot
+        return pair
+
+    def _notice(self, notice: Notice) -> None:
+        if len(self.waiting) < MOST_WAITING:  # else it notices again
+            self._answer(channel.notice(notice))
+
+    def _answer(self, message: channel.Answer) -> None:
+        """Tell the daemon; what it does not take now waits."""
+        self.waiting += channel.encoded(message)
+        self._flush()
+
+    def _flush(self) -> None:
+        with suppress(OSError):  # it is busy, or gone, which `_orders` finds
+            while self.waiting:
+                del self.waiting[: self.channel.send(self.waiting)]
+        mask = select.EPOLLIN | (select.EPOLLOUT if self.waiting else 0)
+        self.poll.modify(self.channel.fileno(), mask)
+
+    def _report(self, now: float) -> None:
+        """Now and then, what came to nothing; and that we live."""
+        if self.waiting:
+            self._flush()
+        if now < self.report_at:
+            return
+        dropped = Counter(self.engine.counters)
+        dropped.update(self.drops())
+        dropped.update({f"raw: {reason}": number for reason, number in self.raw.counters.items()})
+        dropped.update(self.natt.counters)
+        dropped["device-refused"] += self.queue.refused
+        found = dict(+dropped), self.engine.held
+        if found != self.reported or now >= self.alive_at:
+            self.reported, self.alive_at = found, now + ALIVE_SECONDS
+            self._answer(channel.Report(*found))
+        self.report_at = now + REPORT_SECONDS
+
+
+def _give_up_rights() -> None:
+    """Everything is open; from now on a packet that took us over would find a process that may nothing."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no core file and no debugger gets the keys
+    version = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
+    libc.capset(version, (ctypes.c_uint32 * 6)())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Carry packets as ordered."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides when this ends
+    worker = Worker(msgspec.json.decode(arguments[0], type=Order))
+    _give_up_rights()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,409 @@
+"""Shell. The workers, seen from the daemon: a `Backend` that is other processes.
+
+Orders go through a socket pair each and are never waited for; what went through SAs is read from the ledger,
+which all share. The daemon opens everything and keeps it open, so that a worker that dies takes nothing with
+it: packets wait in their queues, the packet filter stays, and nothing leaves in the clear.
+
+All workers are equal, and any of them may send on any SA. When one dies the others are ended, too: how far it
+had counted, nobody can say, so no number of its SAs is used again. New workers receive on these SAs what is
+newer than all that had come, hold what is to be sent, and the owner is told to replace every pair."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import msgspec
+
+from offload import bpf, channel, natt
+from offload.channel import Acquired, Answer, Broken, Decoder, Expired, Garbled, Removed, Report, Unknown
+from offload.ledger import Ledger
+from offload.raw import RawSockets
+from offload.software import check
+from offload.tun import Tun
+from offload.worker import ALIVE_SECONDS, Order
+from sadb.address import Address
+from sadb.backend import Notice, Unavailable
+from sadb.sa import Expire, Flow, SaPair, Usage
+
+RESTARTED: Final = "restart"  # why pairs are to be replaced after a worker died
+SILENT_SECONDS: Final = 10 * ALIVE_SECONDS  # a worker that says nothing for this long is ended
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 10.0  # seconds before workers that died soon are made again
+LONG_LIFE: Final = 30.0  # seconds after which a death is no sequel of the one before
+STOP_SECONDS: Final = 2.0
+_BATCH: Final = 1 << 18
+
+
+class Watcher(Protocol):
+    """Who is told what happens to workers."""
+
+    def restarted(self, reason: str, pairs: int) -> None:
+        """New workers serve, and all pairs are being replaced."""
+        ...
+
+    def broken(self, where: str, traceback: str) -> None:
+        """A bug in a worker."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The sockets of one worker."""
+
+    raw: Sequence[socket.socket]
+    natt: Sequence[socket.socket]
+
+
+@contextmanager
+def open_shares(
+    count: int, places: Sequence[tuple[Address, int, socket.socket]], mark: int
+) -> Iterator[Sequence[Share]]:
+    """Sockets for `count` workers; `places` are addresses, ports and sockets for IKE that ESP in UDP shares.
+    Raises `Unavailable` or `OSError`."""
+    with ExitStack() as stack:
+        shares = []
+        for number in range(count):
+            raw = [stack.enter_context(one) for one in RawSockets.opened(mark, number, count)]
+            wrapped = [stack.enter_context(natt.opened(where, port, mark)) for where, port, _ in places]
+            shares.append(Share(raw, wrapped))
+        for _, _, first in places:
+            bpf.attach_reuseport(first, bpf.demultiplexer(count))
+        yield shares
+
+
+@dataclass(slots=True)
+class _Held:
+    """A pair with its slot. `given` says that workers have had it, `suspended` that others than these."""
+
+    pair: SaPair
+    slot: int
+    given: bool = False
+    suspended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Process:
+    """One worker's process; its channel is written without waiting."""
+
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    channel: socket.socket
+    began: float
+    heard: float
+    decoder: Decoder = field(default_factory=lambda: Decoder(Answer))
+    waiting: bytearray = field(default_factory=bytearray)
+    report: Report = field(default_factory=lambda: Report({}, 0))
+
+
+class Workers:
+    """All workers. Made with what they share; `open` starts them."""
+
+    def __init__(self, slots: int, *, engine: str, queue_packets: int, queue_flows: int) -> None:
+        self.notify: Callable[[Notice], None] = lambda notice: None
+        self.watcher: Watcher | None = None
+        self.link_mtu: Callable[[Address], int | None] = lambda destination: None
+        self._options = engine, queue_packets, queue_flows
+        self._tun: Tun | None = None
+        self._ledger = Ledger(slots)
+        self._next, self._free = 0, deque[int]()
+        self._held: dict[SaPair, _Held] = {}
+        self._leaving: dict[int, set[_Process]] = {}  # slots that workers have to let go of
+        self._flows: tuple[Flow, ...] = ()
+        self._shares: Sequence[Share] = ()
+        self._processes: list[_Process] = []
+        self._past: Counter[str] = Counter()  # drops of workers that are gone
+        self._pause = FIRST_PAUSE
+        self._again: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # Life ------------------------------------------------------------------------------------------------
+
+    def open(self, loop: asyncio.AbstractEventLoop, tun: Tun, shares: Sequence[Share]) -> None:
+        """Start a worker for each share, which has as many queues; raises `OSError`."""
+        self._loop, self._tun, self._shares = loop, tun, shares
+        self._start()
+        self._watch_silence()
+
+    def close(self) -> None:
+        """End all workers; safe to repeat."""
+        if self._loop is None:
+            return
+        if self._again is not None:
+            self._again.cancel()
+        self._end(STOP_SECONDS)
+        self._loop = None
+        self._ledger.close()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes."""
+        return tuple(one.process.pid for one in self._processes)
+
+    # Backend ---------------------------------------------------------------------------------------------
+
+    def install(self, pair: SaPair) -> None:
+        """Give a pair to all workers; `Unavailable` when it cannot be used or there are too many."""
+        if pair in self._held:
+            return
+        check(pair)
+        pair.outbound.mtu = self.link_mtu(pair.outbound.destination)
+        held = self._held[pair] = _Held(pair, self._slot())
+        self._ledger.begin(held.slot, pair)
+        pair.watch = self.update
+        self._give(held)
+
+    def update(self, pair: SaPair) -> None:
+        """Its state, standby or owner is another one."""
+        held = self._held.get(pair)
+        if held is not None:
+            state = pair.outbound.state.value
+            self._send(channel.Update(held.slot, state, pair.standby, pair.owner))
+
+    def remove(self, pair: SaPair) -> None:
+        """Take a pair from all workers; its slot is free when they have let go of it."""
+        held = self._held.pop(pair, None)
+        if held is None:
+            return
+        pair.watch = None
+        pair.inbound.usage, pair.outbound.usage = self._usage(held)
+        if self._processes and held.given:
+            self._leaving[held.slot] = set(self._processes)
+            self._send(channel.Remove(held.slot))
+        else:
+            self._free.append(held.slot)
+
+    def route(self, flows: tuple[Flow, ...]) -> None:
+        """Replace all flows."""
+        self._flows = flows
+        self._send(channel.flows(flows))
+
+    def moved(
+        self, pair: SaPair, local: Address, peer: Address, encapsulation: tuple[int, int] | None
+    ) -> None:
+        """Send to the peer's new address from now on."""
+        pair.outbound.source, pair.outbound.destination = local, peer
+        pair.inbound.source, pair.inbound.destination = peer, local
+        pair.outbound.encapsulation = encapsulation
+        pair.inbound.encapsulation = (encapsulation[1], encapsulation[0]) if encapsulation else None
+        pair.outbound.mtu = self.link_mtu(peer)
+        held = self._held.get(pair)
+        if held is not None:
+            self._send(channel.Move(held.slot, local.packed, peer.packed, encapsulation, pair.outbound.mtu))
+
+    def usage(self, pair: SaPair) -> tuple[Usage, Usage]:
+        """What went in and out so far."""
+        held = self._held.get(pair)
+        return self._usage(held) if held is not None else (pair.inbound.usage, pair.outbound.usage)
+
+    # Observation -----------------------------------------------------------------------------------------
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Packets that came to nothing, by reason, as last reported."""
+        total = Counter(self._past)
+        for one in self._processes:
+            total.update(one.report.dropped)
+        return total
+
+    @property
+    def held(self) -> int:
+        """Packets that wait for a pair."""
+        return sum(one.report.held for one in self._processes)
+
+    def suspended(self, pair: SaPair) -> bool:
+        """Whether a pair is only received on until another one replaces it."""
+        held = self._held.get(pair)
+        return held is not None and held.suspended
+
+    # Inside ----------------------------------------------------------------------------------------------
+
+    def _slot(self) -> int:
+        if self._free:
+            return self._free.popleft()
+        if self._next >= len(self._ledger):
+            raise Unavailable(f"the data plane holds its limit of {len(self._ledger)} pairs")
+        self._next += 1
+        return self._next - 1
+
+    def _usage(self, held: _Held) -> tuple[Usage, Usage]:
+        return self._ledger.usage(held.slot, True), self._ledger.usage(held.slot, False)
+
+    def _give(self, held: _Held) -> None:
+        if self._processes:
+            held.given = True
+            self._send(channel.add(held.slot, held.pair))
+
+    def _send(self, message: channel.Order) -> None:
+        data = channel.encoded(message)
+        for one in self._processes:
+            one.waiting += data
+            self._flush(one)
+
+    def _flush(self, one: _Process) -> None:
+        assert self._loop is not None
+        try:
+            while one.waiting:
+                del one.waiting[: one.channel.send(one.waiting)]
+        except BlockingIOError:
+            self._loop.add_writer(one.channel, self._flush, one)
+            return
+        except OSError:  # it is dead; its pidfd says so
+            one.waiting.clear()
+        self._loop.remove_writer(one.channel)
+
+    # Processes -------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """New workers, with all that there is."""
+        assert self._loop is not None
+        self._again = None
+        assert self._tun is not None
+        queues = [queue.fileno() for queue in self._tun.queues]
+        self._processes = [
+            self._spawn(share, queue) for share, queue in zip(self._shares, queues, strict=True)
+        ]
+        self._send(channel.flows(self._flows))
+        for held in self._held.values():
+            if held.given:
+                held.suspended = True
+                highest = self._ledger.number(held.slot, True)
+                self._send(channel.add(held.slot, held.pair, highest, self._usage(held)))
+            else:
+                self._give(held)
+        for one in self._processes:
+            self._loop.add_reader(one.channel, self._hear, one)
+            self._loop.add_reader(one.pidfd, self._died, one)
+
+    def _spawn(self, share: Share, queue: int) -> _Process:
+        assert self._loop is not None
+        assert self._tun is not None
+        engine, queue_packets, queue_flows = self._options
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        raw = tuple(one.fileno() for one in share.raw)
+        natt = tuple(one.fileno() for one in share.natt)
+        order = Order(
+            engine,
+            theirs.fileno(),
+            self._ledger.fileno,
+            queue,
+            self._tun.segments_udp,
+            raw,
+            natt,
+            queue_packets,
+            queue_flows,
+        )
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "offload.worker", msgspec.json.encode(order).decode()],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), self._ledger.fileno, queue, *raw, *natt),
+            )
+        now = self._loop.time()
+        return _Process(process, os.pidfd_open(process.pid), ours, now, now)
+
+    def _hear(self, one: _Process) -> None:
+        """What a worker says. One that speaks nonsense is ended: it may be somebody else's by now."""
+        assert self._loop is not None
+        try:
+            data = one.channel.recv(_BATCH)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(one.channel)
+            one.process.kill()
+            return
+        one.heard = self._loop.time()
+        try:
+            for message in one.decoder.feed(data):
+                self._answer(one, message)
+        except (Garbled, ValueError):
+            self._loop.remove_reader(one.channel)
+            one.process.kill()
+
+    def _answer(self, one: _Process, message: object) -> None:
+        match message:
+            case Report():
+                one.report = message
+            case Removed(slot):
+                leaving = self._leaving.get(slot, set())
+                leaving.discard(one)
+                if slot in self._leaving and not leaving:
+                    del self._leaving[slot]
+                    self._free.append(slot)
+            case Acquired() | Expired() | Unknown():
+                self.notify(channel.notice_of(message))
+            case Broken(where, text):
+                if self.watcher is not None:
+                    self.watcher.broken(where, text)
+
+    def _died(self, one: _Process) -> None:
+        """A worker is gone: end the others, make new ones, and have every pair replaced."""
+        assert self._loop is not None
+        status = one.process.wait()
+        reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        now = self._loop.time()
+        self._pause = FIRST_PAUSE if now - one.began > LONG_LIFE else self._pause
+        self._end(0.0)
+        # nobody holds anything any more
+        self._free.extend(self._leaving)
+        self._leaving.clear()
+        for held in self._held.values():
+            self._ledger.unlock(held.slot)
+        self._again = self._loop.call_later(self._pause, self._restart, reason)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _restart(self, reason: str) -> None:
+        lost = [held.pair for held in self._held.values() if held.given]
+        try:
+            self._start()
+        except OSError as error:
+            assert self._loop is not None
+            self._end(0.0)
+            self._again = self._loop.call_later(self._pause, self._restart, f"{reason}; {error.strerror}")
+            return
+        if self.watcher is not None:
+            self.watcher.restarted(reason, len(lost))
+        for pair in lost:
+            self.notify(Expire(pair.inbound.spi, True, False, RESTARTED, pair.owner))
+
+    def _end(self, patience: float) -> None:
+        """Workers end when their channel does; those that do not within `patience` seconds are killed."""
+        assert self._loop is not None
+        for one in self._processes:
+            self._loop.remove_reader(one.pidfd)
+            self._loop.remove_reader(one.channel)
+            self._loop.remove_writer(one.channel)
+            one.channel.close()
+            self._past.update(one.report.dropped)
+            if not patience:
+                one.process.kill()
+        for one in self._processes:
+            try:
+                one.process.wait(patience or None)
+            except subprocess.TimeoutExpired:
+                one.process.kill()
+                one.process.wait()
+            os.close(one.pidfd)
+        self._processes = []
+
+    def _watch_silence(self) -> None:
+        """End workers that hang; `_died` follows."""
+        if self._loop is None:
+            return
+        for one in self._processes:
+            if self._loop.time() - one.heard > SILENT_SECONDS:
+                with suppress(ProcessLookupError):
+                    one.process.kill()
+        self._loop.call_later(ALIVE_SECONDS, self._watch_silence)

@@ -1,0 +1,18 @@
+"""Every test of the engine runs on both: all in Python, and the native loop with Python for what it hands
+up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import engines
+
+
+@pytest.fixture(params=sorted(engines.ENGINES), autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The engine that `engines.hosts` makes."""
+    before, engines.chosen = engines.chosen, request.param
+    yield request.param
+    engines.chosen = before

@@ -1,0 +1,134 @@
+"""The engine with its native loop, driven without sockets: what a worker does, packet by packet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from offload import ip, vnet
+from offload._native import REASONS, Table
+from offload.accounts import NativeAccounts
+from offload.ledger import INBOUND, LAST, NUMBER, OCTETS, PACKETS, WORDS, Ledger
+from offload.outer import Arrived, Outgoing
+from offload.software import Batch, SoftwareEngine
+from sadb.address import Path, SocketAddress
+from sadb.sa import SaPair, SecurityAssociation
+
+SLOTS = 64
+PLAIN = bytes(10)  # a virtio_net_hdr that asks for nothing
+
+
+class NativeEngine(SoftwareEngine):
+    """Each packet goes to the loop first. The ledger and the objects of the pairs are kept equal, so that
+    tests may look at and change the latter."""
+
+    def __init__(self, random: Callable[[int], bytes], **options: Any) -> None:
+        self.ledger = Ledger(SLOTS)
+        self.table = Table(self.ledger.memory, random(16))
+        self.native = NativeAccounts(self.table, lambda sa: (-1, True))
+        self.passed = 0  # packets that needed no Python
+        super().__init__(random, accounts=self.native, **options)
+
+    def install(self, pair: SaPair) -> None:
+        if pair not in self.native.slots:
+            taken = set(self.native.slots.values())
+            slot = next(slot for slot in range(SLOTS) if slot not in taken)
+            self.native.slots[pair] = slot
+            self.ledger.begin(slot, pair)
+        try:
+            super().install(pair)
+        except Exception:
+            self.native.slots.pop(pair, None)
+            raise
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return Counter(super().counters) + Counter(dict(zip(REASONS, self.table.drops(), strict=True)))
+
+    def outbound(self, packets: Sequence[bytes], now: float) -> Batch:
+        return self.frames([PLAIN + packet for packet in packets], now)
+
+    def frames(self, frames: Sequence[bytes], now: float) -> Batch:
+        batch = super().frames([], now)
+        for frame in frames:
+            self._push()
+            trains = self.table.seal(frame)
+            if trains is None:
+                rest = super().frames([frame], now)
+                batch.wire += rest.wire
+                batch.local += rest.local
+            else:
+                self.passed += 1
+                batch.wire += [out for train in trains for out in self._outgoing(*train)]
+            self._pull(now)
+        return batch
+
+    def _outgoing(self, slot: int, segment: int, traffic: int, data: bytes) -> list[Outgoing]:
+        pair = next(pair for pair, at in self.native.slots.items() if at == slot)
+        sa = pair.outbound
+        if sa.encapsulation is None:
+            return [Outgoing(data)]
+        path = Path(
+            SocketAddress(sa.source, sa.encapsulation[0]), SocketAddress(sa.destination, sa.encapsulation[1])
+        )
+        return [Outgoing(data, path, traffic, segment if len(data) > segment else 0)]
+
+    def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
+        batch = Batch()
+        for one in arrived:
+            self._push()
+            found = self._native(one, now) if one.protocol == ip.ESP else super().inbound([one], now)
+            self._pull(now)
+            batch.wire += found.wire
+            batch.local += found.local
+        return batch
+
+    def _native(self, one: Arrived, now: float) -> Batch:
+        batch = Batch()
+        for found in self.table.open(
+            one.data, one.segment, one.header, one.traffic_class, one.path is not None
+        ):
+            if isinstance(found, bytes):
+                self.passed += 1
+                batch.local += vnet.packets(found)
+                continue
+            if len(found) == 2:
+                rest = self.admitted(*found)
+            else:
+                up = Arrived(
+                    one.protocol,
+                    one.source,
+                    one.destination,
+                    found[0],
+                    one.traffic_class,
+                    one.header,
+                    one.path,
+                )
+                rest = super().inbound([up], now)
+            batch.wire += rest.wire
+            batch.local += rest.local
+        return batch
+
+    def _push(self) -> None:
+        for pair, slot in self.native.slots.items():
+            for sa, at in ((pair.outbound, slot * WORDS), (pair.inbound, slot * WORDS + INBOUND)):
+                words = self.ledger.words
+                words[at + OCTETS], words[at + PACKETS] = sa.usage.octets, sa.usage.packets
+                words[at + NUMBER] = _number(sa)
+
+    def _pull(self, now: float) -> None:
+        for pair, slot in self.native.slots.items():
+            for sa, at in ((pair.outbound, slot * WORDS), (pair.inbound, slot * WORDS + INBOUND)):
+                words = self.ledger.words
+                sa.usage.octets, sa.usage.packets = words[at + OCTETS], words[at + PACKETS]
+                if words[at + LAST]:
+                    sa.usage.last, words[at + LAST] = now, 0
+                if sa.replay is not None:
+                    sa.replay.highest = words[at + NUMBER]
+                elif not sa.inbound:
+                    sa.sequence = words[at + NUMBER]
+
+
+def _number(sa: SecurityAssociation) -> int:
+    return sa.replay.highest if sa.replay is not None else sa.sequence
