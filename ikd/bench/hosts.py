@@ -1,4 +1,4 @@
-"""Shell. Namespaces and processes of `ikctl bench ike`: made when entered, gone when left, whatever happens.
+"""Shell. Namespaces and processes of `ikctl bench`: made when entered, gone when left, whatever happens.
 
 Processes are ended by their own id. They have sessions of their own, so that an interrupt at the keyboard
 reaches only `ikctl`, which then takes everything apart in order.
@@ -20,7 +20,7 @@ from typing import Any, Final
 from ikd import pki
 from ikd.bench import parties
 from ikd.bench.load import Measured, Order
-from ikd.bench.parties import IKD, RESPONDERS, STRONGSWAN, Responder
+from ikd.bench.parties import IKD, RESPONDERS, STRONGSWAN
 from ikd.control.client import Client
 from ikd.control.protocol import ControlError
 
@@ -43,30 +43,44 @@ def ip(*arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def namespaces() -> Iterator[Mapping[str, str]]:
-    """A namespace for the initiator, `load`, and one for each responder, by its name, linked to it."""
-    names = {who: f"ikd-bench-{os.getpid()}-{who}" for who in ("load", *(one.name for one in RESPONDERS))}
+def namespaces(*parts: str) -> Iterator[Mapping[str, str]]:
+    """A namespace for each part, by its name."""
+    names = {who: f"ikd-bench-{os.getpid()}-{who}" for who in parts}
     try:
         for name in names.values():
             ip("netns", "add", name)
             ip("-n", name, "link", "set", "lo", "up")
-        for one in RESPONDERS:
-            _link(names["load"], names[one.name], one)
         yield names
     finally:
         for name in names.values():
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
-def _link(load: str, server: str, one: Responder) -> None:
-    ip("link", "add", one.device, "netns", load, "type", "veth", "peer", "name", "e0", "netns", server)
-    for name, device, address in ((load, one.device, one.load_address), (server, "e0", one.address)):
+@contextlib.contextmanager
+def responders() -> Iterator[Mapping[str, str]]:
+    """A namespace for the initiator, `load`, and one for each responder, by its name, linked to it."""
+    with namespaces("load", *(one.name for one in RESPONDERS)) as names:
+        for one in RESPONDERS:
+            link((names["load"], one.device, one.load_address), (names[one.name], "e0", one.address))
+            inside(names[one.name], parties.SERVER_INSIDE)
+        yield names
+
+
+def link(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
+    """Two namespaces, each with the name and the address of its end."""
+    ends = "netns", one[0], "type", "veth", "peer", "name", other[1], "netns", other[0]
+    ip("link", "add", one[1], *ends)
+    for name, device, address in (one, other):
         ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
         ip("-n", name, "link", "set", device, "up")
-    ip("-n", server, "link", "add", "in0", "type", "veth", "peer", "name", "in1")
-    ip("-n", server, "addr", "add", parties.SERVER_INSIDE, "dev", "in0")
+
+
+def inside(name: str, address: str) -> None:
+    """A network behind a host, with the host's address in it."""
+    ip("-n", name, "link", "add", "in0", "type", "veth", "peer", "name", "in1")
+    ip("-n", name, "addr", "add", address, "dev", "in0")
     for device in ("in0", "in1"):
-        ip("-n", server, "link", "set", device, "up")
+        ip("-n", name, "link", "set", device, "up")
 
 
 # Processes -----------------------------------------------------------------------------------------------
@@ -74,11 +88,15 @@ def _link(load: str, server: str, one: Responder) -> None:
 
 @contextlib.contextmanager
 def process(
-    namespace: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    namespace: str,
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    talks: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A program in a namespace, its output in `log`, with pipes to its standard input and output when it is
-    the initiator."""
-    talks = "ikd.bench.load" in command
+    """A program in a namespace, its output in `log`; with pipes to its standard input and output when it
+    `talks` to us."""
     with log.open("wb") as output:
         made = subprocess.Popen(
             ["ip", "netns", "exec", namespace, *command],
@@ -109,11 +127,12 @@ def await_file(made: subprocess.Popen[str], ready: Path, what: str, *logs: Path)
     deadline = time.monotonic() + PATIENCE
     while not ready.exists():
         if made.poll() is not None or time.monotonic() > deadline:
-            raise Trouble(f"{what} does not start:\n{_tails(logs)}")
+            raise Trouble(f"{what} does not start:\n{tails(logs)}")
         time.sleep(0.02)
 
 
-def _tails(logs: Sequence[Path]) -> str:
+def tails(logs: Sequence[Path]) -> str:
+    """The ends of logs, for whoever has to find out."""
     return "\n".join(log.read_text(errors="replace")[-2000:] for log in logs if log.exists())
 
 
@@ -130,28 +149,36 @@ def ikd(namespace: str, home: Path, profile: Path | None, environment: Mapping[s
             with Client(control, PATIENCE) as client:
                 client.call("version")
         except ControlError as error:
-            raise Trouble(f"ikd does not answer: {error}\n{_tails([log])}") from None
+            raise Trouble(f"ikd does not answer: {error}\n{tails([log])}") from None
         yield made.pid
 
 
 @contextlib.contextmanager
 def strongswan(namespace: str, home: Path) -> Iterator[int]:
     """charon in the foreground with its own files; its process id."""
-    environment = {"STRONGSWAN_CONF": str(home / "strongswan.conf"), "SWANCTL_DIR": str(home / "swanctl")}
-    log, vici = home / "log", home / "charon.vici"
-    with process(namespace, [parties.CHARON], log, environment) as made:
-        await_file(made, vici, "strongSwan", log, home / "charon.log")
-        done = subprocess.run(
-            ["swanctl", "--load-all", "--uri", f"unix://{vici}"],
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise Trouble(f"swanctl --load-all: {done.stdout}{done.stderr}")
+    log = home / "log"
+    with process(namespace, [parties.CHARON], log, _charon_places(home)) as made:
+        await_file(made, home / "charon.vici", "strongSwan", log, home / "charon.log")
+        swanctl(home, "--load-all")
         yield made.pid
+
+
+def swanctl(home: Path, *arguments: str) -> None:
+    """One swanctl command to the charon of this directory; raises `Trouble`."""
+    done = subprocess.run(
+        ["swanctl", *arguments, "--uri", f"unix://{home / 'charon.vici'}"],
+        env=os.environ | _charon_places(home),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Trouble(f"swanctl {' '.join(arguments)}: {done.stdout}{done.stderr}")
+
+
+def _charon_places(home: Path) -> dict[str, str]:
+    return {"STRONGSWAN_CONF": str(home / "strongswan.conf"), "SWANCTL_DIR": str(home / "swanctl")}
 
 
 def strongswan_missing() -> bool:
@@ -159,36 +186,48 @@ def strongswan_missing() -> bool:
     return not all(Path(one).exists() for one in parties.CHARON_FILES)
 
 
-class Initiator:
-    """The process of `ikd.bench.load`."""
+class Talker:
+    """A process of ours that speaks in JSON lines."""
 
-    def __init__(self, made: subprocess.Popen[str], log: Path) -> None:
+    def __init__(self, made: subprocess.Popen[str], log: Path, what: str) -> None:
         self._made = made
         self._log = log
+        self._what = what
+
+    def say(self, words: Mapping[str, Any]) -> None:
+        """One line to it; when it has ended, `hear` tells."""
+        assert self._made.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._made.stdin.write(json.dumps(words) + "\n")
+            self._made.stdin.flush()
+
+    def hear(self) -> dict[str, Any]:
+        """The next line from it; raises `Trouble`."""
+        assert self._made.stdout is not None
+        line = self._made.stdout.readline()
+        if not line:
+            raise Trouble(f"{self._what} ended:\n{tails([self._log])}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise Trouble(f"{self._what}: {answer['error']}\n{tails([self._log])}")
+        return answer
+
+
+class Initiator(Talker):
+    """The process of `ikd.bench.load`."""
 
     def run(self, order: Order) -> Measured:
         """One batch; raises `Trouble`."""
-        assert self._made.stdin is not None
-        assert self._made.stdout is not None
-        try:
-            self._made.stdin.write(json.dumps(asdict(order)) + "\n")
-            self._made.stdin.flush()
-            line = self._made.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise Trouble(f"the initiator ended:\n{_tails([self._log])}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise Trouble(f"the initiator: {answer['error']}\n{_tails([self._log])}")
-        return Measured(**answer)
+        self.say(asdict(order))
+        return Measured(**self.hear())
 
 
 @contextlib.contextmanager
 def initiator(namespace: str, log: Path, environment: Mapping[str, str]) -> Iterator[Initiator]:
     """The one initiator of all measurements."""
-    with process(namespace, [sys.executable, "-m", "ikd.bench.load"], log, environment) as made:
-        yield Initiator(made, log)
+    command = [sys.executable, "-m", "ikd.bench.load"]
+    with process(namespace, command, log, environment, talks=True) as made:
+        yield Initiator(made, log, "the initiator")
 
 
 # Files ---------------------------------------------------------------------------------------------------
@@ -210,21 +249,21 @@ def prepare(directory: Path, auth: str, now: float) -> dict[str, Path]:
         policy = parties.load_policy(auth) if who == "load" else parties.server_policy(auth)
         (home / "policy.toml").write_text(policy)
         if kind.method == "psk":
-            _private(home / "secrets.toml", parties.secrets(peer, secret).encode())
+            private(home / "secrets.toml", parties.secrets(peer, secret).encode())
     if kind.keying == "ikev2":
-        homes[STRONGSWAN.name] = _charon_home(directory / f"{auth}-{STRONGSWAN.name}", auth, secret)
+        homes[STRONGSWAN.name] = home = directory / f"{auth}-{STRONGSWAN.name}"
+        charon_files(home, parties.charon_connection(auth, secret))
     if kind.key:
         _certify(homes, kind.key, now)
     return homes
 
 
-def _charon_home(home: Path, auth: str, secret: str) -> Path:
-    """strongSwan's directory."""
+def charon_files(home: Path, connections: str) -> None:
+    """What a charon reads, in a new directory."""
     for name in ("conf.d", "x509", "x509ca", "private"):
         (home / "swanctl" / name).mkdir(parents=True)
     (home / "strongswan.conf").write_text(parties.charon_settings(str(home)))
-    _private(home / "swanctl" / "swanctl.conf", parties.charon_connection(auth, secret).encode())
-    return home
+    private(home / "swanctl" / "swanctl.conf", connections.encode())
 
 
 def _certify(homes: Mapping[str, Path], kind: str, now: float) -> None:
@@ -239,16 +278,16 @@ def _certify(homes: Mapping[str, Path], kind: str, now: float) -> None:
         home = homes[who] / "pki"
         (home / "ca.pem").write_bytes(trusted)
         (home / "host.pem").write_bytes(pki.certificate_pem(host.certificate))
-        _private(home / "host.key", pki.key_pem(host.key))
+        private(home / "host.key", pki.key_pem(host.key))
     if STRONGSWAN.name not in homes:
         return
     home, host = homes[STRONGSWAN.name] / "swanctl", hosts[parties.SERVER_ID]
     (home / "x509ca" / "ca.pem").write_bytes(trusted)
     (home / "x509" / "host.pem").write_bytes(pki.certificate_pem(host.certificate))
-    _private(home / "private" / "host.pem", pki.key_pem(host.key))
+    private(home / "private" / "host.pem", pki.key_pem(host.key))
 
 
-def _private(path: Path, content: bytes) -> None:
+def private(path: Path, content: bytes) -> None:
     """A file that nobody else may read, not even for a moment."""
     path.touch(mode=0o600)
     path.write_bytes(content)

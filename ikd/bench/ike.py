@@ -54,7 +54,7 @@ def measure(plan: Plan, tell: Callable[[str], None]) -> Json:
     try:
         with contextlib.ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ikd-bench-")))
-            names = stack.enter_context(hosts.namespaces())
+            names = stack.enter_context(hosts.responders())
             auths = [one for one in plan.auths if (IKD.name, one) not in missing]
             realm = None
             if any(parties.AUTHS[one].method == "kerberos" for one in auths):

@@ -73,17 +73,83 @@ def ike(out: Console, answer: Json) -> None:
         text = f"not measured: {responder} with {', '.join(auths)}: {why}"
         out.print(text, soft_wrap=True, markup=False)
     if answer["ratios"]:
-        out.print(f"\n{_RATIOS}, median of the runs (least to most):")
-        _table(
-            out,
-            ("RATIO", "MEDIAN", "MIN", "MAX"),
-            3,
-            (
-                (name, f"{one['median']:.2f}", f"{one['min']:.2f}", f"{one['max']:.2f}")
-                for name, one in answer["ratios"].items()
-            ),
-        )
+        _ratios(out, answer, _RATIOS)
         out.print("cpu, complete: less is better; rate: more is better, and limited by whoever is busy.")
+
+
+def _ratios(out: Console, answer: Json, about: str) -> None:
+    out.print(f"\n{about}, median of the runs (least to most):")
+    _table(
+        out,
+        ("RATIO", "MEDIAN", "MIN", "MAX"),
+        3,
+        (
+            (name, f"{one['median']:.2f}", f"{one['min']:.2f}", f"{one['max']:.2f}")
+            for name, one in answer["ratios"].items()
+        ),
+    )
+
+
+_ESP_RATIOS = "What passes through one plane divided by what passes through the other; cpu: processor time"
+_ESP_HEADS = (
+    "PLANE",
+    "TEST",
+    "GBIT/S",
+    "PACKETS/S",
+    "LOST",
+    "WINDOW",
+    "CPU S/GB",
+    "LATENCY p50",
+    "p99",
+    "IDLE p50",
+    "p99",
+)
+
+
+def esp(out: Console, answer: Json) -> None:
+    """Data planes."""
+    out.print(machine_line(answer["machine"]), soft_wrap=True)
+    out.print()
+    rows: list[Json] = answer["rows"]
+    traffic = [one for one in rows if "gbit_s" in one]
+    if traffic:
+        _table(out, _ESP_HEADS, 9, map(_esp_row, traffic))
+    exchanges = [one for one in rows if "ike_idle_ms" in one]
+    if exchanges:
+        out.print("\nReplacing keys of another SA while nothing passes, and while a TCP stream does:")
+        heads = ("PLANE", "IDLE p50", "p95", "LOADED p50", "p95", "WITHIN 2x IDLE p50")
+        _table(out, heads, 5, map(_ike_row, exchanges))
+    for what, key in (("not measured", "missing"), ("failed", "failed")):
+        for plane, why in dict.fromkeys((one["plane"], one[key]) for one in rows if key in one):
+            tests = ", ".join(one["test"] for one in rows if (one["plane"], one.get(key)) == (plane, why))
+            first = why.partition("\n")[0]  # logs have been shown when it happened
+            out.print(f"{what}: {plane}, {tests}: {first}", soft_wrap=True, markup=False)
+    if answer["ratios"]:
+        _ratios(out, answer, _ESP_RATIOS)
+        out.print("cpu, ike_p95: less is better; the others: more.")
+
+
+def _esp_row(one: Json) -> tuple[str, ...]:
+    """A dash where a test has no such figure."""
+
+    def number(key: str, form: str) -> str:
+        return "-" if one.get(key) is None else format(one[key], form)
+
+    latencies = (one.get(key) or {} for key in ("latency_ms", "latency_idle_ms"))
+    return (
+        one["plane"],
+        one["test"],
+        number("gbit_s", ".3f"),
+        *(number(key, ",.0f") for key in ("packets_s", "lost", "window")),
+        number("cpu_s_per_gb", ".2f"),
+        *(f"{it[name]:.2f} ms" if it else "-" for it in latencies for name in ("p50", "p99")),
+    )
+
+
+def _ike_row(one: Json) -> tuple[str, ...]:
+    kinds = (one["ike_idle_ms"], one["ike_loaded_ms"])
+    times = (f"{it[name]:.1f} ms" for it in kinds for name in ("p50", "p95"))
+    return one["plane"], *times, f"{one['within_2x']:.0%}"
 
 
 def sadb(out: Console, answer: Json) -> None:

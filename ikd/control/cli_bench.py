@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ikd.bench import parties, render
+from ikd.bench.esp_report import TESTS
+from ikd.bench.planes import PLANES
 from ikd.control.cli import Context, with_json
 from ikd.control.render import console
 
 
 @click.group()
 def group() -> None:
-    """Measure: establishments per second, the SADB."""
+    """Measure: establishments per second, data planes, the SADB."""
 
 
-def _auths(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
-    """Names out of a list with commas."""
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in parties.AUTHS]
-    if unknown or not names:
-        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'}; there are {', '.join(parties.AUTHS)}")
-    return names
+def _names(known: Collection[str]) -> Any:
+    """Reads an option: names out of a list with commas, in the order in which they are known."""
+
+    def read(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
+        names = {name.strip() for name in text.split(",") if name.strip()}
+        unknown = sorted(names - set(known))
+        if unknown or not names:
+            raise click.BadParameter(f"{', '.join(unknown) or 'nothing'}; there are {', '.join(known)}")
+        return tuple(name for name in known if name in names)
+
+    return read
 
 
 @group.command()
@@ -34,7 +41,12 @@ def _auths(context: click.Context, parameter: click.Parameter, text: str) -> tup
 @click.option("--count", type=click.IntRange(1), help="Establishments in each run, instead of seconds.")
 @click.option("--runs", type=click.IntRange(1, 1000), default=5, show_default=True)
 @click.option(
-    "--auth", "auths", default=",".join(parties.AUTHS), show_default=True, callback=_auths, metavar="NAME,…"
+    "--auth",
+    "auths",
+    default=",".join(parties.AUTHS),
+    show_default=True,
+    callback=_names(parties.AUTHS),
+    metavar="NAME,…",
 )
 @click.option(
     "--parallel", type=click.IntRange(1, 512), default=16, show_default=True, help="Negotiations at a time."
@@ -62,13 +74,48 @@ def ike(
     from ikd.bench.ike import Plan, measure
 
     plan = Plan(auths, runs, seconds, count or 0, parallel, profile and profile.absolute())
-    signal.signal(signal.SIGTERM, _interrupted)
-    try:
-        answer = measure(plan, lambda text: click.echo(text, err=True))
-    except KeyboardInterrupt:
-        click.echo("stopped; everything is cleaned up", err=True)
-        raise click.exceptions.Exit(130) from None
-    _show(shared, answer, render.ike)
+    _show(shared, _measured(measure, plan), render.ike)
+
+
+@group.command()
+@click.option(
+    "--planes",
+    default=",".join(PLANES),
+    show_default=True,
+    callback=_names(PLANES),
+    metavar="NAME,…",
+)
+@click.option("--tests", default=",".join(TESTS), show_default=True, callback=_names(TESTS), metavar="NAME,…")
+@click.option(
+    "--seconds", type=click.FloatRange(0.1, 3600), default=3.0, show_default=True, help="Of each test."
+)
+@click.option("--runs", type=click.IntRange(1, 1000), default=3, show_default=True)
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figures into FILE, a PNG."
+)
+@with_json
+def esp(
+    shared: Context,
+    planes: tuple[str, ...],
+    tests: tuple[str, ...],
+    seconds: float,
+    runs: int,
+    plot: Path | None,
+) -> None:
+    """Data planes of IPsec beside each other: throughput, packets per second, latency, processor time.
+
+    Two hosts in namespaces of their own; the same link, MTU and traffic for our engines, strongSwan's,
+    wireguard-go, and no protection at all, one after the other. Ours also have to replace keys meanwhile.
+    Needs root; everything it makes is removed again."""
+    from ikd.bench import plot as drawing
+    from ikd.bench.esp import Plan, measure
+
+    if plot:
+        drawing.check(plot)
+    answer = _measured(measure, Plan(planes, tests, runs, seconds))
+    if plot:
+        drawing.draw(answer, plot)
+    _show(shared, answer, render.esp)
 
 
 @group.command()
@@ -79,6 +126,16 @@ def sadb(shared: Context, pairs: int) -> None:
     from ikd.bench.sadb import measure
 
     _show(shared, measure(pairs), render.sadb)
+
+
+def _measured(measure: Callable[[Any, Callable[[str], None]], Any], plan: Any) -> Any:
+    """What a measurement answers; interrupted, it takes everything apart first."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        return measure(plan, lambda text: click.echo(text, err=True))
+    except KeyboardInterrupt:
+        click.echo("stopped; everything is cleaned up", err=True)
+        raise click.exceptions.Exit(130) from None
 
 
 def _interrupted(*_: Any) -> None:

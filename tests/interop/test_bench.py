@@ -1,4 +1,4 @@
-"""`ikctl bench ike` with few establishments: both responders work, the output is as agreed, nothing stays."""
+"""`ikctl bench ike` and `esp`, short: all parties work, the output is as agreed, nothing stays."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.interop
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """`ikctl bench ike` beside the test."""
+    """`ikctl bench` beside the test."""
     return subprocess.Popen(
-        [*IKCTL, "bench", "ike", *arguments],
+        [*IKCTL, "bench", *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "160"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -47,7 +47,7 @@ def test_both_responders_establish(place: Path) -> None:
     """The comparison would be with nothing, or of something else than establishments."""
     profile = place / "profile.log"
     bench = start(
-        "--json", "--count", "6", "--runs", "2", "--auth", "psk,rsa-2048", "--profile", str(profile)
+        "ike", "--json", "--count", "6", "--runs", "2", "--auth", "psk,rsa-2048", "--profile", str(profile)
     )
     output, told = bench.communicate(timeout=100)
     assert bench.returncode == 0, told
@@ -79,7 +79,7 @@ def test_both_responders_establish(place: Path) -> None:
 def test_authip_beside_our_certificates() -> None:
     """Nobody could tell what AuthIP costs, or a gap would look as if strongSwan had been asked."""
     auths = ("ecdsa-p256", "authip-kerberos", "authip-certificate")
-    bench = start("--json", "--count", "6", "--runs", "1", "--auth", ",".join(auths))
+    bench = start("ike", "--json", "--count", "6", "--runs", "1", "--auth", ",".join(auths))
     output, told = bench.communicate(timeout=100)
     assert bench.returncode == 0, told
     answer: dict[str, Any] = json.loads(output)
@@ -97,16 +97,55 @@ def test_authip_beside_our_certificates() -> None:
     assert not namespaces(bench.pid)
 
 
+def test_data_planes_beside_each_other() -> None:
+    """A plane that carries nothing, loses packets or measures something else would decide about ours."""
+    before = set(Path("/tmp").glob("ikd-bench-*"))
+    tests = ("tcp-1", "udp-512", "ike")
+    bench = start(
+        *("esp", "--json", "--seconds", "0.3", "--runs", "1"),
+        *("--planes", "veth,python", "--tests", ",".join(tests)),
+    )
+    output, told = bench.communicate(timeout=100)
+    assert bench.returncode == 0, told
+    answer: dict[str, Any] = json.loads(output)
+    assert set(answer) == {"machine", "rows", "ratios", "runs"}
+    rows = {(row["plane"], row["test"]): row for row in answer["rows"]}
+    planes = [(plane, test) for plane in ("veth", "python") for test in tests]
+    assert list(rows) == [one for one in planes if one != ("veth", "ike")]
+    assert not [row for row in rows.values() if "failed" in row or "missing" in row], told
+    for plane in ("veth", "python"):
+        assert rows[plane, "tcp-1"]["gbit_s"] > 0.005
+        assert 0 < rows[plane, "tcp-1"]["latency_ms"]["p50"] <= rows[plane, "tcp-1"]["latency_ms"]["p99"]
+        udp = rows[plane, "udp-512"]
+        assert udp["packets_s"] > 500
+        assert udp["lost"] == 0
+        assert udp["gbit_s"] == pytest.approx(udp["packets_s"] * 484 * 8 / 1e9, rel=0.05)
+    assert rows["veth", "tcp-1"]["cpu_s_per_gb"] is None
+    assert {"left/ikd", "right/ikd"} <= set(rows["python", "tcp-1"]["cpu_s_per_gb_of"])
+    assert rows["python", "tcp-1"]["cpu_s_per_gb"] > 0.1
+    assert 0.2 < rows["python", "ike"]["ike_idle_ms"]["p50"] < 1000
+    assert not namespaces(bench.pid)
+    assert set(Path("/tmp").glob("ikd-bench-*")) <= before
+
+
 @pytest.mark.parametrize(
-    ("number", "auth"), [(signal.SIGINT, "psk"), (signal.SIGTERM, "psk"), (signal.SIGINT, "authip-kerberos")]
+    ("number", "arguments"),
+    [
+        (signal.SIGINT, ("ike", "--auth", "psk")),
+        (signal.SIGTERM, ("ike", "--auth", "psk")),
+        (signal.SIGINT, ("ike", "--auth", "authip-kerberos")),
+        (signal.SIGINT, ("esp", "--planes", "strongswan")),
+        (signal.SIGTERM, ("esp", "--planes", "python")),
+    ],
 )
-def test_an_interrupt_leaves_nothing(number: int, auth: str) -> None:
+def test_an_interrupt_leaves_nothing(number: int, arguments: tuple[str, ...]) -> None:
     """Namespaces, daemons and keys would pile up on the machine of whoever loses patience."""
     before = set(Path("/tmp").glob("ikd-bench-*"))
-    bench = start("--auth", auth, "--seconds", "60")
+    bench = start(*arguments, "--seconds", "60")
     assert bench.stderr is not None
     deadline = time.monotonic() + 60
-    while len(running := processes(namespaces(bench.pid))) < 3:  # and a responder, and another or the KDC
+    # a party on each side, and a third: the other responder, the KDC, or traffic
+    while len(running := processes(namespaces(bench.pid))) < 3:
         assert bench.poll() is None, bench.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -696,6 +696,15 @@ def test_octets_behind_the_packet_keep_it_alone(version: int) -> None:
     assert counts(frames(several)) == [1, 1, 1]
 
 
+@PROTOCOLS
+@VERSIONS
+def test_a_packet_cut_off_anywhere_goes_alone(version: int, protocol: int) -> None:
+    """What a peer cuts off must not end the loop, nor what is left of it go into a frame."""
+    one = Segment(data(20), version, protocol, options=TIMES if protocol == TCP else b"").packet
+    for size in range(len(one)):
+        assert frames([one[:size]] * 2, uso=True) == [bytes(10) + one[:size]] * 2
+
+
 def test_flows_that_alternate_are_merged_each_by_itself() -> None:
     """Two downloads at the same time would be as slow as without frames."""
     flows = [replace(Segment(data(100)), ports=(n, 443)).stream(4) for n in range(8)]
@@ -715,7 +724,7 @@ def test_the_ninth_flow_ends_the_first() -> None:
     others = replace(Segment(data(100)), ports=(10, 443)).stream(4)
     several = last[:2] + [one for flow in ended for one in flow] + others + last[2:]
     assert counts(frames(made(several)))[0] == 4  # frames that are complete take nobody's place
-    bare = [replace(Segment(b""), ports=(n, 443)) for n in range(8)]
+    bare = [replace(Segment(b"", options=TIMES), ports=(n, 443)) for n in range(8)]
     assert counts(frames(made(last[:2] + bare + last[2:])))[0] == 4  # nor do acknowledgements
 
 
