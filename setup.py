@@ -3,29 +3,21 @@
 Without them the package is complete all the same: the engine in Python serves, and `ikctl status` says so.
 """
 
-import os
 import platform
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 SOURCES = Path("offload/native")
-# asan,ubsan for the tests of CI (tests/native); the interpreter must then be started with their runtime
-SANITIZE = os.environ.get("IKD_SANITIZE", "")
 
 
 def native() -> Extension:
     """The extension, with Intel's AES-GCM where it is installed (Debian: libipsec-mb-dev)."""
     macros, libraries = [], ["crypto"]
     flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"]
-    links = []
     if platform.machine() == "x86_64" and Path("/usr/include/intel-ipsec-mb.h").exists():
         macros.append(("WITH_IPSEC_MB", "1"))
         libraries.append("IPSec_MB")
-    if SANITIZE:
-        macros.append(("WITH_SANITIZERS", "1"))
-        flags += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-g", "-O1"]
-        links.append(f"-fsanitize={SANITIZE}")
     return Extension(
         "offload._native",
         sorted(map(str, SOURCES.glob("*.c"))),
@@ -33,7 +25,6 @@ def native() -> Extension:
         define_macros=macros,
         libraries=libraries,
         extra_compile_args=flags,
-        extra_link_args=links,
         optional=True,
     )
 

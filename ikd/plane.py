@@ -51,6 +51,11 @@ class Plane(ABC):
         self.guarded = guarded
         self.tell = tell
         self.notices: tuple[str, ...] = ()
+        self._prepare()
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """What there is before the plane is open."""
 
     @property
     @abstractmethod
@@ -101,16 +106,10 @@ class HostPlane(Plane):
 
     short = "software"
 
-    def __init__(
-        self,
-        settings: DataplaneSettings,
-        transport: Transport,
-        guarded: Guarded,
-        tell: Callable[[Event], None],
-    ) -> None:
+    def _prepare(self) -> None:
         from offload.workers import Workers
 
-        super().__init__(settings, transport, guarded, tell)
+        settings = self.settings
         engine = settings.engine
         self._missing = missing = _native_missing() if engine != "python" else ""
         native = engine != "python" and not missing
@@ -120,7 +119,7 @@ class HostPlane(Plane):
         if settings.workers > 1 and not native:
             self.notices += ("the engine in Python has one worker, whatever dataplane.workers says",)
         self.name = f"software engine ({'native' if native else 'python'})"
-        transport.shared = True
+        self.transport.shared = True
         self._stack = ExitStack()
         self._host: Any = None
         self._tun: Any = None
@@ -203,14 +202,8 @@ class MemoryPlane(Plane):
     name = "software engine, packets in memory"
     short = "memory"
 
-    def __init__(
-        self,
-        settings: DataplaneSettings,
-        transport: Transport,
-        guarded: Guarded,
-        tell: Callable[[Event], None],
-    ) -> None:
-        super().__init__(settings, transport, guarded, tell)
+    def _prepare(self) -> None:
+        settings = self.settings
         self.engine = SoftwareEngine(
             os.urandom, queue_packets=settings.queue_packets, queue_flows=settings.queue_flows
         )

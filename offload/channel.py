@@ -34,7 +34,7 @@ from sadb.sa import (
 from sadb.secret import Secret
 from sadb.selector import Fields, Selector, TrafficSelector
 
-LARGEST: Final = 1 << 28  # octets of a message: some 500 000 flows
+LONGEST_ORDER: Final = 1 << 28  # octets of a message: some 500 000 flows
 
 Ports = tuple[int, int]
 Ranges = list[tuple[bytes, bytes, int, int, int]]  # low and high address, protocol, ports
@@ -189,9 +189,11 @@ def encoded(message: Order | Answer) -> bytes:
 
 
 class Decoder:
-    """Takes octets as they come, gives out the messages in them. Made with `Order` or `Answer`."""
+    """Takes octets as they come, gives out the messages in them. Made with `Order` or `Answer`, and the most
+    octets that one may have."""
 
-    def __init__(self, kinds: object) -> None:
+    def __init__(self, kinds: object, longest: int) -> None:
+        self._longest = longest
         self._decode = msgspec.msgpack.Decoder(kinds).decode
         self._waiting = bytearray()
 
@@ -201,7 +203,7 @@ class Decoder:
         waiting += data
         while len(waiting) >= 4:
             size = int.from_bytes(waiting[:4], "big")
-            if size > LARGEST:
+            if size > self._longest:
                 raise Garbled("a message is too long")
             if len(waiting) < 4 + size:
                 return

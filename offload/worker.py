@@ -28,6 +28,7 @@ import msgspec
 from offload import channel, vnet
 from offload.accounts import LedgerAccounts, NativeAccounts
 from offload.ledger import Ledger
+from offload.meter import Bucket
 from offload.natt import NattSockets
 from offload.outer import Arrived
 from offload.raw import ESP, RawSockets
@@ -43,6 +44,7 @@ TURNS: Final = 16  # reads of one source before others have a turn
 REPORT_SECONDS: Final = 0.25  # least time between two reports of drops
 ALIVE_SECONDS: Final = 2.0  # most time between two signs of life
 MOST_WAITING: Final = 1 << 20  # octets of answers that the daemon does not take; then notices are left out
+LONGEST_TRACEBACK: Final = 8192
 NOBODY: Final = 65534
 
 
@@ -66,7 +68,8 @@ class Worker:
     def __init__(self, order: Order) -> None:
         self.channel = socket.socket(fileno=order.channel)
         self.channel.setblocking(False)
-        self.decoder = channel.Decoder(channel.Order)
+        self.decoder = channel.Decoder(channel.Order, channel.LONGEST_ORDER)
+        self.complaints = Bucket(1.0, 5.0)
         self.waiting = bytearray()
         self.ledger = Ledger(fileno=order.ledger)
         self.queue = Queue(order.queue)
@@ -143,8 +146,9 @@ class Worker:
         try:
             work()
         except Exception as error:
-            text = "".join(traceback.format_exception(error))
-            self._answer(channel.Broken(f"{type(error).__name__}: {error}", text))
+            if self.complaints.take(time.monotonic()):  # a stranger may be able to repeat it
+                text = "".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:]
+                self._answer(channel.Broken(f"{type(error).__name__}: {error}"[:LONGEST_TRACEBACK], text))
 
     # Packets ---------------------------------------------------------------------------------------------
 
@@ -313,12 +317,14 @@ def _give_up_rights() -> None:
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
     libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no core file and no debugger gets the keys
     version = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
-    libc.capset(version, (ctypes.c_uint32 * 6)())
+    if libc.capset(version, (ctypes.c_uint32 * 6)()):
+        raise OSError(ctypes.get_errno(), "the worker cannot give up its rights")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Carry packets as ordered."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides when this ends
+    for number in (signal.SIGINT, signal.SIGTERM):  # the daemon, which gets them too, decides when this ends
+        signal.signal(number, signal.SIG_IGN)
     worker = Worker(msgspec.json.decode(arguments[0], type=Order))
     _give_up_rights()
     worker.run()

@@ -36,10 +36,12 @@ from sadb.backend import Notice, Unavailable
 from sadb.sa import Expire, Flow, SaPair, Usage
 
 RESTARTED: Final = "restart"  # why pairs are to be replaced after a worker died
+REPLACING_SECONDS: Final = 5.0  # after a restart the successors of all pairs get this long to come
 SILENT_SECONDS: Final = 10 * ALIVE_SECONDS  # a worker that says nothing for this long is ended
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 10.0  # seconds before workers that died soon are made again
 LONG_LIFE: Final = 30.0  # seconds after which a death is no sequel of the one before
 STOP_SECONDS: Final = 2.0
+LONGEST_ANSWER: Final = 1 << 16  # octets
 _BATCH: Final = 1 << 18
 
 
@@ -99,7 +101,7 @@ class _Process:
     channel: socket.socket
     began: float
     heard: float
-    decoder: Decoder = field(default_factory=lambda: Decoder(Answer))
+    decoder: Decoder = field(default_factory=lambda: Decoder(Answer, LONGEST_ANSWER))
     waiting: bytearray = field(default_factory=bytearray)
     report: Report = field(default_factory=lambda: Report({}, 0))
 
@@ -122,6 +124,7 @@ class Workers:
         self._processes: list[_Process] = []
         self._past: Counter[str] = Counter()  # drops of workers that are gone
         self._pause = FIRST_PAUSE
+        self._restarted = 0.0
         self._again: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -220,9 +223,11 @@ class Workers:
         return sum(one.report.held for one in self._processes)
 
     def suspended(self, pair: SaPair) -> bool:
-        """Whether a pair is only received on until another one replaces it."""
+        """Whether a pair is only received on, and another one may be expected to replace it soon."""
         held = self._held.get(pair)
-        return held is not None and held.suspended
+        if held is None or not held.suspended or self._loop is None:
+            return False
+        return self._loop.time() < self._restarted + REPLACING_SECONDS
 
     # Inside ----------------------------------------------------------------------------------------------
 
@@ -365,14 +370,15 @@ class Workers:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
 
     def _restart(self, reason: str) -> None:
+        assert self._loop is not None
         lost = [held.pair for held in self._held.values() if held.given]
         try:
             self._start()
         except OSError as error:
-            assert self._loop is not None
             self._end(0.0)
             self._again = self._loop.call_later(self._pause, self._restart, f"{reason}; {error.strerror}")
             return
+        self._restarted = self._loop.time()
         if self.watcher is not None:
             self.watcher.restarted(reason, len(lost))
         for pair in lost:

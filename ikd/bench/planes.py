@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,6 @@ from ikd.bench import hosts, parties
 from ikd.bench.hosts import Trouble, ip
 from ikd.control.client import Client
 from ikd.control.protocol import ControlError
-from ikd.settings import DataplaneSettings
 
 MTU: Final = 1400
 RULE: Final = "net"
@@ -121,8 +120,9 @@ control = "{home}/control.sock"
 state   = "{home}/state"
 
 [dataplane]
-mtu = {mtu}
-{engine}
+mtu    = {mtu}
+engine = "{engine}"
+
 [identity]
 id = "{id}"
 
@@ -155,9 +155,7 @@ esn   = false
 
 def settings(side: Side, home: str, engine: str) -> str:
     """ikd.toml."""
-    known = any(one.name == "engine" for one in fields(DataplaneSettings))
-    chosen = f'engine = "{engine}"\n' if known else ""
-    return _SETTINGS.format(home=home, mtu=MTU, id=side.id, engine=chosen)
+    return _SETTINGS.format(home=home, mtu=MTU, id=side.id, engine=engine)
 
 
 def policy(side: Side, other: Side) -> str:

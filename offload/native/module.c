@@ -201,6 +201,7 @@ static PyObject *clear_routes(Table *self, PyObject *unused)
 {
     (void)unused;
     self->table->route_generation++;
+    self->table->route_count = 0;
     Py_RETURN_NONE;
 }
 

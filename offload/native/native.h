@@ -151,7 +151,7 @@ struct table {
     uint32_t spi_mask, spi_count;
     struct route *routes;
     struct admitted *admitted;
-    uint32_t route_generation, admitted_generation, admitted_count;
+    uint32_t route_generation, route_count, admitted_generation, admitted_count;
     uint64_t seed[2], serial;
     uint64_t drops[REASONS];
     uint16_t ident;

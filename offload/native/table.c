@@ -2,6 +2,7 @@
  * ledger's counters and replay windows (RFC 4303 section 3.4.3). */
 #include "native.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,8 +39,9 @@ static uint64_t ring_mask(uint32_t size)
 
 static void lock(struct entry *entry)
 {
+    /* held for some nanoseconds, unless its holder does not run just now; if it died, we are ended, too */
     while (__atomic_exchange_n(&entry->lock, 1, __ATOMIC_ACQUIRE) != 0)
-        ; /* held for some nanoseconds; a worker that dies holding it ends the ledger with it */
+        sched_yield();
 }
 
 static void unlock(struct entry *entry) { __atomic_store_n(&entry->lock, 0, __ATOMIC_RELEASE); }
@@ -275,14 +277,18 @@ struct route *table_route(const struct table *table, const uint8_t key[KEY])
     return NULL;
 }
 
-/* Python keeps at most half of ROUTES before it clears them, so there is always an empty place. */
+/* Places of routes that were removed are taken until all are cleared. False when there are too many of either:
+ * then Python carries the flow. */
 bool table_add_route(struct table *table, const uint8_t key[KEY], uint32_t slot, uint32_t fits)
 {
     uint32_t at = hash(table, key, 0);
     for (uint32_t i = 0; i < ROUTES; i++) {
         struct route *route = table->routes + ((at + i) & (ROUTES - 1));
-        if (route->generation == table->route_generation && memcmp(route->key, key, KEY) != 0)
+        bool taken = route->generation == table->route_generation;
+        if (taken && memcmp(route->key, key, KEY) != 0)
             continue;
+        if (!taken && ++table->route_count > ROUTES / 4 * 3)
+            return false;
         memcpy(route->key, key, KEY);
         route->slot = slot, route->fits = fits, route->gone = false;
         route->generation = table->route_generation;
