@@ -174,6 +174,9 @@ class HostPlane(Plane):
     def suspended(self, pair: SaPair) -> bool:
         return self.workers.suspended(pair)
 
+    def flush(self) -> None:
+        self.workers.flush()
+
     def dropped(self) -> Mapping[str, int]:
         """Those of the workers, of the device's full queues, and of the packet filter, which sees them
         first."""

@@ -67,8 +67,9 @@ class Association(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Add(_Message, frozen=True, array_like=True, tag=True):
-    """Install a pair on a slot of the ledger. With `highest` it is only received on, everything up to that
-    number having come: another worker had it, and how far that one counted is not for this one to know."""
+    """Install a pair on a slot of the ledger; it is sent on from its first `Update` on. With `highest` it is
+    only received on, everything up to that number having come: another worker had it, and how far that one
+    counted is not for this one to know."""
 
     slot: int
     protocol: str
@@ -81,8 +82,6 @@ class Add(_Message, frozen=True, array_like=True, tag=True):
     rule: str
     owner: int
     created: float
-    state: str
-    standby: bool
     inbound: Association
     outbound: Association
     highest: int | None = None
@@ -234,8 +233,6 @@ def add(slot: int, pair: SaPair, highest: int | None = None, used: tuple[Usage, 
         pair.rule,
         pair.owner,
         pair.created,
-        pair.outbound.state.value,
-        pair.standby,
         _association(pair.inbound, came),
         _association(pair.outbound, went),
         highest,
@@ -251,7 +248,6 @@ def pair_of(message: Add) -> SaPair:
         esn=message.esn,
     )
     mode, selector = Mode(message.mode), _selector(message.local, message.remote)
-    state = State(message.state)
 
     def one(wire: Association, inbound: bool) -> SecurityAssociation:
         return SecurityAssociation(
@@ -269,7 +265,7 @@ def pair_of(message: Add) -> SaPair:
             usage=Usage(wire.octets, wire.packets),
             sequence=wire.sequence,
             replay=ReplayWindow(wire.window, esn=suite.esn) if inbound else None,
-            state=state,
+            state=State.LARVAL,
             dscp=wire.dscp,
             dont_fragment=wire.dont_fragment,
             mtu=wire.mtu,
@@ -284,7 +280,6 @@ def pair_of(message: Add) -> SaPair:
         message.owner,
         message.created,
     )
-    pair.standby = message.standby
     if message.highest is not None:
         pair.outbound.state = State.DEAD
         assert pair.inbound.replay is not None

@@ -37,7 +37,7 @@ from sadb.algorithms import Kind, SecurityProtocol
 from sadb.backend import Notice, Unavailable
 from sadb.database import RESERVED_SPI
 from sadb.flows import FlowTable
-from sadb.pairs import PairIndex
+from sadb.pairs import USABLE, PairIndex
 from sadb.sa import Acquire, Action, Expire, Flow, Level, SaPair, SecurityAssociation, UnknownSpi, Usage
 from sadb.selector import Fields, fields_of
 
@@ -148,7 +148,7 @@ class SoftwareEngine:
     def update(self, pair: SaPair) -> None:
         """The pair's state or standby is another one, or it is new: look for the best one again."""
         self._reroute(None)
-        if self._due is not None:
+        if self._due is not None and pair.outbound.state in USABLE:
             self._due.add(pair.rule)
 
     def remove(self, pair: SaPair) -> None:

@@ -1,5 +1,8 @@
 """Shell. The workers, seen from the daemon: a `Backend` that is other processes.
 
+A new pair is received on at once, and sent on from `flush`: when whatever else the same piece of work wants
+has been done. Else a held packet might overtake the message that makes the peer install the pair.
+
 Orders go through a socket pair each and are never waited for; what went through SAs is read from the ledger,
 which all share. The daemon opens everything and keeps it open, so that a worker that dies takes nothing with
 it: packets wait in their queues, the packet filter stays, and nothing leaves in the clear.
@@ -118,6 +121,7 @@ class Workers:
         self._ledger = Ledger(slots)
         self._next, self._free = 0, deque[int]()
         self._held: dict[SaPair, _Held] = {}
+        self._changed: dict[SaPair, _Held] = {}  # to be used otherwise from `flush` on
         self._leaving: dict[int, set[_Process]] = {}  # slots that workers have to let go of
         self._flows: tuple[Flow, ...] = ()
         self._shares: Sequence[Share] = ()
@@ -165,15 +169,22 @@ class Workers:
         self._give(held)
 
     def update(self, pair: SaPair) -> None:
-        """Its state, standby or owner is another one."""
+        """Its state, standby or owner is another one; workers hear of it from `flush`."""
         held = self._held.get(pair)
         if held is not None:
+            self._changed[pair] = held
+
+    def flush(self) -> None:
+        """Let workers use pairs as they are now."""
+        changed, self._changed = self._changed, {}
+        for pair, held in changed.items():
             state = pair.outbound.state.value
             self._send(channel.Update(held.slot, state, pair.standby, pair.owner))
 
     def remove(self, pair: SaPair) -> None:
         """Take a pair from all workers; its slot is free when they have let go of it."""
         held = self._held.pop(pair, None)
+        self._changed.pop(pair, None)
         if held is None:
             return
         pair.watch = None
@@ -246,6 +257,7 @@ class Workers:
         if self._processes:
             held.given = True
             self._send(channel.add(held.slot, held.pair))
+            self._changed[held.pair] = held
 
     def _send(self, message: channel.Order) -> None:
         data = channel.encoded(message)

@@ -12,7 +12,7 @@ from sadb.prefix import PrefixIndex
 from sadb.sa import Mode, SaPair, State
 from sadb.selector import Fields
 
-_USABLE = (State.MATURE, State.DYING)
+USABLE = (State.MATURE, State.DYING)  # states of a pair that may be sent on
 
 
 class PairIndex:
@@ -52,7 +52,7 @@ def newest(pairs: Iterable[SaPair], fields: Fields) -> SaPair | None:
     for pair in pairs:
         state = pair.outbound.state
         rank = (not pair.standby, state is State.MATURE, pair.created)
-        if state not in _USABLE or (best is not None and rank <= best_rank):
+        if state not in USABLE or (best is not None and rank <= best_rank):
             continue
         if pair.mode is Mode.TRANSPORT and pair.outbound.destination != fields.destination:
             continue

@@ -1,0 +1,83 @@
+"""What the daemon tells its workers, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from offload import channel
+from offload.workers import Workers
+from sadb.sa import SaPair, State
+from tests.support import engines
+
+
+class Told(Workers):
+    """Workers that only note what they are told."""
+
+    def __init__(self) -> None:
+        super().__init__(8, engine="python", queue_packets=32, queue_flows=32)
+        self.told: list[channel.Order] = []
+        self._processes: list[Any] = ["a worker"]
+
+    def _send(self, message: channel.Order) -> None:
+        self.told.append(message)
+
+    def take(self) -> list[channel.Order]:
+        """What was told since the last time."""
+        told, self.told = self.told, []
+        return told
+
+
+@pytest.fixture
+def workers() -> Told:
+    """Workers with room for a few pairs."""
+    return Told()
+
+
+def pair() -> SaPair:
+    return engines.hosts(install=False)[0].pair
+
+
+def test_new_pair_is_received_on_before_it_is_sent_on(workers: Told) -> None:
+    """A held packet that overtook the last message of a negotiation was dropped by a peer who installs the
+    pair when it reads that message (seen with strongSwan's IKEv1, and with users in AuthIP)."""
+    new = pair()
+    workers.install(new)
+    (add,) = workers.take()
+    assert isinstance(add, channel.Add)
+    assert channel.pair_of(add).outbound.state is State.LARVAL
+    workers.flush()
+    assert workers.take() == [channel.Update(0, "mature", False, new.owner)]
+    workers.flush()
+    assert workers.take() == []
+
+
+def test_slots_are_reused_when_workers_have_let_go(workers: Told) -> None:
+    """A slot that another pair got too early would have had two keys count the same numbers."""
+    first, second = pair(), pair()
+    workers.install(first)
+    workers.remove(first)
+    workers.install(second)
+    adds = [one.slot for one in workers.take() if isinstance(one, channel.Add)]
+    assert adds == [0, 1]
+    workers._answer("a worker", channel.Removed(0))  # type: ignore[arg-type]
+    workers.install(third := pair())
+    assert workers.usage(third)[0].octets == 0
+    (add,) = (one for one in workers.take() if isinstance(one, channel.Add))
+    assert add.slot == 0
+
+
+def test_pair_that_cannot_be_sent_on_releases_and_asks_for_nothing(engine: str) -> None:
+    """Held packets must neither leave on a pair that the peer may not have, nor ask for another one."""
+    left, _ = engines.hosts(install=False)
+    packet = engines.between(4)
+    left.engine.outbound([packet], 1.0)
+    assert len(left.notices) == 1
+    left.pair.outbound.state = State.LARVAL
+    left.engine.install(left.pair)
+    assert not left.engine.released(1.1)
+    assert len(left.notices) == 1
+    left.pair.outbound.state = State.MATURE
+    left.engine.update(left.pair)
+    assert len(left.engine.released(1.2).wire) == 1
