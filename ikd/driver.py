@@ -29,7 +29,6 @@ from sadb.address import Path
 from sadb.backend import Notice, Unavailable
 from sadb.database import Database
 from sadb.sa import Acquire, Expire, UnknownSpi
-from sadb.selector import Fields
 
 MOST_NOTICES: Final = 4096
 SHORTEST_SLEEP: Final = 0.001  # a deadline that does not go away must not take the whole processor
@@ -219,7 +218,7 @@ class Driver:
     def _acquired(self, acquire: Acquire) -> None:
         """The data plane holds a packet: negotiate."""
         rule = self.endpoint.policy.rule(acquire.rule)
-        if rule is None or not rule.enabled or not self.negotiating or self._being_replaced(acquire):
+        if rule is None or not rule.enabled or not self.negotiating:
             return
         source, destination = str(acquire.source), str(acquire.destination)
         self.publish(events.PacketAcquired(rule=rule.name, source=source, destination=destination))
@@ -227,19 +226,6 @@ class Driver:
             self.initiate(rule, acquire)
         except NoPath as error:
             self.publish(error.event(rule))
-
-    def _being_replaced(self, acquire: Acquire) -> bool:
-        """Whether the packet only waits because the data plane lost what it had, and its pair's successor is
-        under way."""
-        fields = Fields(
-            acquire.source,
-            acquire.destination,
-            acquire.protocol,
-            acquire.source_port,
-            acquire.destination_port,
-        )
-        pair = self.database.outbound(acquire.rule, fields)
-        return pair is not None and self.plane.suspended(pair)
 
     def _expired(self, expire: Expire | None) -> None:
         """An SA met a limit, and the database agrees that this is news."""

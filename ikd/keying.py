@@ -31,6 +31,7 @@ from sadb.secret import Secret
 from sadb.selector import Selector
 
 RETIRE = 10.0  # seconds a peer of IKEv1 has for deleting what it has replaced; some never do
+GRACE = 0.02  # seconds a responder of IKEv1 has for the last message of quick mode before packets follow it
 LINGER = 2.0  # seconds for which a replaced pair still receives what was on its way
 SOFT = 0.85  # the part of a limit at which keys are replaced; the SADB makes it a little smaller, at random
 

@@ -25,7 +25,7 @@ from offload.software import Batch, SoftwareEngine
 from offload.tun import MemoryTun
 from sadb.address import Path, SocketAddress
 from sadb.backend import Backend, Unavailable
-from sadb.sa import Flow, SaPair
+from sadb.sa import Flow
 
 ESP: Final = 50
 LEAVING: Final = 1024  # accounts beyond the limit of pairs, for those that workers have not let go of yet
@@ -82,10 +82,6 @@ class Plane(ABC):
     @abstractmethod
     def dropped(self) -> Mapping[str, int]:
         """Packets that came to nothing, by reason."""
-
-    def suspended(self, pair: SaPair) -> bool:
-        """Whether nothing is sent on a pair because it is being replaced."""
-        return False
 
     def arrived(self, datagrams: Sequence[tuple[bytes, Path]]) -> None:  # noqa: B027 - workers have their own
         """ESP in UDP that came to the socket for IKE."""
@@ -170,9 +166,6 @@ class HostPlane(Plane):
         if self._host is not None:
             self._host.apply(flows)
         self.workers.route(flows)
-
-    def suspended(self, pair: SaPair) -> bool:
-        return self.workers.suspended(pair)
 
     def flush(self) -> None:
         self.workers.flush()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sadb.address import Address, Path
 
+ESP = 50
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -34,3 +36,9 @@ class Arrived:
     header: bytes = b""
     path: Path | None = None
     segment: int = 0
+
+    @property
+    def spi(self) -> int:
+        """The SPI of the first packet (RFC 4303 section 2, RFC 4302 section 2)."""
+        at = 0 if self.protocol == ESP else 4
+        return int.from_bytes(self.data[at : at + 4], "big")

@@ -307,7 +307,9 @@ class SoftwareEngine:
             flow.outbound is Level.NONE
         ):  # nothing is asked of this direction; see the module's first paragraph
             raise Dropped("permitted")
-        if self._held.hold(flow, fields, packet, cut, now):
+        # behind a pair that is about to be usable it waits without asking; if that takes too long, the next
+        # asks
+        if self._held.hold(flow, fields, packet, cut, now) and not self._pairs.awaited(flow.rule, fields):
             self._counters["no-sa"] += 1
             source, destination, protocol, source_port, destination_port = fields
             self._notices.append(
@@ -425,6 +427,10 @@ class SoftwareEngine:
         if receiver.protocol != arrived.protocol:
             raise Dropped("malformed")
         return receiver
+
+    def knows(self, spi: int) -> bool:
+        """Whether packets of an SPI can be opened."""
+        return spi in self._spis
 
     # Paths and time --------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -44,6 +44,8 @@ TURNS: Final = 16  # reads of one source before others have a turn
 REPORT_SECONDS: Final = 0.25  # least time between two reports of drops
 ALIVE_SECONDS: Final = 2.0  # most time between two signs of life
 MOST_WAITING: Final = 1 << 20  # octets of answers that the daemon does not take; then notices are left out
+EARLY: Final = 64  # trains kept that are for no SA we have
+EARLY_SECONDS: Final = 0.1
 LONGEST_TRACEBACK: Final = 8192
 NOBODY: Final = 65534
 
@@ -62,6 +64,37 @@ class Order(msgspec.Struct, frozen=True):
     queue_flows: int
 
 
+class Early:
+    """Packets for SPIs that nobody has yet. A peer may install a pair and send while our daemon still reads
+    the message that makes it do the same; a stranger can fill this, so it is small and short."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, Arrived]] = deque()
+
+    def keep(self, arrived: Arrived, now: float) -> list[Arrived]:
+        """Let it wait; what had to make room for it."""
+        self._waiting.append((now + EARLY_SECONDS, arrived))
+        return [self._waiting.popleft()[1]] if len(self._waiting) > EARLY else []
+
+    def take(self, spi: int) -> list[Arrived]:
+        """What waits for an SPI, oldest first."""
+        found = [one for _, one in self._waiting if one.spi == spi]
+        if found:
+            self._waiting = deque((when, one) for when, one in self._waiting if one.spi != spi)
+        return found
+
+    def expire(self, now: float) -> list[Arrived]:
+        """What has waited in vain."""
+        found = []
+        while self._waiting and self._waiting[0][0] <= now:
+            found.append(self._waiting.popleft()[1])
+        return found
+
+    def deadline(self) -> float | None:
+        """When `expire` has something to do."""
+        return self._waiting[0][0] if self._waiting else None
+
+
 class Worker:
     """One worker, from inherited descriptors to the end of the daemon."""
 
@@ -77,6 +110,7 @@ class Worker:
         self.natt = NattSockets(socket.socket(fileno=one) for one in order.natt)
         self.segments_udp = order.segments_udp
         self.slots: dict[int, SaPair] = {}
+        self.early = Early()
         self.reported: tuple[dict[str, int], int] = {}, 0
         self.report_at = self.alive_at = 0.0
         self.accounts = self._accounts(order.engine)
@@ -120,16 +154,22 @@ class Worker:
         ready: list[tuple[int, int]] = []
         while True:
             now = time.monotonic()
-            deadline = min(
-                self.engine.deadline() or self.alive_at, self.report_at if ready else self.alive_at
-            )
+            deadlines = self.engine.deadline(), self.early.deadline(), self.alive_at
+            deadline = min(one for one in deadlines if one is not None)
+            if ready:
+                deadline = min(deadline, self.report_at)
             ready = self.poll.poll(max(0.0, deadline - now))
             # the daemon first: what it said came before the packets that follow from it
             for fileno, _ in sorted(ready, key=lambda one: one[0] != self.channel.fileno()):
                 self._guarded(self.work[fileno])
             now = time.monotonic()
-            self._guarded(lambda: self.engine.tick(now))  # noqa: B023 - called at once
+            self._guarded(lambda: self._tick(now))  # noqa: B023 - called at once
             self._report(now)
+
+    def _tick(self, now: float) -> None:
+        self.engine.tick(now)
+        if overdue := self.early.expire(now):
+            self._emit(self.engine.inbound(overdue, now))
 
     def _watch(self, fileno: int, work: Callable[[], None]) -> None:
         self.work[fileno] = work
@@ -170,8 +210,18 @@ class Worker:
         source = self.natt if udp else self.raw
         arrived = source.read_batch(fileno, TURNS)
         self._orders()
-        self._emit(self.engine.inbound(arrived, time.monotonic()))
+        self._open(arrived)
         self._path_mtus()
+
+    def _open(self, arrived: Sequence[Arrived]) -> None:
+        """Open what is for an SA we have; what is for none may only have come before the order to add it."""
+        now, ready = time.monotonic(), []
+        for one in arrived:
+            if self.engine.knows(one.spi):
+                ready.append(one)
+            else:
+                ready += self.early.keep(one, now)
+        self._emit(self.engine.inbound(ready, now))
 
     def _socket_native(self, fileno: int, udp: bool) -> None:
         pump, device = self._table().pump_in, self.queue.fileno()
@@ -180,7 +230,6 @@ class Worker:
             if isinstance(found, bool):
                 return
             self._orders()
-            now = time.monotonic()
             if found is None:
                 if not udp:
                     self.raw.hear(fileno)
@@ -188,7 +237,7 @@ class Worker:
             elif len(found) == 2:
                 self._emit(self.engine.admitted(*found))
             else:
-                self._emit(self.engine.inbound([self._arrived(fileno, *found)], now))
+                self._open([self._arrived(fileno, *found)])
 
     def _arrived(
         self,
@@ -251,6 +300,8 @@ class Worker:
                 self.slots[message.slot] = self._assigned(pair, message.slot)
                 with suppress(Unavailable):  # the daemon checked it
                     engine.install(pair)
+                if waited := self.early.take(pair.inbound.spi):
+                    self._emit(engine.inbound(waited, time.monotonic()))
             case channel.Update():
                 pair = self.slots[message.slot]
                 pair.owner, pair.standby = message.owner, message.standby
@@ -315,6 +366,7 @@ def _give_up_rights() -> None:
             os.setresuid(NOBODY, NOBODY, NOBODY)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: even a worker that hangs ends with the daemon
     libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no core file and no debugger gets the keys
     version = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
     if libc.capset(version, (ctypes.c_uint32 * 6)()):

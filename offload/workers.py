@@ -39,7 +39,6 @@ from sadb.backend import Notice, Unavailable
 from sadb.sa import Expire, Flow, SaPair, Usage
 
 RESTARTED: Final = "restart"  # why pairs are to be replaced after a worker died
-REPLACING_SECONDS: Final = 5.0  # after a restart the successors of all pairs get this long to come
 SILENT_SECONDS: Final = 10 * ALIVE_SECONDS  # a worker that says nothing for this long is ended
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 10.0  # seconds before workers that died soon are made again
 LONG_LIFE: Final = 30.0  # seconds after which a death is no sequel of the one before
@@ -87,12 +86,13 @@ def open_shares(
 
 @dataclass(slots=True)
 class _Held:
-    """A pair with its slot. `given` says that workers have had it, `suspended` that others than these."""
+    """A pair with its slot. `given` says that workers have had it, `told` that they may send
+    on it."""
 
     pair: SaPair
     slot: int
     given: bool = False
-    suspended: bool = False
+    told: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -128,7 +128,6 @@ class Workers:
         self._processes: list[_Process] = []
         self._past: Counter[str] = Counter()  # drops of workers that are gone
         self._pause = FIRST_PAUSE
-        self._restarted = 0.0
         self._again: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -177,7 +176,16 @@ class Workers:
     def flush(self) -> None:
         """Let workers use pairs as they are now."""
         changed, self._changed = self._changed, {}
-        for pair, held in changed.items():
+        for held in changed.values():
+            if held.told or not held.pair.grace or self._loop is None:
+                self._update(held)
+            else:
+                self._loop.call_later(held.pair.grace, self._update, held)
+            held.told = True
+
+    def _update(self, held: _Held) -> None:
+        pair = held.pair
+        if pair in self._held:
             state = pair.outbound.state.value
             self._send(channel.Update(held.slot, state, pair.standby, pair.owner))
 
@@ -233,13 +241,6 @@ class Workers:
         """Packets that wait for a pair."""
         return sum(one.report.held for one in self._processes)
 
-    def suspended(self, pair: SaPair) -> bool:
-        """Whether a pair is only received on, and another one may be expected to replace it soon."""
-        held = self._held.get(pair)
-        if held is None or not held.suspended or self._loop is None:
-            return False
-        return self._loop.time() < self._restarted + REPLACING_SECONDS
-
     # Inside ----------------------------------------------------------------------------------------------
 
     def _slot(self) -> int:
@@ -291,7 +292,6 @@ class Workers:
         self._send(channel.flows(self._flows))
         for held in self._held.values():
             if held.given:
-                held.suspended = True
                 highest = self._ledger.number(held.slot, True)
                 self._send(channel.add(held.slot, held.pair, highest, self._usage(held)))
             else:
@@ -390,7 +390,6 @@ class Workers:
             self._end(0.0)
             self._again = self._loop.call_later(self._pause, self._restart, f"{reason}; {error.strerror}")
             return
-        self._restarted = self._loop.time()
         if self.watcher is not None:
             self.watcher.restarted(reason, len(lost))
         for pair in lost:

@@ -36,6 +36,15 @@ class PairIndex:
         if not index:
             del self._rules[pair.rule]
 
+    def awaited(self, rule: str, fields: Fields) -> bool:
+        """Whether a pair covers an outbound packet that cannot be sent on yet, or no more until another one
+        takes its place."""
+        index = self._rules.get(rule)
+        return index is not None and any(
+            pair.outbound.state not in USABLE and pair.selector.matches_outbound(fields)
+            for pair in chain.from_iterable(index.buckets(fields.destination))
+        )
+
     def newest(self, rule: str, fields: Fields) -> SaPair | None:
         """The rule's pair to send a packet on, see `newest`."""
         index = self._rules.get(rule)

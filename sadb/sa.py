@@ -109,10 +109,11 @@ class SecurityAssociation:
 
 @dataclass(slots=True, eq=False)
 class SaPair:
-    """What one negotiation yields; `owner` tells the main-mode SA that made it, `rule` the policy rule.
-    One on `standby` receives, but is sent on only when nothing else is left: a peer that rekeys may not have
-    the new pair yet, and drops the old one first. `watch` is told when its use changes, and set by a backend
-    that has a copy of it."""
+    """What one negotiation yields; `owner` tells the main-mode SA that made it, `rule` the policy rule. One
+    on `standby` receives, but is sent on only when nothing else is left: a peer that rekeys may not have the
+    new pair yet, and drops the old one first. `watch` is told when its use changes, and set by a backend that
+    has a copy of it. `grace`: seconds that the peer may need to make use of our last message, to which there
+    is no answer."""
 
     inbound: SecurityAssociation
     outbound: SecurityAssociation
@@ -122,6 +123,7 @@ class SaPair:
     owner: int
     created: float = 0.0
     watch: Callable[[SaPair], None] | None = None
+    grace: float = 0.0
     _standby: bool = False
 
     @property

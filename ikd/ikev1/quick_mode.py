@@ -34,7 +34,7 @@ from ikd.isakmp.proposals import (
     read_responder_lifetime,
     responder_lifetime,
 )
-from ikd.keying import RETIRE
+from ikd.keying import GRACE, RETIRE
 from ikd.outputs import AllocateSpi, Install, Release
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Payload, encode_chain
@@ -147,6 +147,9 @@ def initiate(
         nonces = nonce_i, reply.one(Nonce).data
         selector = Selector((local,), (remote,))
         pair = _pair(session, rule, choice, spi, selector, rule.mode, nonces, shared, life)
+        pair.grace = (
+            GRACE  # many a peer installs its pair when it reads our last message, which it never answers
+        )
         yield from ask(Install(pair, old))
     except BaseException:
         session.emit(Release(spi))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from offload import channel
+from offload.outer import Arrived
+from offload.worker import EARLY, EARLY_SECONDS, Early
 from offload.workers import Workers
 from sadb.sa import SaPair, State
 from tests.support import engines
+
+HERE = ip_address("192.0.2.1")
 
 
 class Told(Workers):
@@ -68,6 +73,22 @@ def test_slots_are_reused_when_workers_have_let_go(workers: Told) -> None:
     assert add.slot == 0
 
 
+def test_packets_that_come_too_early_wait_for_their_pair() -> None:
+    """A peer that is faster than our daemon would lose its first packets (seen with extended mode of AuthIP);
+    a stranger's must make room for others, and be counted in the end."""
+    early = Early()
+    mine, other = (Arrived(50, HERE, HERE, spi.to_bytes(4, "big") + bytes(30)) for spi in (7000, 8000))
+    assert early.keep(mine, 0.0) == []
+    assert early.keep(other, 0.01) == []
+    assert early.take(7000) == [mine]
+    assert early.take(7000) == []
+    assert early.deadline() == pytest.approx(0.01 + EARLY_SECONDS)
+    assert early.expire(0.05) == []
+    assert early.expire(0.2) == [other]
+    flood = [early.keep(other, 1.0) for _ in range(EARLY + 3)]
+    assert flood == [[]] * EARLY + [[other]] * 3
+
+
 def test_pair_that_cannot_be_sent_on_releases_and_asks_for_nothing(engine: str) -> None:
     """Held packets must neither leave on a pair that the peer may not have, nor ask for another one."""
     left, _ = engines.hosts(install=False)
@@ -78,6 +99,8 @@ def test_pair_that_cannot_be_sent_on_releases_and_asks_for_nothing(engine: str) 
     left.engine.install(left.pair)
     assert not left.engine.released(1.1)
     assert len(left.notices) == 1
+    left.engine.outbound([packet], 6.5)
+    assert len(left.notices) == 1, "it asked although a pair is there"
     left.pair.outbound.state = State.MATURE
     left.engine.update(left.pair)
-    assert len(left.engine.released(1.2).wire) == 1
+    assert len(left.engine.released(6.6).wire) == 2
