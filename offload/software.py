@@ -281,7 +281,8 @@ class SoftwareEngine:
         pair, port = self._pairs.newest(flow.rule, fields), b""
         if self._twins:
             pair, port = self._twins.outbound(flow.rule, packet, fields, pair, now)
-        if pair is None:
+        # the peer may have dropped what is on standby; better wait for what is about to be usable
+        if pair is None or (pair.standby and self._pairs.awaited(flow.rule, fields)):
             self._hold(flow, fields, packet, cut, now)
             return
         sender = self._senders.get(pair)

@@ -104,3 +104,24 @@ def test_pair_that_cannot_be_sent_on_releases_and_asks_for_nothing(engine: str) 
     left.pair.outbound.state = State.MATURE
     left.engine.update(left.pair)
     assert len(left.engine.released(6.6).wire) == 2
+
+
+def test_pair_on_standby_is_not_used_while_another_one_is_about_to_be(engine: str) -> None:
+    """After a rekey of IKEv1 the peer has dropped the old pair, and a packet sent on it would be lost."""
+    left, right = engines.hosts()
+    (first,) = left.engine.outbound([engines.between(4)], 1.0).wire
+    assert right.engine.inbound(engines.arrived([first]), 1.0).local
+    new = engines.another(left.pair, 3003)
+    new.outbound.state = State.LARVAL
+    left.engine.install(new)
+    assert left.engine.outbound([engines.between(4)], 2.0).wire, (
+        "the old one serves as long as it is no worse"
+    )
+    left.pair.standby = True
+    left.engine.update(left.pair)
+    assert not left.engine.outbound([engines.between(4)], 3.0)
+    new.outbound.state = State.MATURE
+    left.engine.update(new)
+    (held,) = left.engine.released(3.01).wire
+    assert engines.arrived([held])[0].spi == new.outbound.spi
+    assert not left.notices

@@ -145,6 +145,14 @@ def hosts(
     return made[0], made[1]
 
 
+def another(pair: SaPair, spi: int) -> SaPair:
+    """A later pair for the same traffic, with this SPI in both directions."""
+    suite, ends = pair.outbound.suite, (str(pair.outbound.source), str(pair.outbound.destination))
+    outbound = association(suite, spi, pair.mode, ends, pair.selector, False)
+    inbound = association(suite, spi, pair.mode, ends[::-1], pair.selector, True)
+    return SaPair(inbound, outbound, pair.selector, pair.mode, pair.rule, pair.owner, pair.created + 1)
+
+
 def arrived(outgoing: Iterable[Outgoing], *, traffic_class: int | None = None) -> list[Arrived]:
     """What the other host's sockets show of packets that left: fragments put together, IPv6 headers gone.
     `traffic_class` is what the network made of it."""
