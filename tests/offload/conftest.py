@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from tests.support import engines
+from support import engines
 
 
 @pytest.fixture(params=sorted(engines.ENGINES), autouse=True)

@@ -6,13 +6,13 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from support import engines
 
 from offload import channel
 from offload.outer import Arrived
 from offload.worker import EARLY, EARLY_SECONDS, Early
 from offload.workers import Workers
 from sadb.sa import SaPair, State
-from tests.support import engines
 
 HERE = ip_address("192.0.2.1")
 

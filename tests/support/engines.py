@@ -24,7 +24,7 @@ from sadb.selector import ANY_PORT, ICMP, UDP, Selector, TrafficSelector
 
 ENGINES: dict[str, type[SoftwareEngine]] = {"python": SoftwareEngine}
 if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where it must be there, it is missed
-    from tests.support.native import NativeEngine
+    from support.native import NativeEngine
 
     ENGINES["native"] = NativeEngine
 chosen = "python"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,9 @@ from offload.software import Batch, SoftwareEngine
 from sadb.address import Path, SocketAddress
 from sadb.sa import SaPair, SecurityAssociation
 
-SLOTS = 64
+SLOTS = 4096
+_ledger = Ledger(SLOTS)  # one for all: engines that are forgotten would keep their descriptors for long
+_slots = itertools.cycle(range(SLOTS))
 PLAIN = bytes(10)  # a virtio_net_hdr that asks for nothing
 
 
@@ -24,7 +27,7 @@ class NativeEngine(SoftwareEngine):
     tests may look at and change the latter."""
 
     def __init__(self, random: Callable[[int], bytes], **options: Any) -> None:
-        self.ledger = Ledger(SLOTS)
+        self.ledger = _ledger
         self.table = Table(self.ledger.memory, random(16))
         self.native = NativeAccounts(self.table, lambda sa: (-1, True))
         self.passed = 0  # packets that needed no Python
@@ -32,9 +35,7 @@ class NativeEngine(SoftwareEngine):
 
     def install(self, pair: SaPair) -> None:
         if pair not in self.native.slots:
-            taken = set(self.native.slots.values())
-            slot = next(slot for slot in range(SLOTS) if slot not in taken)
-            self.native.slots[pair] = slot
+            slot = self.native.slots[pair] = next(_slots)
             self.ledger.begin(slot, pair)
         try:
             super().install(pair)
