@@ -1,5 +1,5 @@
 """Every test of the engine runs on both: all in Python, and the native loop with Python for what it hands
-up."""
+up. Modules in which no engine takes part say so with `ONE_ENGINE`."""
 
 from __future__ import annotations
 

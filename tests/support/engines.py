@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from ipaddress import ip_address, ip_network
 from struct import pack
 
+import pytest
+
 from offload import ip
 from offload.fragments import Reassembler, is_fragment
 from offload.outer import Arrived, Outgoing
@@ -28,6 +30,7 @@ if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where i
 
     ENGINES["native"] = NativeEngine
 chosen = "python"
+ONE_ENGINE = pytest.mark.parametrize("engine", ["python"], indirect=True)  # for modules without any
 
 NETS = {4: ("10.1.0.0/16", "10.2.0.0/16"), 6: ("2001:db8:a::/48", "2001:db8:b::/48")}
 GATEWAYS = {4: ("192.0.2.1", "198.51.100.1"), 6: ("2001:db8:1::1", "2001:db8:2::1")}

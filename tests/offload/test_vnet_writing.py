@@ -1,404 +1,50 @@
-"""Frames that stand for many packets: cutting them up, putting them together, and what must stay apart."""
+"""Frames that stand for many packets: putting them together, and what must stay apart."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from ipaddress import ip_address
 from struct import pack, unpack_from
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.engines import ONE_ENGINE
+from support.segments import (
+    ACK,
+    CWR,
+    ECE,
+    FIN,
+    GOOD,
+    GOOD_UDP,
+    OPTIONS6,
+    PROTOCOLS,
+    PSH,
+    RST,
+    SIX,
+    SYN,
+    TCP,
+    TIMES,
+    UDP,
+    URG,
+    VERSIONS,
+    Segment,
+    changed,
+    checking,
+    counts,
+    data,
+    internet,
+    made,
+    segments,
+    sound,
+    sum16,
+)
 
-from offload.ip import Dropped
 from offload.vnet import frames, packets
 
-FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
-TCP, UDP = 6, 17
-TIMES = b"\1\1\x08\x0a" + bytes(range(8))  # the timestamps option, as Linux sends it
-ROUTING = (
-    bytes((0, 2, 4, 1, 0, 0, 0, 0)) + ip_address("2001:db8:b::99").packed
-)  # what follows stands in front
-
-
-def sum16(data: bytes) -> int:
-    """RFC 1071, word by word."""
-    total = 0
-    for at in range(0, len(data), 2):
-        total += data[at] << 8 | (data[at + 1] if at + 1 < len(data) else 0)
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-def internet(data: bytes) -> int:
-    """The internet checksum."""
-    return ~sum16(data) & 0xFFFF
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A TCP segment or UDP datagram in plain terms; `packet` is it with every checksum right."""
-
-    payload: bytes = b"payload!"
-    version: int = 4
-    protocol: int = TCP
-    source: str = ""
-    target: str = ""
-    ports: tuple[int, int] = (40000, 443)
-    seq: int = 1000
-    ack: int = 77
-    flags: int = ACK
-    reserved: int = 0
-    window: int = 500
-    options: bytes = b""
-    tos: int = 0
-    label: int = 0
-    ident: int = 5
-    fragment: int = 0x4000  # flags and offset of IPv4: here DF
-    ttl: int = 64
-    between: bytes = b""  # IPv4 options, or IPv6 extension headers
-    kind: int = 0  # of the first extension header
-
-    @property
-    def four(self) -> bool:
-        return self.version == 4
-
-    @property
-    def addresses(self) -> bytes:
-        """Source and destination in the IP header."""
-        nets = ("10.1.0.5", "10.2.0.7") if self.four else ("2001:db8:a::5", "2001:db8:b::7")
-        return b"".join(
-            ip_address(one or net).packed for one, net in zip((self.source, self.target), nets, strict=True)
-        )
-
-    def pseudo(self, length: int) -> bytes:
-        """The pseudo header for so many octets behind the IP headers."""
-        addresses = self.addresses
-        if self.between[:4] == b"\6" + ROUTING[1:4]:  # RFC 8200 section 8.1: where the packet ends up
-            addresses = addresses[:16] + self.between[8:24]
-        return addresses + (
-            pack(">BBH", 0, self.protocol, length) if self.four else pack(">IxxxB", length, self.protocol)
-        )
-
-    @property
-    def at(self) -> int:
-        """Where the transport header begins."""
-        return (20 if self.four else 40) + len(self.between)
-
-    @property
-    def head(self) -> int:
-        """Octets of all headers."""
-        return self.at + (20 + len(self.options) if self.protocol == TCP else 8)
-
-    @property
-    def place(self) -> int:
-        """Where the transport checksum is."""
-        return self.at + (16 if self.protocol == TCP else 6)
-
-    def transport(self, check: int) -> bytes:
-        """The transport header and what is behind it."""
-        if self.protocol == UDP:
-            return pack(">HHHH", *self.ports, 8 + len(self.payload), check) + self.payload
-        size = 20 + len(self.options)
-        fixed = pack(
-            ">HHIIBBHHH",
-            *self.ports,
-            self.seq & 0xFFFFFFFF,
-            self.ack,
-            size // 4 << 4 | self.reserved,
-            self.flags,
-            self.window,
-            check,
-            0,
-        )
-        return fixed + self.options + self.payload
-
-    def outer(self, length: int) -> bytes:
-        """The IP header, for so many octets behind it and its options."""
-        if not self.four:
-            word = 6 << 28 | self.tos << 20 | self.label
-            kind = self.kind if self.between else self.protocol
-            return (
-                pack(">IHBB", word, length + len(self.between), kind, self.ttl)
-                + self.addresses
-                + self.between
-            )
-        size = 20 + len(self.between)
-        start = pack(">BBH", 0x40 | size // 4, self.tos, size + length)
-        middle = pack(">HHBB", self.ident & 0xFFFF, self.fragment, self.ttl, self.protocol)
-        check = internet(start + middle + self.addresses + self.between)
-        return start + middle + pack(">H", check) + self.addresses + self.between
-
-    @property
-    def packet(self) -> bytes:
-        bare = self.transport(0)
-        check = internet(self.pseudo(len(bare)) + bare)
-        if self.protocol == UDP:
-            check = check or 0xFFFF
-        return self.outer(len(bare)) + self.transport(check)
-
-    def frame(self, kind: int = 0, mss: int = 0, *, flags: int = 1) -> bytes:
-        """The frame in which the kernel hands this over: its checksum is that of the pseudo header."""
-        bare = self.transport(0)
-        packet = self.outer(len(bare)) + self.transport(sum16(self.pseudo(len(bare))))
-        return pack("=BBHHHH", flags, kind, self.head, mss, self.at, self.place - self.at) + packet
-
-    def cut(self, mss: int) -> list[Segment]:
-        """Its segments (Linux `Documentation/networking/segmentation-offloads.rst`)."""
-        parts = [self.payload[at : at + mss] for at in range(0, len(self.payload), mss)] or [b""]
-        return [
-            replace(
-                self,
-                payload=part,
-                seq=self.seq + n * mss,
-                ident=self.ident + n,
-                flags=self.flags & ~(CWR if n else 0) & ~(0 if n == len(parts) - 1 else FIN | PSH),
-            )
-            for n, part in enumerate(parts)
-        ]
-
-    def stream(self, count: int) -> list[Segment]:
-        """This segment and what follows it, `count` in all and of equal length."""
-        return [
-            replace(self, seq=self.seq + n * len(self.payload), ident=self.ident + n) for n in range(count)
-        ]
-
-
-def made(segments: Iterable[Segment]) -> list[bytes]:
-    """Their packets."""
-    return [one.packet for one in segments]
-
-
-def counts(found: Iterable[bytes]) -> list[int]:
-    """How many packets each frame stands for."""
-    return [len(packets(one)) for one in found]
-
-
-def data(size: int) -> bytes:
-    """Octets in which no two words next to each other are the same."""
-    return bytes((n * 167 + (n >> 8) * 31) & 0xFF for n in range(size))
-
-
-VERSIONS = pytest.mark.parametrize("version", [4, 6])
-PROTOCOLS = pytest.mark.parametrize("protocol", [TCP, UDP])
-
-near = st.integers(0, 3000)
-sequences = st.one_of(st.integers(0, 0xFFFFFFFF), near.map(lambda n: 0xFFFFFFFF - n))
-idents = st.one_of(st.integers(0, 0xFFFF), st.integers(0xFFF0, 0xFFFF))
-options = st.sampled_from([b"", TIMES, bytes(range(40))])
-payloads = st.builds(lambda size, start: data(size + start)[start:], st.integers(0, 700), st.integers(0, 900))
-
-
-@st.composite
-def segments(draw: st.DrawFn, protocol: int, *, plain: bool = False) -> Segment:
-    """Any segment; a plain one has no IP options and no extension headers."""
-    version = draw(st.sampled_from([4, 6]))
-    between, kind = b"", 0
-    if not plain:
-        if version == 4:
-            between = draw(st.sampled_from([b"", b"\x94\x04\0\0", bytes([1]) * 40]))
-        else:
-            # Routing, hop-by-hop, hop-by-hop then destination options, none.
-            behind = bytes((protocol, 0, 1, 4, 0, 0, 0, 0))
-            between, kind = draw(
-                st.sampled_from(
-                    [
-                        (b"", 0),
-                        (bytes((protocol,)) + ROUTING[1:], 43),
-                        (behind, 0),
-                        (bytes((60,)) + behind[1:] + behind, 0),
-                    ]
-                )
-            )
-    return Segment(
-        draw(payloads),
-        version,
-        protocol,
-        ports=draw(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))),
-        seq=draw(sequences),
-        ack=draw(st.integers(0, 0xFFFFFFFF)),
-        flags=draw(st.integers(0, 0xFF)) if not plain else ACK,
-        window=draw(st.integers(0, 0xFFFF)),
-        options=draw(options) if protocol == TCP else b"",
-        tos=draw(st.integers(0, 0xFF)),
-        label=draw(st.integers(0, 0xFFFFF)),
-        ident=draw(idents),
-        fragment=draw(st.sampled_from([0, 0x4000])),
-        ttl=draw(st.integers(1, 255)),
-        between=between,
-        kind=kind,
-    )
-
-
-# Reading -------------------------------------------------------------------------------------------------
-
-
-def test_a_plain_frame_is_its_packet() -> None:
-    """Otherwise the device's own header is encrypted; octets behind the packet are cut off elsewhere."""
-    packet = Segment().packet
-    assert packets(bytes(10) + packet) == [packet]
-    assert packets(bytes(10) + packet + b"\0\0\0") == [packet + b"\0\0\0"]
-    assert packets(b"\2" + bytes(9) + packet) == [packet]  # DATA_VALID
-
-
-@given(st.sampled_from([TCP, UDP]).flatmap(segments))
-def test_a_missing_checksum_is_completed(one: Segment) -> None:
-    """The peer's host would drop nearly all that is sent: the kernel leaves this work to the device."""
-    assert packets(one.frame()) == [one.packet]
-
-
-@PROTOCOLS
-@VERSIONS
-def test_a_sum_of_zero_is_all_ones_in_udp_only(version: int, protocol: int) -> None:
-    """A UDP checksum of zero says that there is none, and IPv6 forbids that (RFC 8200 section 8.1)."""
-    size = 2 * (2 if protocol == UDP else 3)
-    for n in range(0x10000):
-        one = Segment(n.to_bytes(2, "big") + b"\0\0" * (size // 2 - 1), version, protocol)
-        bare = one.transport(0)
-        if internet(one.pseudo(len(bare)) + bare) == 0:
-            break
-    want = b"\xff\xff" if protocol == UDP else b"\0\0"
-    kind = 5 if protocol == UDP else 1 if version == 4 else 4
-    for frame in (one.frame(), one.frame(kind, 1000)):
-        (found,) = packets(frame)
-        assert found[one.place : one.place + 2] == want
-        assert found == one.packet
-
-
-@given(segments(TCP), st.integers(1, 300), st.booleans(), st.booleans())
-def test_a_tcp_frame_is_cut_up_as_the_kernel_would(one: Segment, mss: int, ecn: bool, partial: bool) -> None:
-    """Wrong numbers, lengths, flags or checksums in any segment are lost data for the whole connection."""
-    mss += len(one.payload) // 40
-    kind = (1 if one.four else 4) | (0x80 if ecn else 0)
-    if not partial and not one.four and one.between:
-        return  # the header of the frame is what says where TCP begins
-    assert packets(one.frame(kind, mss, flags=int(partial))) == made(one.cut(mss))
-
-
-@given(segments(UDP), st.integers(1, 300))
-def test_a_udp_frame_is_cut_up_as_the_kernel_would(one: Segment, mss: int) -> None:
-    """Datagrams with wrong lengths or checksums never reach the application."""
-    mss += len(one.payload) // 40
-    assert packets(one.frame(5, mss)) == made(one.cut(mss))
-
-
-@VERSIONS
-def test_only_the_last_segment_pushes_and_ends_and_only_the_first_has_cwr(version: int) -> None:
-    """FIN too early loses the rest of the stream; CWR repeated says that the sender slowed down again."""
-    one = Segment(data(2500), version, flags=FIN | PSH | ACK | ECE | CWR)
-    found = packets(one.frame(0x81 if version == 4 else 0x84, 1000))
-    assert [packet[one.at + 13] for packet in found] == [ACK | ECE | CWR, ACK | ECE, FIN | PSH | ACK | ECE]
-    (alone,) = packets(one.frame(0x81 if version == 4 else 0x84, 2500))
-    assert alone[one.at + 13] == one.flags
-
-
-@pytest.mark.parametrize("ident", [0xFFFD, 0xFFFF, 0])
-def test_numbers_go_round(ident: int) -> None:
-    """The field in front would change with the overflow: another port, another length."""
-    one = Segment(data(6000), seq=0xFFFFFFFF - 2500, ident=ident)
-    assert packets(one.frame(1, 1000)) == made(one.cut(1000))
-
-
-def test_header_checksums_go_round() -> None:
-    """A checksum below zero would make another protocol of the packet."""
-    one = replace(checking(Segment(data(1000)), 2), payload=data(6000))
-    found = packets(one.frame(1, 1000))
-    assert [packet[10] << 8 | packet[11] for packet in found] == [2, 1, 0, 0xFFFE, 0xFFFD, 0xFFFC]
-    assert found == made(one.cut(1000))
-
-
-def checking(one: Segment, check: int) -> Segment:
-    """The segment with the identification that gives its IPv4 header this checksum."""
-    was = int.from_bytes(one.packet[10:12], "big") + one.ident
-    return replace(one, ident=(was - check) % 0xFFFF)
-
-
-GOOD = Segment(data(900))
-SIX = replace(GOOD, version=6)
-GOOD_UDP = replace(GOOD, protocol=UDP)
-SHIFTED = replace(SIX, seq=0x50000000)  # eight octets earlier there would be a TCP header, too
-OPTIONS6 = bytes((TCP, 0, 1, 4, 0, 0, 0, 0))
-
-
-def changed(frame: bytes, at: int, octets: bytes) -> bytes:
-    """The frame with other octets at an offset."""
-    return frame[:at] + octets + frame[at + len(octets) :]
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(GOOD.frame()[:9], id="half a header"),
-        pytest.param(bytes(10), id="no packet"),
-        pytest.param(GOOD.frame(1, 0), id="no segment size"),
-        pytest.param(GOOD.frame(3, 100), id="UFO"),
-        pytest.param(GOOD.frame(2, 100), id="unknown kind"),
-        pytest.param(GOOD.frame(0x80, 100), id="ECN without a kind"),
-        pytest.param(GOOD_UDP.frame(0x85, 100), id="ECN of UDP"),
-        pytest.param(GOOD_UDP.frame(1, 100), id="UDP as TCP"),
-        pytest.param(GOOD.frame(5, 100), id="TCP as UDP"),
-        pytest.param(GOOD.frame(4, 100), id="IPv4 as IPv6"),
-        pytest.param(SIX.frame(1, 100), id="IPv6 as IPv4"),
-        pytest.param(replace(SIX, between=OPTIONS6, kind=99).frame(4, 100), id="unknown extension header"),
-        pytest.param(replace(SIX, between=OPTIONS6, kind=44).frame(4, 100), id="fragment"),
-        pytest.param(replace(SIX, between=OPTIONS6).frame(4, 100, flags=0), id="TCP not where it would be"),
-        pytest.param(replace(SIX, between=b"\6\7" + OPTIONS6[2:]).frame(4, 100), id="extension too long"),
-        pytest.param(changed(SIX.frame(4, 100), 6, b"\x20\0"), id="IPv6 header cut off by the start"),
-        pytest.param(changed(SHIFTED.frame(4, 100), 6, pack("=H", 32)), id="IPv6 header too short"),
-        pytest.param(changed(GOOD.frame(1, 100), 10, b"\x44"), id="IPv4 header too short"),
-        pytest.param(changed(GOOD.frame(1, 100), 12, b"\0\x28"), id="IPv4 length"),
-        pytest.param(changed(SIX.frame(4, 100), 14, b"\xff\xff"), id="IPv6 length"),
-        pytest.param(GOOD.frame(1, 100) + b"\0", id="octets behind"),
-        pytest.param(changed(GOOD.frame(1, 100), 42, b"\x40"), id="TCP header too short"),
-        pytest.param(replace(GOOD, payload=b"").frame(1, 100)[:-1], id="TCP header cut off"),
-        pytest.param(
-            changed(replace(GOOD, payload=b"").frame(1, 100), 42, b"\xf0"),
-            id="TCP options that are not there",
-        ),
-        pytest.param(changed(GOOD_UDP.frame(5, 100), 34, b"\0\x10"), id="UDP length"),
-        pytest.param(changed(GOOD.frame(1, 100), 6, pack("=H", 24)), id="checksum from elsewhere"),
-        pytest.param(changed(GOOD.frame(1, 100), 8, pack("=H", 6)), id="checksum elsewhere"),
-        pytest.param(changed(GOOD.frame(1, 100), 6, pack("=HH", 24, 12)), id="checksum of less"),
-        pytest.param(changed(GOOD.frame(), 6, pack("=H", 925)), id="checksum behind the packet"),
-        pytest.param(changed(GOOD.frame(), 8, pack("=H", 0xFFFF)), id="checksum far behind"),
-        pytest.param(changed(GOOD.frame(), 8, pack("=H", 919)), id="half a checksum"),
-    ],
-)
-def test_what_the_kernel_would_not_send_is_dropped(frame: bytes) -> None:
-    """Cut up anyway, it would be packets nobody sent; as another exception it would end the reading loop."""
-    with pytest.raises(Dropped) as caught:
-        packets(frame)
-    assert caught.value.reason == "malformed"
-
-
-@st.composite
-def octets(draw: st.DrawFn) -> bytes:
-    """A frame with anything in it, often with most of it right."""
-    one = draw(
-        st.sampled_from([GOOD, SIX, GOOD_UDP, replace(SIX, between=OPTIONS6), replace(GOOD, payload=b"")])
-    )
-    kind = draw(st.sampled_from([0, 1, 3, 4, 5, 0x81, 0x84]))
-    frame = bytearray(
-        one.frame(kind, draw(st.sampled_from([0, 1, 100, 5000])), flags=draw(st.integers(0, 1)))
-    )
-    for at in draw(st.lists(st.integers(0, 75), max_size=3)):
-        if at < len(frame):
-            frame[at] = draw(st.integers(0, 255))
-    return bytes(frame[: draw(st.integers(0, 100))]) if draw(st.booleans()) else bytes(frame)
-
-
-@given(st.one_of(st.binary(max_size=120), octets()))
-def test_any_octets_are_packets_or_dropped(frame: bytes) -> None:
-    """An exception of another kind would end the loop that reads the TUN device."""
-    with suppress(Dropped):
-        assert packets(frame)
-
-
-# Writing -------------------------------------------------------------------------------------------------
+pytestmark = ONE_ENGINE
 
 
 @PROTOCOLS
@@ -885,15 +531,6 @@ def test_frames_are_the_packets_they_were_made_of(several: list[bytes], uso: boo
             assert all(map(sound, each))
         else:
             assert frame == bytes(10) + each[0]
-
-
-def sound(packet: bytes) -> bool:
-    """Whether every checksum of a packet without IP options is right."""
-    four = packet[0] >> 4 == 4
-    at, protocol = (20, packet[9]) if four else (40, packet[6])
-    addresses = packet[12:20] if four else packet[8:40]
-    pseudo = addresses + pack(">HI", protocol, len(packet) - at)
-    return internet(pseudo + packet[at:]) == 0 and (not four or internet(packet[:20]) == 0)
 
 
 @st.composite
