@@ -127,23 +127,27 @@ class NattSockets:
         return found
 
     def write_batch(self, packets: Sequence[Outgoing]) -> None:
-        """Send datagrams and trains; what the system refuses is counted."""
+        """Send datagrams and trains; what the system refuses is counted packet by packet."""
         for packet in packets:
             assert packet.path is not None
             try:
                 self._send(packet, packet.data, packet.segment)
             except OSError as error:
-                if not packet.segment or error.errno not in _WHOLE:
-                    self.counters[_FAILURES.get(error.errno or 0, "send-failed")] += 1
-                    continue
-                self._send_segments(packet)
+                if packet.segment and error.errno in _WHOLE:
+                    self._send_segments(packet)
+                else:
+                    segment = packet.segment or len(packet.data)
+                    self._count(error, -(-len(packet.data) // segment))
 
     def _send_segments(self, packet: Outgoing) -> None:
         for at in range(0, len(packet.data), packet.segment):
             try:
                 self._send(packet, packet.data[at : at + packet.segment], 0)
             except OSError as error:
-                self.counters[_FAILURES.get(error.errno or 0, "send-failed")] += 1
+                self._count(error, 1)
+
+    def _count(self, error: OSError, packets: int) -> None:
+        self.counters[_FAILURES.get(error.errno or 0, "send-failed")] += packets
 
     def _send(self, packet: Outgoing, data: bytes, segment: int) -> None:
         """One system call; raises `OSError`."""
