@@ -5,36 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.windows import HALF, LAST, Remembering
 
 from sadb.replay import LARGEST, SMALLEST, ReplayWindow
-
-HALF = 1 << 32
-LAST = HALF * HALF - 1
-
-
-class Remembering:
-    """The slow and obvious window: every number ever accepted, and arithmetic without cases."""
-
-    def __init__(self, size: int, *, esn: bool) -> None:
-        self.size, self.esn = size, esn
-        self.accepted: set[int] = set()
-
-    @property
-    def highest(self) -> int:
-        return max(self.accepted, default=0)
-
-    @property
-    def lowest(self) -> int:
-        """The left edge of the window."""
-        return max(self.highest - self.size + 1, 0)
-
-    def full(self, low: int) -> int:
-        """The first number from the left edge on that ends in these 32 bits."""
-        return self.lowest + (low - self.lowest) % HALF if self.esn else low
-
-    def check(self, number: int) -> bool:
-        limit = LAST if self.esn else HALF - 1
-        return max(self.lowest, 1) <= number <= limit and number not in self.accepted
 
 
 def started(size: int, esn: bool, highest: int) -> tuple[ReplayWindow, Remembering]:
