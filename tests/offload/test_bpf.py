@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from struct import pack
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.engines import ONE_ENGINE
 from support.require import require
@@ -90,7 +90,6 @@ def test_keepalives_and_what_is_too_short_go_to_the_daemon(host: str, data: byte
 
 
 @given(spis=st.lists(st.integers(1, 0xFFFFFFFF), min_size=1, max_size=8), workers=st.integers(1, 5))
-@settings(max_examples=30)
 def test_any_spi_has_one_worker(spis: list[int], workers: int) -> None:
     """The same arithmetic in the kernel and in whoever says where an SPI is at home."""
     with group("127.0.0.1", workers) as sockets:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.engines import ONE_ENGINE
 from support.require import require
@@ -109,7 +109,6 @@ shapes = st.tuples(st.integers(1, 1500), st.integers(0, 43), st.integers(1, 1500
 
 
 @given(trains=st.lists(shapes, min_size=1, max_size=8), version=st.sampled_from([4, 6]))
-@settings(max_examples=25)
 def test_trains_of_all_sizes_come_in_order(trains: list[tuple[int, int, int]], version: int) -> None:
     """Two trains of different sizes are two trains, also where one could be taken for the other's end."""
     with ends(version) as (left, right):

@@ -32,6 +32,8 @@ if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where i
 chosen = "python"
 ONE_ENGINE = pytest.mark.parametrize("engine", ["python"], indirect=True)  # for modules without any
 
+LARGEST_TRAIN = 65507  # octets in one datagram of IPv4
+
 NETS = {4: ("10.1.0.0/16", "10.2.0.0/16"), 6: ("2001:db8:a::/48", "2001:db8:b::/48")}
 GATEWAYS = {4: ("192.0.2.1", "198.51.100.1"), 6: ("2001:db8:1::1", "2001:db8:2::1")}
 HOSTS = {4: ("10.1.0.5", "10.2.0.7"), 6: ("2001:db8:a::5", "2001:db8:b::7")}
@@ -183,6 +185,35 @@ def arrived(outgoing: Iterable[Outgoing], *, traffic_class: int | None = None) -
         if packet is not None:
             found.append(off_the_wire(packet, traffic_class))
     return found
+
+
+def trains(arrived: Iterable[Arrived]) -> list[Arrived]:
+    """Datagrams put together as UDP_GRO does it: of equal length, but for a shorter one at the end."""
+    found: list[Arrived] = []
+    room = False
+    for one in arrived:
+        last = found[-1] if room else None
+        if (
+            last is not None
+            and (one.path, one.traffic_class) == (last.path, last.traffic_class)
+            and len(one.data) <= last.segment
+            and len(last.data) + len(one.data) <= LARGEST_TRAIN
+        ):
+            found[-1] = last = replace(last, data=last.data + one.data)
+        else:
+            last = replace(one, segment=len(one.data) if one.path is not None else 0)
+            found.append(last)
+        room = len(one.data) == last.segment
+    return found
+
+
+def datagrams(arrived: Iterable[Arrived]) -> list[Arrived]:
+    """Trains taken apart."""
+    return [
+        replace(one, data=one.data[at : at + (one.segment or len(one.data))], segment=0)
+        for one in arrived
+        for at in range(0, len(one.data), one.segment or len(one.data))
+    ]
 
 
 def off_the_wire(packet: bytes, traffic_class: int | None = None) -> Arrived:

@@ -131,5 +131,28 @@ class NativeEngine(SoftwareEngine):
                     sa.sequence = words[at + NUMBER]
 
 
+class WorkerEngine(NativeEngine):
+    """One of several workers: the state of its only pair is in an account of theirs, and nowhere else."""
+
+    def __init__(self, random: Callable[[int], bytes], slot: int, **options: Any) -> None:
+        super().__init__(random, **options)
+        self._slot = slot
+
+    @staticmethod
+    def account() -> int:
+        """A new one."""
+        return next(_slots)
+
+    def install(self, pair: SaPair) -> None:
+        self.native.slots[pair] = self._slot
+        SoftwareEngine.install(self, pair)
+
+    def _push(self) -> None:
+        pass
+
+    def _pull(self, now: float) -> None:
+        pass
+
+
 def _number(sa: SecurityAssociation) -> int:
     return sa.replay.highest if sa.replay is not None else sa.sequence

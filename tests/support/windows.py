@@ -30,12 +30,12 @@ class Remembering:
         limit = LAST if self.esn else HALF - 1
         return max(self.lowest, 1) <= number <= limit and number not in self.accepted
 
-    def verdict(self, number: int) -> str:
-        """What becomes of an authentic packet that was sent with this number, which is noted if it is new."""
+    def verdict(self, number: int, *, authentic: bool = True) -> str:
+        """What becomes of a packet with this number, which is noted if it is new and authentic."""
         whole = self.full(number % HALF)
         if not self.check(whole):
             return "replayed" if whole in self.accepted and whole >= self.lowest else "late"
-        if whole != number:
-            return "unverified"  # taken for one of the next 2^32
+        if whole != number or not authentic:  # it may be taken for one of the next 2^32
+            return "unverified"
         self.accepted.add(number)
         return ""
