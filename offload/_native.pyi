@@ -105,6 +105,6 @@ class Table:
 
     def open(
         self, data: bytes, segment: int, header: bytes, traffic_class: int, udp: bool, /
-    ) -> list[bytes | Packet | tuple[bytes]]:
-        """What `pump_in` would do with a train: frames, packets to be admitted, datagrams to be opened, in
-        order. For tests."""
+    ) -> tuple[list[bytes | Packet | tuple[bytes]], int]:
+        """What `pump_in` would do with a train: frames, and at the end perhaps a packet to be admitted or a
+        datagram to be opened, after which it waits for Python; and how many octets that was. For tests."""

@@ -410,24 +410,24 @@ static PyObject *open_train(Table *self, PyObject *arguments)
     if (results == NULL)
         return NULL;
     size_t at = (size_t)head, end = (size_t)(head + size);
+    enum opened opened;
     do {
         size_t rest = end - at, one = segment != 0 && rest > segment ? segment : rest;
-        enum opened opened = open_datagram(table, &from, from.buffer + at, one, now(), append_frame, results);
-        PyObject *up = NULL;
+        opened = open_datagram(table, &from, from.buffer + at, one, now(), append_frame, results);
         if (opened != GONE) {
             frame_close(table, append_frame, results);
-            up = opened == TO_ADMIT ? packet_up(table)
-                                    : Py_BuildValue("(y#)", from.buffer + at, (Py_ssize_t)one);
+            PyObject *up = opened == TO_ADMIT ? packet_up(table)
+                                              : Py_BuildValue("(y#)", from.buffer + at, (Py_ssize_t)one);
             if (up != NULL)
                 PyList_Append(results, up);
             Py_XDECREF(up);
         }
         at += one;
-    } while (at < end && !PyErr_Occurred());
+    } while (at < end && opened == GONE);
     frame_close(table, append_frame, results);
     if (PyErr_Occurred())
         Py_CLEAR(results);
-    return results;
+    return results == NULL ? NULL : Py_BuildValue("Nn", results, (Py_ssize_t)at - head);
 }
 
 static PyMethodDef methods[] = {

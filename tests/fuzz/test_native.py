@@ -55,7 +55,7 @@ def test_engine_under_sanitizers(tmp_path: Path, cipher: str) -> None:
         subprocess.check_output(["gcc", f"-print-file-name={one}"], text=True).strip()
         for one in ("libasan.so", "libubsan.so")
     ]
-    tests = ("tests/offload/test_engine.py", "tests/offload/test_path.py")
+    tests = [f"tests/offload/test_{name}.py" for name in ("engine", "path", "trains")]
     show = f"import offload._native as it; assert it.__file__ == {str(module)!r}, it.__file__"
     environment = os.environ | {
         "LD_PRELOAD": " ".join(runtimes),

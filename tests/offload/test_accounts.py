@@ -106,7 +106,7 @@ table = Table(Ledger(fileno=int(sys.argv[1])).memory, bytes(16))
 print(flush=True)
 sys.stdin.readline()
 found = array("Q", [table.number(2, False) for _ in range(int(sys.argv[2]))])
-assert all(table.accept(2, 4096, number) for number in found[-1:])
+table.accept(2, 4096, found[-1])  # or it is too late, for the other one was far ahead
 sys.stdout.buffer.write(found.tobytes())
 """
 

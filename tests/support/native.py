@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from offload import ip, vnet
@@ -78,38 +79,35 @@ class NativeEngine(SoftwareEngine):
     def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
         batch = Batch()
         for one in arrived:
-            self._push()
-            found = self._native(one, now) if one.protocol == ip.ESP else super().inbound([one], now)
-            self._pull(now)
-            batch.wire += found.wire
-            batch.local += found.local
+            if one.protocol == ip.ESP:
+                self._train(one, now, batch)
+            else:
+                self._push()
+                self._add(batch, super().inbound([one], now))
+                self._pull(now)
         return batch
 
-    def _native(self, one: Arrived, now: float) -> Batch:
-        batch = Batch()
-        for found in self.table.open(
-            one.data, one.segment, one.header, one.traffic_class, one.path is not None
-        ):
-            if isinstance(found, bytes):
-                self.passed += 1
-                batch.local += vnet.packets(found)
-                continue
-            if len(found) == 2:
-                rest = self.admitted(*found)
-            else:
-                up = Arrived(
-                    one.protocol,
-                    one.source,
-                    one.destination,
-                    found[0],
-                    one.traffic_class,
-                    one.header,
-                    one.path,
-                )
-                rest = super().inbound([up], now)
-            batch.wire += rest.wire
-            batch.local += rest.local
-        return batch
+    def _train(self, one: Arrived, now: float, batch: Batch) -> None:
+        """What is handed up is dealt with before the loop goes on with what is behind it."""
+        at, udp = 0, one.path is not None
+        while at == 0 or at < len(one.data):
+            self._push()
+            found, used = self.table.open(one.data[at:], one.segment, one.header, one.traffic_class, udp)
+            for each in found:
+                if isinstance(each, bytes):
+                    self.passed += 1
+                    batch.local += vnet.packets(each)
+                elif len(each) == 2:
+                    self._add(batch, self.admitted(*each))
+                else:
+                    self._add(batch, super().inbound([replace(one, data=each[0], segment=0)], now))
+            self._pull(now)
+            at += max(1, used)
+
+    @staticmethod
+    def _add(batch: Batch, found: Batch) -> None:
+        batch.wire += found.wire
+        batch.local += found.local
 
     def _push(self) -> None:
         for pair, slot in self.native.slots.items():
