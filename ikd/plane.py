@@ -153,7 +153,13 @@ class HostPlane(Plane):
         self.workers.link_mtu = probes.link_mtu
         self.workers.open(loop, self._tun, shares)
         stack.callback(self.workers.close)
-        self._host = Host(settings.device, settings.mtu, MARK, stay_closed=settings.stay_closed)
+        self._host = Host(
+            settings.device,
+            settings.mtu,
+            MARK,
+            stay_closed=settings.stay_closed,
+            interfaces=sorted(self.transport.interfaces),
+        )
 
     def close(self) -> None:
         """Routes, rules and filter first, so that nothing is led into a device that is gone."""

@@ -200,7 +200,10 @@ class DaemonSettings:
         "Local addresses to speak IKE on; the two wildcards stand for every address of this host.",
     )
     interfaces: tuple[str, ...] = _option(
-        (), _texts("the name of an interface"), "Answer only datagrams that arrive on these; empty means all."
+        (),
+        _texts("the name of an interface"),
+        "Take IKE and ESP in UDP only where they arrive on these, which need not be there yet; empty means "
+        "all.",
     )
     control: str = _option(
         "/run/ikd/control.sock", _text("a path"), "The control socket. One daemon owns it at a time."

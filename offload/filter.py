@@ -6,6 +6,7 @@ What each chain does (RFC 4301 section 5: the SPD is asked for every packet, in 
     departing  local packets, after NAT of their destination: marks what secure flows cover, so that routing
     passing    leads it into the TUN device; the same for packets this host forwards
     leaving    after any NAT: drops what has to be protected and goes elsewhere than to the device
+    receiving  drops ESP in UDP, and IKE on its port, for this host off interfaces that nobody listens on
 
 `departing` sees packets with their inner addresses, `leaving` with those on the wire; what either one has to
 protect does not pass. The table refers to the device by name, so it goes on working when the device is gone.
@@ -31,7 +32,8 @@ BLOCKED: Final = "blocked"  # a block rule, in either direction
 CLEAR_IN: Final = "clear_in"  # came in the clear, protection is required
 CLEAR_OUT: Final = "clear_out"  # was about to leave in the clear, protection is required
 FRAGMENTS: Final = "fragments"  # a later fragment without ports that might belong to one of these
-REASONS: Final = (BLOCKED, CLEAR_IN, CLEAR_OUT, FRAGMENTS)
+INTERFACE: Final = "interface"  # ESP in UDP on an interface that is not listened on
+REASONS: Final = (BLOCKED, CLEAR_IN, CLEAR_OUT, FRAGMENTS, INTERFACE)
 
 AH: Final = 51
 OWN_BITS: Final = 0xFFFF  # the part of a mark that says it is one of ours
@@ -83,8 +85,17 @@ def table_name(device: str) -> str:
     return f"ikd_{device}"
 
 
-def ruleset(flows: Iterable[Flow], device: str, mtu: int, marks: Marks, *, stay_closed: bool = True) -> str:
-    """The table's definition. With `stay_closed` false the kernel removes it when its maker is gone."""
+def ruleset(
+    flows: Iterable[Flow],
+    device: str,
+    mtu: int,
+    marks: Marks,
+    *,
+    stay_closed: bool = True,
+    interfaces: Sequence[str] = (),
+) -> str:
+    """The table's definition. With `stay_closed` false the kernel removes it when its maker is gone. ESP in
+    UDP is taken from `interfaces` only, which need not exist yet; none means all."""
     ordered = sorted(flows, key=lambda flow: flow.order)
     arriving = _classified(ordered, _INBOUND, lambda flow: _fate(flow, flow.inbound, "unprotected_in"))
     leaving = _classified(ordered, _OUTBOUND, lambda flow: _fate(flow, flow.outbound, "unprotected_out"))
@@ -105,6 +116,7 @@ def ruleset(flows: Iterable[Flow], device: str, mtu: int, marks: Marks, *, stay_
         "arriving": "\n".join(arriving),
         "leaving": "\n".join(leaving),
         "steering": "\n".join(steering),
+        "receiving": _elsewhere(interfaces),
     }
     return _TABLE.format_map(words)
 
@@ -193,6 +205,11 @@ udp sport {ports} accept
 meta mark {must} goto unprotected_out
 {leaving}
 }}
+chain receiving {{
+type filter hook input priority -300; policy accept;
+iifname lo accept
+{receiving}
+}}
 }}
 """
 
@@ -208,6 +225,14 @@ _WHOLE: Final = {4: (0, (1 << 32) - 1), 6: (0, (1 << 128) - 1)}
 _FAMILY: Final = {4: ("ip", "meta nfproto ipv4"), 6: ("ip6", "meta nfproto ipv6")}
 _LATER: Final = {4: "ip frag-off & 0x1fff != 0", 6: "frag frag-off != 0"}
 _FOREIGN_ICMP: Final = {4: ICMPV6, 6: ICMP}
+
+
+def _elsewhere(interfaces: Sequence[str]) -> str:
+    """What drops ESP in UDP that came in elsewhere, if that matters."""
+    if not interfaces:
+        return ""
+    names = ", ".join(f'"{name}"' for name in sorted(set(interfaces)))
+    return f"udp dport {NATT_PORT} iifname != {{ {names} }} counter name {INTERFACE} drop"
 
 
 def _fate(flow: Flow, level: Level, unprotected: str) -> str:

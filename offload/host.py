@@ -48,10 +48,12 @@ class Host:
         mark: int,
         *,
         stay_closed: bool = True,
+        interfaces: Sequence[str] = (),
         table: int | None = None,
         priority: int | None = None,
     ) -> None:
         self.device, self.mtu, self.stay_closed = device, mtu, stay_closed
+        self.interfaces = interfaces
         self.marks = Marks.of(device, mark)
         self.numbers = Numbers.of(self.marks.number, table, priority)
         self._table = table_name(device)
@@ -115,7 +117,14 @@ class Host:
 
     def _replace_filter(self, flows: Sequence[Flow]) -> None:
         """One transaction: the old table, also one of a former run, goes when the new one comes."""
-        text = ruleset(flows, self.device, self.mtu, self.marks, stay_closed=self.stay_closed)
+        text = ruleset(
+            flows,
+            self.device,
+            self.mtu,
+            self.marks,
+            stay_closed=self.stay_closed,
+            interfaces=self.interfaces,
+        )
         counted: dict[str, int] = {}
         if self._table in self._nft.tables():
             text = f"delete table inet {self._table}\n{text}"

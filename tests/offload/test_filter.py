@@ -129,6 +129,13 @@ def test_authentication_header_in_ipv6() -> None:
     assert chain("leaving", one) == ["ip6 daddr 2001:db8::1 ip6 nexthdr 51 goto unprotected_out"]
 
 
+def test_interfaces_that_are_not_listened_on() -> None:
+    """Nothing may be dropped where the administrator named none; what is named need not be there yet."""
+    assert "udp dport 4500 iifname" not in ruleset((), "ikd0", 1400, MARKS)
+    text = ruleset((), "ikd0", 1400, MARKS, interfaces=("ppp0", "e0"))
+    assert 'udp dport 4500 iifname != { "e0", "ppp0" } counter name interface drop' in text
+
+
 def test_crash_decides_the_owner_flag() -> None:
     """With it the kernel removes the table with its maker; without, it stays."""
     assert "flags owner" in ruleset((), "ikd0", 1400, MARKS, stay_closed=False)
