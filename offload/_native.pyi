@@ -31,6 +31,7 @@ class Table:
         tunnel: bool,
         udp: bool,
         fileno: int,
+        fileno_without_df: int,
         wildcard: bool,
         dscp: int,
         dont_fragment: int,
@@ -99,9 +100,9 @@ class Table:
     def pump_in(self, fileno: int, udp: bool, device: int, budget: int, /) -> bool | Packet | Datagram | None:
         """The same from a socket to the device; None when the socket has an error to fetch."""
 
-    def seal(self, frame: bytes, /) -> list[tuple[int, int, int, bytes]] | None:
-        """What `pump_out` would do with a frame: trains as slot, segment, traffic class and octets. None: it
-        would be handed up. For tests."""
+    def seal(self, frame: bytes, /) -> list[tuple[int, int, int, bool, bytes]] | None:
+        """What `pump_out` would do with a frame: trains as slot, segment, traffic class, DF (of UDP) and
+        octets. None: it would be handed up. For tests."""
 
     def open(
         self, data: bytes, segment: int, header: bytes, traffic_class: int, udp: bool, /

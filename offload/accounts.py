@@ -74,13 +74,13 @@ class LedgerAccounts(Accounts):
 
 
 class NativeAccounts(Accounts):
-    """State in the ledger, shared with the native loop. `socket(sa)` gives the descriptor an SA sends with
-    and whether that is bound to no address."""
+    """State in the ledger, shared with the native loop. `sockets(sa)` gives the descriptors an SA sends with,
+    with DF and without, and whether they are bound to no address."""
 
-    def __init__(self, table: Table, socket: Callable[[SecurityAssociation], tuple[int, bool]]) -> None:
+    def __init__(self, table: Table, sockets: Callable[[SecurityAssociation], tuple[int, int, bool]]) -> None:
         self.table = table
         self.slots: dict[SaPair, int] = {}
-        self._socket = socket
+        self._sockets = sockets
 
     def meter(self, pair: SaPair, inbound: bool) -> Meter:
         return SharedMeter(pair.inbound if inbound else pair.outbound, self.table, self.slots[pair], inbound)
@@ -91,7 +91,6 @@ class NativeAccounts(Accounts):
     def install(self, pair: SaPair) -> None:
         slot, out, back = self.slots[pair], pair.outbound, pair.inbound
         if _is_native(out):
-            fileno, wildcard = self._socket(out)
             ports = out.encapsulation or (0, 0)
             self.table.add_outbound(
                 slot,
@@ -100,8 +99,7 @@ class NativeAccounts(Accounts):
                 out.suite.esn,
                 out.mode is Mode.TUNNEL,
                 out.encapsulation is not None,
-                fileno,
-                wildcard,
+                *self._sockets(out),
                 -1 if out.dscp is None else out.dscp,
                 -1 if out.dont_fragment is None else int(out.dont_fragment),
                 out.source.packed,

@@ -18,6 +18,10 @@ _INSTRUCTION: Final = struct.Struct("=HBBI")
 # linux/bpf_common.h
 _LOAD_WORD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _LOAD_WORD_BEHIND: Final = 0x40  # BPF_LD | BPF_W | BPF_IND: from X on
+_LOAD_HALF: Final = 0x28  # BPF_LD | BPF_H | BPF_ABS
+_LOAD_HALF_BEHIND: Final = 0x48  # BPF_LD | BPF_H | BPF_IND
+_LOAD_BYTE: Final = 0x30  # BPF_LD | BPF_B | BPF_ABS
+_LOAD_BYTE_BEHIND: Final = 0x50  # BPF_LD | BPF_B | BPF_IND
 _LOAD_LENGTH: Final = 0xB1  # BPF_LDX | BPF_B | BPF_MSH: X is the length of the IPv4 header
 _JUMP_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _MODULO: Final = 0x94  # BPF_ALU | BPF_MOD | BPF_K
@@ -50,6 +54,24 @@ def share(at: int, number: int, shares: int, header: bool) -> list[Instruction]:
         *load,
         (_MODULO, 0, 0, shares),
         (_JUMP_EQUAL, 0, 1, number),
+        (_RETURN, 0, 0, _EVERYTHING),
+        (_RETURN, 0, 0, 0),
+    ]
+
+
+def too_big(four: bool) -> list[Instruction]:
+    """Whether a raw socket for ICMP gets a message: those that a datagram was too big for its path. In IPv4
+    the program sees the header, in IPv6 it does not."""
+    if four:
+        kind = [(_LOAD_LENGTH, 0, 0, 0), (_LOAD_HALF_BEHIND, 0, 0, 0), (_JUMP_EQUAL, 0, 3, 0x0304)]
+        quoted = (_LOAD_BYTE_BEHIND, 0, 0, 8 + 9)
+    else:
+        kind = [(_LOAD_HALF, 0, 0, 0), (_JUMP_EQUAL, 0, 3, 0x0200)]
+        quoted = (_LOAD_BYTE, 0, 0, 8 + 6)
+    return [
+        *kind,
+        quoted,
+        (_JUMP_EQUAL, 0, 1, socket.IPPROTO_UDP),
         (_RETURN, 0, 0, _EVERYTHING),
         (_RETURN, 0, 0, 0),
     ]

@@ -2,7 +2,10 @@
 trains out.
 
 Linux takes and gives several datagrams of one length at once (udp(7), UDP_SEGMENT and UDP_GRO). Each socket
-is one worker's; `offload.bpf.demultiplexer` decides who gets what."""
+is one worker's; `offload.bpf.demultiplexer` decides who gets what. DF is a property of the socket (ip(7)), so
+each has two at a place: one for datagrams that have it, which receives, too, and one for those that IP may
+cut up. What the kernel believes about a path does not limit the first, see `offload.raw`; what does not fit
+the link itself goes by the second."""
 
 from __future__ import annotations
 
@@ -11,22 +14,30 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from offload.channel import address
 from offload.outer import Arrived, Outgoing
+from offload.raw import (
+    IP_MTU_DISCOVER,
+    IP_RECVERR,
+    IPV6_MTU_DISCOVER,
+    IPV6_RECVERR,
+    LARGEST,
+    PMTUDISC_PROBE,
+    reported,
+)
 from sadb.address import Address, Path, SocketAddress
 
 ESP: Final = 50
-LARGEST: Final = 65_535
 BUFFER: Final = 16 << 20
 ADDRESSES: Final = 8192  # socket addresses kept; a stranger can vary them, so the table is emptied when full
-MTU: Final = 1500  # of a link that says nothing, or less: smaller ones are learned from the network
+MTU: Final = 1500  # octets, of a link that says nothing
 
 # Linux numbers that the socket module of Python 3.11 does not name
-IP_MTU_DISCOVER, IP_PKTINFO, IP_RECVTOS, IP_MTU = 10, 8, 13, 14
-IPV6_MTU_DISCOVER, IPV6_MTU = 23, 24
-PMTUDISC_DONT: Final = 0  # no DF: what became too long on the way is fragmented by IP
+IP_PKTINFO, IP_RECVTOS, IP_MTU, IPV6_MTU = 8, 13, 14, 24
+PMTUDISC_DONT: Final = 0  # no DF: IP fragments
 UDP_SEGMENT, UDP_GRO = 103, 104
 SO_RXQ_OVFL, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 40, 32, 33
 
@@ -35,6 +46,7 @@ _SHORT: Final = struct.Struct("=H")
 _PKTINFO4: Final = struct.Struct("=i4s4s")
 _PKTINFO6: Final = struct.Struct("=16si")
 _SPACE: Final = 256
+_NO_LINKS: Final = bytes(65_507)  # the largest datagram of IPv4
 _WHOLE: Final = frozenset(
     (errno.EINVAL, errno.EMSGSIZE, errno.EIO)
 )  # the system will not cut a train up here
@@ -49,9 +61,11 @@ _FAILURES: Final = {
 _Ancillary = list[tuple[int, int, bytes]]
 
 
-def opened(where: Address, port: int, mark: int) -> socket.socket:
-    """A socket bound to what the daemon's is, for one worker; raises `OSError`."""
+def opened(where: Address, port: int, mark: int, *, receives: bool = True) -> socket.socket:
+    """A socket bound to what the daemon's is, for one worker: that with DF, which receives, or the other one;
+    raises `OSError`."""
     four = where.version == 4
+    discovery = PMTUDISC_PROBE if receives else PMTUDISC_DONT
     sock = socket.socket(
         socket.AF_INET if four else socket.AF_INET6,
         socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
@@ -60,18 +74,18 @@ def opened(where: Address, port: int, mark: int) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER if receives else 0)
         sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER)
         sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         if four:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
-            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
+            sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, discovery)
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
+            sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, discovery)
         sock.bind((str(where), port))
     except OSError:
         sock.close()
@@ -85,8 +99,8 @@ class NattSockets:
     def __init__(self, sockets: Iterable[socket.socket]) -> None:
         self.counters: Counter[str] = Counter()
         self._sockets = {one.fileno(): one for one in sockets}
-        self._bound: dict[tuple[int, str, int], socket.socket] = {}
-        self._wildcards: dict[tuple[int, int], socket.socket] = {}
+        self._bound: dict[tuple[bool, int, str, int], socket.socket] = {}
+        self._wildcards: dict[tuple[bool, int, int], socket.socket] = {}
         self._names: dict[tuple[bytes, int], SocketAddress] = {}
         self._overflows: dict[int, int] = {}
         self._ports = {fileno: one.getsockname()[1] for fileno, one in self._sockets.items()}
@@ -94,20 +108,21 @@ class NattSockets:
             version = 4 if one.family == socket.AF_INET else 6
             host, port = one.getsockname()[:2]
             if host in ("0.0.0.0", "::"):
-                self._wildcards[version, port] = one
+                self._wildcards[_whole(one), version, port] = one
             else:
-                self._bound[version, host, port] = one
+                self._bound[_whole(one), version, host, port] = one
 
     def filenos(self) -> tuple[int, ...]:
         """Each is readable when datagrams wait."""
-        return tuple(self._sockets)
+        return tuple(fileno for fileno, one in self._sockets.items() if _whole(one))
 
-    def sender(self, local: Address, port: int) -> tuple[int, bool]:
-        """The descriptor that sends from an address, and whether that has to be said; -1 if there is none."""
-        found = self._bound.get((local.version, str(local), port))
+    def sender(self, local: Address, port: int, dont_fragment: bool) -> tuple[int, bool]:
+        """The descriptor that sends from an address, with DF or without, and whether the address has to be
+        said; -1 if there is none."""
+        found = self._bound.get((dont_fragment, local.version, str(local), port))
         if found is not None:
             return found.fileno(), False
-        found = self._wildcards.get((local.version, port))
+        found = self._wildcards.get((dont_fragment, local.version, port))
         return found.fileno() if found is not None else -1, True
 
     def read_batch(self, fileno: int, limit: int) -> list[Arrived]:
@@ -131,29 +146,37 @@ class NattSockets:
         for packet in packets:
             assert packet.path is not None
             try:
-                self._send(packet, packet.data, packet.segment)
+                self._send(packet, packet.data, packet.segment, packet.dont_fragment)
             except OSError as error:
-                if packet.segment and error.errno in _WHOLE:
+                if error.errno in _WHOLE:
                     self._send_segments(packet)
                 else:
                     segment = packet.segment or len(packet.data)
                     self._count(error, -(-len(packet.data) // segment))
 
     def _send_segments(self, packet: Outgoing) -> None:
-        for at in range(0, len(packet.data), packet.segment):
+        """One by one, and without DF what the link does not take."""
+        size = packet.segment or len(packet.data)
+        for at in range(0, len(packet.data), size):
+            data = packet.data[at : at + size]
             try:
-                self._send(packet, packet.data[at : at + packet.segment], 0)
+                try:
+                    self._send(packet, data, 0, packet.dont_fragment)
+                except OSError as error:
+                    if error.errno != errno.EMSGSIZE:
+                        raise
+                    self._send(packet, data, 0, False)
             except OSError as error:
                 self._count(error, 1)
 
     def _count(self, error: OSError, packets: int) -> None:
         self.counters[_FAILURES.get(error.errno or 0, "send-failed")] += packets
 
-    def _send(self, packet: Outgoing, data: bytes, segment: int) -> None:
+    def _send(self, packet: Outgoing, data: bytes, segment: int, dont_fragment: bool) -> None:
         """One system call; raises `OSError`."""
         assert packet.path is not None
         local, peer = packet.path.local, packet.path.peer
-        fileno, wildcard = self.sender(local.address, local.port)
+        fileno, wildcard = self.sender(local.address, local.port, dont_fragment)
         if fileno < 0:
             raise OSError(errno.ENETUNREACH, "no socket")
         ancillary: _Ancillary = []
@@ -214,9 +237,16 @@ class NattSockets:
         return found
 
 
+def _whole(sock: socket.socket) -> bool:
+    """Whether what a socket sends has DF."""
+    four = sock.family == socket.AF_INET
+    option = (socket.IPPROTO_IP, IP_MTU_DISCOVER) if four else (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER)
+    return sock.getsockopt(*option) == PMTUDISC_PROBE
+
+
 class Probes:
-    """Asks which packets a link takes. What the kernel knows of the path beyond the link is not asked, see
-    `offload.raw`."""
+    """Asks which packets a link takes, with datagrams that none takes. What the kernel knows of the path
+    beyond the link does not count, see `offload.raw`."""
 
     def __init__(self, mark: int) -> None:
         self._mark = mark
@@ -230,17 +260,33 @@ class Probes:
             one.close()
 
     def link_mtu(self, destination: Address) -> int:
-        """Octets of a packet that the link towards an address takes, at least 1500."""
-        four = destination.version == 4
+        """Octets of a packet that the link towards an address takes; 1500 when nobody knows."""
         try:
-            probe = self._sockets.get(destination.version)
-            if probe is None:
-                family = socket.AF_INET if four else socket.AF_INET6
-                probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-                self._sockets[destination.version] = probe
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+            probe = self._probe(destination.version)
             probe.connect((str(destination), 9))
+            four = destination.version == 4
             option = (socket.IPPROTO_IP, IP_MTU) if four else (socket.IPPROTO_IPV6, IPV6_MTU)
-            return max(MTU, min(probe.getsockopt(*option), LARGEST))
+            if probe.getsockopt(*option) >= LARGEST:  # it would be sent
+                return LARGEST
+            with suppress(OSError):
+                probe.send(_NO_LINKS)
+            _, ancillary, _, about = probe.recvmsg(0, _SPACE, socket.MSG_ERRQUEUE)
+            report = reported(b"", ancillary, about[0], None)
+            return report.mtu if report else MTU
         except OSError:
             return MTU
+
+    def _probe(self, version: int) -> socket.socket:
+        probe = self._sockets.get(version)
+        if probe is None:
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
+            probe = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            self._sockets[version] = probe
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
+            if version == 4:
+                probe.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE)
+                probe.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+            else:
+                probe.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE)
+                probe.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        return probe

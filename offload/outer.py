@@ -12,13 +12,14 @@ ESP = 50
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A protected packet. With `path` it is the payload of a UDP datagram (RFC 3948) with this traffic class,
-    or of a train of them, `segment` octets each, the last one perhaps shorter; without, `data` is a whole IP
-    packet, outer header included, for a raw socket."""
+    or of a train of them, `segment` octets each, the last one perhaps shorter; IP may cut it up unless it has
+    `dont_fragment`. Without, `data` is a whole IP packet, outer header included, for a raw socket."""
 
     data: bytes
     path: Path | None = None
     traffic_class: int = 0
     segment: int = 0
+    dont_fragment: bool = False
 
 
 @dataclass(frozen=True, slots=True)

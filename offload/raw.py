@@ -37,7 +37,7 @@ IP_MTU_DISCOVER: Final = 10
 IP_RECVERR: Final = 11
 IPV6_MTU_DISCOVER: Final = 23
 IPV6_RECVERR: Final = 25
-PMTUDISC_PROBE: Final = 3
+PMTUDISC_PROBE: Final = 3  # DF, and the link is the only limit
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
 
@@ -55,11 +55,13 @@ _ERROR_KINDS: Final = frozenset(((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROT
 @dataclass(frozen=True, slots=True)
 class TooBig:
     """Packets to `destination` may have at most `mtu` octets. `spi` is that of the packet an ICMP message is
-    about: anybody can send one, so believe it for an SA of ours only. None: our own link said so."""
+    about, and `ports` are its UDP ports, ours first: anybody can send one, so believe it for an SA of ours
+    only. Without ports, no SPI means that our own link said so; with them, that the message is short."""
 
     destination: Address
     mtu: int
     spi: int | None = None
+    ports: tuple[int, int] | None = None
 
 
 class RawSockets:
@@ -111,6 +113,10 @@ class RawSockets:
         """The descriptor that sends packets of an IP version, or -1."""
         found = self._senders.get(version)
         return found.fileno() if found else -1
+
+    def senders(self) -> tuple[int, ...]:
+        """Descriptors with an error when the system said why it did not send."""
+        return tuple(one.fileno() for one in self._senders.values())
 
     def close(self) -> None:
         """Close all sockets; safe to repeat."""
@@ -186,7 +192,7 @@ class RawSockets:
                 receiver = self._receivers.get(sock.fileno())
                 if receiver:
                     self.counters["icmp errors"] += 1
-                report = _too_big(data, ancillary, about[0] if about else "", receiver)
+                report = reported(data, ancillary, about[0] if about else "", receiver)
                 if report:
                     self._told.append(report)
 
@@ -269,7 +275,7 @@ def _destination(data: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET6, data[24:40])
 
 
-def _too_big(
+def reported(
     data: bytes,
     ancillary: Sequence[tuple[int, int, bytes]],
     about: str,

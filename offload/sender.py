@@ -87,12 +87,12 @@ class Sender:
         first = packets[0]
         four = first[0] >> 4 == 4
         sealed = self._esp.seal_train(number, packets, ip.IPV4 if four else ip.IPV6)
-        size, traffic = len(sealed[0]), self._traffic(first, four)
+        size, traffic, whole = len(sealed[0]), self._traffic(first, four), self._whole(first, four)
         if size > _LARGEST_UDP:
             raise ip.Dropped("too-big")
         most = min(_LARGEST_UDP // size, TRAIN)
         trains = [sealed[at : at + most] for at in range(0, len(sealed), most)]
-        return [Outgoing(b"".join(train), self._path, traffic, size) for train in trains]
+        return [Outgoing(b"".join(train), self._path, traffic, size, whole) for train in trains]
 
     # One function for each protocol and mode; `packet` is as long as its header says --------------------
 
@@ -101,7 +101,7 @@ class Sender:
         four = packet[0] >> 4 == 4
         sealed = self._esp.seal(number, packet, ip.IPV4 if four else ip.IPV6)
         if self._path is not None:
-            return _in_udp(sealed, self._path, self._traffic(packet, four))
+            return _in_udp(sealed, self._path, self._traffic(packet, four), self._whole(packet, four))
         return Outgoing(self._header(packet, four, len(sealed)) + sealed)
 
     def _ah_tunnel(self, packet: bytes, number: int) -> Outgoing:
@@ -112,15 +112,20 @@ class Sender:
         return Outgoing(self._ah.sign(number, header, field, ip.IPV4 if four else ip.IPV6, packet))
 
     def _header(self, packet: bytes, four: bool, payload: int) -> bytes:
-        """The outer header: ECN is the inner packet's (RFC 6040 section 4.1), DSCP and DF are it or the SA's.
-        What must not be fragmented on the way in IPv6 must not be in IPv4 either."""
+        """The outer header: ECN is the inner packet's (RFC 6040 section 4.1), DSCP and DF are it or the
+        SA's."""
         traffic = self._traffic(packet, four)
         if self.version == 6:
             return self._outer.header(traffic, payload)
-        flags = self._flags
-        if flags is None:
-            flags = (packet[6] & 0x40) << 8 if four else ip.DONT_FRAGMENT
+        flags = ip.DONT_FRAGMENT if self._whole(packet, four) else 0
         return self._outer.header(traffic, payload, self._ident(), flags)
+
+    def _whole(self, packet: bytes, four: bool) -> bool:
+        """Whether the outer packet has DF. What must not be fragmented on the way in IPv6 must not be in IPv4
+        either."""
+        if self._flags is not None:
+            return self._flags > 0
+        return not four or packet[6] & 0x40 > 0
 
     def _traffic(self, packet: bytes, four: bool) -> int:
         traffic = packet[1] if four else (packet[0] & 15) << 4 | packet[1] >> 4
@@ -131,7 +136,8 @@ class Sender:
         at, field, protocol = ip.insertion(packet)
         sealed = self._esp.seal(number, packet[at:], protocol)
         if self._path is not None:
-            return _in_udp(sealed, self._path, ip.traffic_class(packet))
+            whole = self._whole(packet, packet[0] >> 4 == 4)
+            return _in_udp(sealed, self._path, ip.traffic_class(packet), whole)
         return Outgoing(ip.addressed(self._own(packet[:at]), field, ip.ESP, len(sealed)) + sealed)
 
     def _ah_transport(self, packet: bytes, number: int) -> Outgoing:
@@ -152,7 +158,7 @@ class Sender:
         return bytes(head)
 
 
-def _in_udp(sealed: bytes, path: Path, traffic: int) -> Outgoing:
+def _in_udp(sealed: bytes, path: Path, traffic: int, whole: bool) -> Outgoing:
     if len(sealed) > _LARGEST_UDP:
         raise ip.Dropped("too-big")
-    return Outgoing(sealed, path, traffic)
+    return Outgoing(sealed, path, traffic, dont_fragment=whole)

@@ -8,7 +8,7 @@ TUN device would send it round again, and nothing else leads out. A packet witho
 A packet that, once protected, would exceed the path MTU (learned with `path_mtu`, else the link's) is treated
 as its sender wishes. With DF, or in IPv6, it is answered with ICMP through the TUN device. Otherwise it is
 cut up: before ESP or AH in tunnel mode if the SA covers fragments, which show no ports; else behind it. UDP
-datagrams are left to the host's stack to fragment. Fragments from the TUN device are put together first.
+datagrams leave without DF then, for IP to cut up. Fragments from the TUN device are put together first.
 
 Inbound: SPI, then `Receiver`. `Twins` keeps clients behind one NAT apart, both ways. Notices go out when a
 batch is done, so that their owner may call back.
@@ -19,7 +19,7 @@ Where the native loop runs, `Accounts` tells it of SAs and flows, and only what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from offload import icmp, ip, vnet
@@ -105,7 +105,8 @@ class SoftwareEngine:
         # made when first used: of 100 000 pairs few are busy
         self._senders: dict[SaPair, Sender] = {}
         self._receivers: dict[int, Receiver] = {}
-        self._busy: dict[Address, set[int]] = {}  # SPIs of senders by destination
+        # SPIs of senders by destination and UDP ports
+        self._busy: dict[tuple[Address, tuple[int, int] | None], set[int]] = {}
         # flow key -> sender, longest packet that fits, port it goes to if that is another than it shows
         self._routes: dict[bytes, tuple[Sender, int, bytes]] = {}
         self._twins = Twins(random, self._covered, self._reroute)
@@ -288,7 +289,7 @@ class SoftwareEngine:
         sender = self._senders.get(pair)
         if sender is None:
             sender = self._senders[pair] = Sender(pair, self._random, self._ident, self._accounts)
-            self._busy.setdefault(pair.outbound.destination, set()).add(pair.outbound.spi)
+            self._busy.setdefault(_place(pair), set()).add(pair.outbound.spi)
         fits = sender.fits(self._mtu(pair.outbound), packet)
         route = sender, fits, port
         key = ip.flow_key(packet)
@@ -361,7 +362,7 @@ class SoftwareEngine:
             if outgoing.path is None:
                 batch.wire += (Outgoing(part) for part in split(outgoing.data, mtu, self._ident()))
             else:
-                batch.wire.append(outgoing)
+                batch.wire.append(outgoing if piece is not packet else replace(outgoing, dont_fragment=False))
 
     # Inbound ---------------------------------------------------------------------------------------------
 
@@ -435,12 +436,20 @@ class SoftwareEngine:
 
     # Paths and time --------------------------------------------------------------------------------------
 
-    def path_mtu(self, destination: Address, mtu: int, now: float, spi: int | None = None) -> None:
+    def path_mtu(
+        self,
+        destination: Address,
+        mtu: int,
+        now: float,
+        spi: int | None = None,
+        ports: tuple[int, int] | None = None,
+    ) -> None:
         """The network told that packets to an outer address may have at most `mtu` octets. Anybody can say
-        so: only smaller values are believed, none below what IP guarantees, and only for addresses packets
-        are sent to; `spi` is that of the packet quoted, which must then be one of theirs."""
+        so: only smaller values are believed, none below what IP guarantees, and only for addresses, and
+        `ports` of UDP, packets are sent to; `spi` is that of the packet quoted, which must then be one of
+        theirs."""
         mtu = max(mtu, ip.SMALLEST_MTU[destination.version])
-        spis = self._busy.get(destination, ())
+        spis = self._busy.get((destination, ports), ())
         known = self._mtus.get(destination)
         if (known is None or mtu < known[0]) and (spi in spis if spi is not None else spis):
             self._mtus[destination] = mtu, now + MTU_SECONDS
@@ -486,11 +495,10 @@ class SoftwareEngine:
         self._reroute(None)
         if self._senders.pop(pair, None) is None:
             return
-        destination = pair.outbound.destination
-        spis = self._busy[destination]
+        spis = self._busy[_place(pair)]
         spis.discard(pair.outbound.spi)
         if not spis:
-            del self._busy[destination]
+            del self._busy[_place(pair)]
 
     def _crossed(self, meter: Meter, pair: SaPair, *, inbound: bool) -> None:
         spi = pair.inbound.spi if inbound else pair.outbound.spi
@@ -503,6 +511,11 @@ class SoftwareEngine:
             notices, self._notices = self._notices, []
             for notice in notices:
                 self.notify(notice)
+
+
+def _place(pair: SaPair) -> tuple[Address, tuple[int, int] | None]:
+    """Where a pair's packets go: the address, and both ports if that is by UDP."""
+    return pair.outbound.destination, pair.outbound.encapsulation
 
 
 def check(pair: SaPair) -> None:

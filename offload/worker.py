@@ -27,11 +27,12 @@ import msgspec
 
 from offload import channel, vnet
 from offload.accounts import LedgerAccounts, NativeAccounts
+from offload.hints import Hints
 from offload.ledger import Ledger
 from offload.meter import Bucket
 from offload.natt import NattSockets
 from offload.outer import Arrived
-from offload.raw import ESP, RawSockets
+from offload.raw import ESP, RawSockets, TooBig
 from offload.software import Batch, SoftwareEngine
 from offload.tun import Queue
 from sadb.backend import Notice, Unavailable
@@ -60,6 +61,7 @@ class Order(msgspec.Struct, frozen=True):
     segments_udp: bool
     raw: tuple[int, ...]
     natt: tuple[int, ...]
+    hints: tuple[int, ...]
     queue_packets: int
     queue_flows: int
 
@@ -108,6 +110,7 @@ class Worker:
         self.queue = Queue(order.queue)
         self.raw = RawSockets(socket.socket(fileno=one) for one in order.raw)
         self.natt = NattSockets(socket.socket(fileno=one) for one in order.natt)
+        self.hints = Hints(socket.socket(fileno=one) for one in order.hints)
         self.segments_udp = order.segments_udp
         self.slots: dict[int, SaPair] = {}
         self.early = Early()
@@ -132,12 +135,15 @@ class Worker:
 
         table = Table(self.ledger.memory, os.urandom(16))
         self.drops = lambda: dict(zip(REASONS, table.drops(), strict=True))
-        return NativeAccounts(table, self._socket)
+        return NativeAccounts(table, self._sockets)
 
-    def _socket(self, sa: SecurityAssociation) -> tuple[int, bool]:
+    def _sockets(self, sa: SecurityAssociation) -> tuple[int, int, bool]:
         if sa.encapsulation is None:
-            return self.raw.sender(sa.source.version), True
-        return self.natt.sender(sa.source, sa.encapsulation[0])
+            sender = self.raw.sender(sa.source.version)
+            return sender, sender, True
+        port = sa.encapsulation[0]
+        whole, wildcard = self.natt.sender(sa.source, port, True)
+        return whole, self.natt.sender(sa.source, port, False)[0], wildcard
 
     # Turns -----------------------------------------------------------------------------------------------
 
@@ -148,6 +154,10 @@ class Worker:
         self._watch(self.queue.fileno(), self._device_native if native else self._device)
         for fileno in self.natt.filenos():
             self._watch_socket(fileno, native, udp=True)
+        for fileno in self.hints.filenos():
+            self._watch_hints(fileno)
+        for fileno in self.raw.senders():
+            self._watch_errors(fileno)
         for fileno, protocol in self.raw.receivers():
             self._watch_socket(fileno, native and protocol == ESP, udp=False)
         self._report(time.monotonic())
@@ -171,15 +181,21 @@ class Worker:
         if overdue := self.early.expire(now):
             self._emit(self.engine.inbound(overdue, now))
 
-    def _watch(self, fileno: int, work: Callable[[], None]) -> None:
+    def _watch(self, fileno: int, work: Callable[[], None], events: int = select.EPOLLIN) -> None:
         self.work[fileno] = work
-        self.poll.register(fileno, select.EPOLLIN)
+        self.poll.register(fileno, events)
 
     def _watch_socket(self, fileno: int, native: bool, *, udp: bool) -> None:
         if native:
             self._watch(fileno, lambda: self._socket_native(fileno, udp))
         else:
             self._watch(fileno, lambda: self._socket_python(fileno, udp))
+
+    def _watch_hints(self, fileno: int) -> None:
+        self._watch(fileno, lambda: self._path_mtus(self.hints.read(fileno)))
+
+    def _watch_errors(self, fileno: int) -> None:
+        self._watch(fileno, lambda: self._raw_errors(fileno), 0)  # errors are reported always
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """One turn; a bug of ours is told, and costs the packets of that turn."""
@@ -211,7 +227,7 @@ class Worker:
         arrived = source.read_batch(fileno, TURNS)
         self._orders()
         self._open(arrived)
-        self._path_mtus()
+        self._path_mtus(self.raw.told())
 
     def _open(self, arrived: Sequence[Arrived]) -> None:
         """Open what is for an SA we have; what is for none may only have come before the order to add it."""
@@ -232,8 +248,7 @@ class Worker:
             self._orders()
             if found is None:
                 if not udp:
-                    self.raw.hear(fileno)
-                    self._path_mtus()
+                    self._raw_errors(fileno)
             elif len(found) == 2:
                 self._emit(self.engine.admitted(*found))
             else:
@@ -266,14 +281,19 @@ class Worker:
             bare = [one for one in batch.wire if one.path is None]
             if bare:
                 self.raw.write_batch(bare)
-                self._path_mtus()
+                self._path_mtus(self.raw.told())
         if batch.local:
             self.queue.write_batch(vnet.frames(batch.local, uso=self.segments_udp))
 
-    def _path_mtus(self) -> None:
+    def _raw_errors(self, fileno: int) -> None:
+        self.raw.hear(fileno)
+        self._path_mtus(self.raw.told())
+
+    def _path_mtus(self, reports: Sequence[TooBig]) -> None:
         """What the network told about the size of packets."""
-        for report in self.raw.told():
-            self.engine.path_mtu(report.destination, report.mtu, time.monotonic(), report.spi)
+        now = time.monotonic()
+        for one in reports:
+            self.engine.path_mtu(one.destination, one.mtu, now, one.spi, one.ports)
 
     # The daemon ------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from offload import bpf, channel, natt
+from offload import bpf, channel, hints, natt
 from offload.channel import Acquired, Answer, Broken, Decoder, Expired, Garbled, Removed, Report, Unknown
 from offload.ledger import Ledger
 from offload.raw import RawSockets
@@ -64,7 +64,8 @@ class Share:
     """The sockets of one worker."""
 
     raw: Sequence[socket.socket]
-    natt: Sequence[socket.socket]
+    natt: list[socket.socket]
+    hints: Sequence[socket.socket]
 
 
 @contextmanager
@@ -74,11 +75,17 @@ def open_shares(
     """Sockets for `count` workers; `places` are addresses, ports and sockets for IKE that ESP in UDP shares.
     Raises `Unavailable` or `OSError`."""
     with ExitStack() as stack:
-        shares = []
-        for number in range(count):
-            raw = [stack.enter_context(one) for one in RawSockets.opened(mark, number, count)]
-            wrapped = [stack.enter_context(natt.opened(where, port, mark)) for where, port, _ in places]
-            shares.append(Share(raw, wrapped))
+        shares = [
+            Share(
+                [stack.enter_context(one) for one in RawSockets.opened(mark, number, count)],
+                [stack.enter_context(natt.opened(where, port, mark)) for where, port, _ in places],
+                [stack.enter_context(one) for one in hints.opened()],
+            )
+            for number in range(count)
+        ]
+        for share in shares:  # behind those that the program below chooses from
+            for where, port, _ in places:
+                share.natt.append(stack.enter_context(natt.opened(where, port, mark, receives=False)))
         for _, _, first in places:
             bpf.attach_reuseport(first, bpf.demultiplexer(count))
         yield shares
@@ -308,6 +315,7 @@ class Workers:
         ours.setblocking(False)
         raw = tuple(one.fileno() for one in share.raw)
         natt = tuple(one.fileno() for one in share.natt)
+        hints = tuple(one.fileno() for one in share.hints)
         order = Order(
             engine,
             theirs.fileno(),
@@ -316,6 +324,7 @@ class Workers:
             self._tun.segments_udp,
             raw,
             natt,
+            hints,
             queue_packets,
             queue_flows,
         )
@@ -323,7 +332,7 @@ class Workers:
             process = subprocess.Popen(
                 [sys.executable, "-m", "offload.worker", msgspec.json.encode(order).decode()],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), self._ledger.fileno, queue, *raw, *natt),
+                pass_fds=(theirs.fileno(), self._ledger.fileno, queue, *raw, *natt, *hints),
             )
         now = self._loop.time()
         return _Process(process, os.pidfd_open(process.pid), ours, now, now)

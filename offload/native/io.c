@@ -105,7 +105,8 @@ static enum reason failure(int error)
     }
 }
 
-/* A train the system will not cut up (another link's MTU, no checksum offload): its segments one by one. */
+/* A train the system will not cut up (another link's MTU, no checksum offload): its segments one by one, and without
+ * DF what the link does not take. */
 static void send_segments(struct table *table, const struct message *message)
 {
     struct envelope envelope;
@@ -115,7 +116,8 @@ static void send_segments(struct table *table, const struct message *message)
         one.at += at, one.count = 1;
         one.size = message->size - at < message->segment ? message->size - at : message->segment;
         envelop(&envelope, &header, &one, table->out.buffer);
-        if (sendmsg(message->sa->fd, &header, MSG_DONTWAIT) < 0)
+        if (sendmsg(one.fd, &header, MSG_DONTWAIT) < 0
+            && (errno != EMSGSIZE || sendmsg(message->sa->fd_cut, &header, MSG_DONTWAIT) < 0))
             table->drops[failure(errno)]++;
     }
 }
@@ -126,8 +128,8 @@ static void flush(struct table *table)
     struct envelope envelopes[BATCH];
     struct mmsghdr headers[BATCH];
     for (int from = 0; from < out->count;) {
-        int fd = out->messages[from].sa->fd, count = 0;
-        for (; count < BATCH && from + count < out->count && out->messages[from + count].sa->fd == fd; count++)
+        int fd = out->messages[from].fd, count = 0;
+        for (; count < BATCH && from + count < out->count && out->messages[from + count].fd == fd; count++)
             envelop(envelopes + count, &headers[count].msg_hdr, out->messages + from + count, out->buffer);
         int sent = sendmmsg(fd, headers, (unsigned)count, MSG_DONTWAIT);
         if (sent > 0) {
@@ -137,7 +139,7 @@ static void flush(struct table *table)
         const struct message *failed = out->messages + from++;
         if (errno == EINTR)
             from--;
-        else if (failed->count > 1 && (errno == EINVAL || errno == EMSGSIZE || errno == EIO))
+        else if (failed->sa->udp && (errno == EINVAL || errno == EMSGSIZE || errno == EIO))
             send_segments(table, failed);
         else
             table->drops[failure(errno)] += failed->count;

@@ -94,9 +94,9 @@ static PyObject *add_outbound(Table *self, PyObject *arguments)
     Py_buffer key, salt, local, peer;
     int cipher, esn, tunnel, udp, wildcard;
     unsigned long long octets, packets;
-    if (!PyArg_ParseTuple(arguments, "IIiy*y*pppipiiy*Hy*HKK", &sa.slot, &sa.spi, &cipher, &key, &salt, &esn, &tunnel,
-                          &udp, &sa.fd, &wildcard, &sa.dscp, &sa.df, &local, &sa.local_port, &peer, &sa.peer_port,
-                          &octets, &packets))
+    if (!PyArg_ParseTuple(arguments, "IIiy*y*pppiipiiy*Hy*HKK", &sa.slot, &sa.spi, &cipher, &key, &salt, &esn, &tunnel,
+                          &udp, &sa.fd, &sa.fd_cut, &wildcard, &sa.dscp, &sa.df, &local, &sa.local_port, &peer,
+                          &sa.peer_port, &octets, &packets))
         return NULL;
     PyObject *result = NULL;
     sa.esn = esn, sa.tunnel = tunnel, sa.udp = udp, sa.wildcard = wildcard;
@@ -118,7 +118,7 @@ static PyObject *add_outbound(Table *self, PyObject *arguments)
 
 static PyObject *add_inbound(Table *self, PyObject *arguments)
 {
-    struct association sa = {.fd = -1};
+    struct association sa = {.fd = -1, .fd_cut = -1};
     Py_buffer key, salt;
     int cipher, esn, tunnel;
     unsigned long long octets, packets;
@@ -371,8 +371,8 @@ static PyObject *seal(Table *self, PyObject *arguments)
     PyObject *trains = PyList_New(0);
     for (int i = 0; trains != NULL && i < table->out.count; i++) {
         const struct message *message = table->out.messages + i;
-        PyObject *train = Py_BuildValue("IIIy#", message->sa->slot, message->segment, (unsigned)message->traffic,
-                                        table->out.buffer + message->at, (Py_ssize_t)message->size);
+        PyObject *train = Py_BuildValue("IIIOy#", message->sa->slot, message->segment, (unsigned)message->traffic,
+                                        message->df ? Py_True : Py_False, table->out.buffer + message->at, (Py_ssize_t)message->size);
         if (train == NULL || PyList_Append(trains, train) != 0)
             Py_CLEAR(trains);
         Py_XDECREF(train);

@@ -88,7 +88,7 @@ struct association {
     uint8_t salt[4];
     bool esn, tunnel, udp, six;     /* six: the outer addresses are IPv6 */
     bool wildcard;                  /* the socket is bound to no address: say which one to send from */
-    int fd;                         /* socket to send with */
+    int fd, fd_cut;                 /* sockets to send with, in UDP with DF and without */
     int dscp, df;                   /* -1: copied from the inner packet */
     uint8_t local[16], peer[16];    /* 4 or 16 octets */
     uint16_t local_port, peer_port; /* of UDP, host byte order */
@@ -109,7 +109,9 @@ struct admitted {
 struct message {
     struct association *sa;
     uint32_t at, size, segment, count;
+    int fd;
     uint8_t traffic;
+    bool df;    /* of UDP */
     bool full;  /* its last segment was a short one */
 };
 

@@ -21,11 +21,12 @@ struct plan {
 };
 
 /* Place for one ESP packet or, with `sa->udp`, a datagram's payload; in the latest train if it is one of it. */
-static uint8_t *room(struct outgoing *out, struct association *sa, uint8_t traffic, size_t size)
+static uint8_t *room(struct outgoing *out, struct association *sa, uint8_t traffic, bool df, size_t size)
 {
     struct message *last = out->messages + out->count - 1;
     uint8_t *place = out->buffer + out->used;
-    if (sa->udp && out->count > 0 && last->sa == sa && last->traffic == traffic && !last->full
+    if (sa->udp && out->count > 0 && last->sa == sa && last->traffic == traffic && last->df == df
+        && !last->full
         && size <= last->segment && last->count < TRAIN_SEGMENTS && last->size + size <= TRAIN_OCTETS) {
         last->full = size < last->segment;
         last->size += (uint32_t)size;
@@ -33,7 +34,7 @@ static uint8_t *room(struct outgoing *out, struct association *sa, uint8_t traff
     } else {
         out->messages[out->count++] = (struct message){
             .sa = sa, .at = (uint32_t)out->used, .size = (uint32_t)size, .segment = (uint32_t)size, .count = 1,
-            .traffic = traffic,
+            .fd = df ? sa->fd : sa->fd_cut, .traffic = traffic, .df = df,
         };
     }
     out->used += size;
@@ -56,6 +57,12 @@ static void ip_checksum(uint8_t *header, size_t size)
     header[10] = header[11] = 0;
     uint16_t value = (uint16_t)~fold(sum(header, size));
     memcpy(header + 10, &value, 2);
+}
+
+/* DF of the outer packet; see offload.sender. */
+static bool dont_fragment(const struct association *sa, const uint8_t *packet)
+{
+    return sa->df >= 0 ? sa->df > 0 : packet[0] >> 4 == 6 || (packet[6] & 0x40) != 0;
 }
 
 /* The outer header of tunnel mode, or the packet's own one in transport mode, before `size` octets of ESP;
@@ -89,11 +96,10 @@ static size_t outer_header(struct table *table, const struct association *sa, co
         memcpy(out + 24, sa->peer, 16);
         return 40;
     }
-    int df = sa->df >= 0 ? sa->df : four ? packet[6] >> 6 & 1 : 1;
     out[0] = 0x45, out[1] = traffic;
     put16(out + 2, (uint32_t)(20 + size));
     put16(out + 4, next_ident(table));
-    put16(out + 6, (uint32_t)df << 14);
+    put16(out + 6, (uint32_t)dont_fragment(sa, packet) << 14);
     out[8] = TTL, out[9] = IPPROTO_ESP;
     memcpy(out + 12, sa->local, 4);
     memcpy(out + 16, sa->peer, 4);
@@ -119,7 +125,8 @@ static void seal_packet(struct table *table, struct association *sa, const struc
     uint8_t *text = sa->tunnel ? packet : packet + plan->ip;
     uint8_t next = sa->tunnel ? (four ? IPPROTO_IPIP : IPPROTO_IPV6) : packet[four ? 9 : 6];
     size_t length = size - (size_t)(text - packet), pad = (size_t)-(length + 2) & 3;
-    uint8_t *trailer = text + length, behind[5], *out = room(&table->out, sa, outer, wire_size(sa, plan, size));
+    uint8_t *trailer = text + length, behind[5], *out;
+    out = room(&table->out, sa, outer, sa->udp && dont_fragment(sa, packet), wire_size(sa, plan, size));
     memcpy(behind, trailer, sizeof behind);
     for (size_t i = 0; i < pad; i++)
         trailer[i] = (uint8_t)(i + 1);

@@ -60,6 +60,13 @@ def natted() -> Iterator[Lab]:
         yield made
 
 
+@pytest.fixture
+def routed() -> Iterator[Lab]:
+    """Two hosts, a router between them."""
+    with Lab(routed=True) as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def domain() -> Iterator[Domain]:
     """A domain of Active Directory, made once: provisioning takes some ten seconds."""

@@ -457,6 +457,19 @@ def test_df_outside_is_the_packets_or_the_sas(wish: bool | None, flags: int | No
     assert found == ([0, 0x40, 0x40] if flags is None else [flags] * 3) * 2
 
 
+@pytest.mark.parametrize(("wish", "whole"), [(None, None), (True, True), (False, False)])
+@pytest.mark.parametrize("outer", [4, 6])
+def test_df_of_udp_is_the_packets_or_the_sas(wish: bool | None, whole: bool | None, outer: int) -> None:
+    """Datagrams without DF are fragmented on the way, and nobody ever learns of the narrow link."""
+    a, _ = hosts(udp=True, outer=outer)
+    a.pair.outbound.dont_fragment = wish
+    a.engine.moved(a.pair, a.pair.outbound.source, a.pair.outbound.destination, (4500, 4500))
+    for _ in range(2):  # looked up, then remembered
+        sent = [between(4), between(4, flags=ip.DONT_FRAGMENT), between(6)]
+        found = [one.dont_fragment for one in a.engine.outbound(sent, 1.0).wire]
+        assert found == ([False, True, True] if whole is None else [whole] * 3)
+
+
 def test_transport_mode_behind_a_nat_mends_the_checksum() -> None:
     """RFC 3948 section 3.1.2: the checksum covers addresses the NAT changed, where it cannot be corrected."""
     a, b = hosts(GCM, Mode.TRANSPORT, udp=True)

@@ -287,6 +287,42 @@ def test_what_strangers_say_about_mtus_is_not_believed() -> None:
     assert 480 < int.from_bytes(error[26:28], "big") < 576
 
 
+def test_hints_about_udp_are_believed_for_our_ports_only() -> None:
+    """A router may quote no more than the ports, so these have to be right; an SPI that is quoted has to be
+    one of ours, and what is about raw ESP says nothing of UDP."""
+    a, _ = hosts(udp=True)
+    sent = between(4, bytes(1000), flags=ip.DONT_FRAGMENT)
+    a.engine.outbound([sent], 0.0)
+    a.engine.path_mtu(PEER, 700, 0.0, 2002)
+    a.engine.path_mtu(PEER, 700, 0.0)
+    a.engine.path_mtu(PEER, 700, 0.0, None, (4500, 4501))
+    a.engine.path_mtu(PEER, 700, 0.0, 77, (4500, 4500))
+    assert a.engine.deadline() is None
+    a.engine.path_mtu(PEER, 1, 0.0, None, (4500, 4500))
+    (error,) = a.engine.outbound([sent], 0.0).local
+    assert 480 < int.from_bytes(error[26:28], "big") < 576
+    b, _ = hosts(udp=True)
+    b.engine.outbound([sent], 0.0)
+    b.engine.path_mtu(PEER, 700, 0.0, 2002, (4500, 4500))
+    assert b.engine.deadline() == 600.0
+
+
+def test_udp_too_large_for_its_path_may_be_cut_by_ip() -> None:
+    """An SA for one port cannot carry fragments, so the datagram itself has to be one that routers cut; what
+    fits keeps its DF."""
+    ends = HOSTS[4]
+    local, remote = (
+        covering(f"{ends[0]}/32", protocol=UDP),
+        covering(f"{ends[1]}/32", protocol=UDP, ports=(53, 53)),
+    )
+    a, b = hosts(local=local, remote=remote, udp=True)
+    a.pair.outbound.dont_fragment = True
+    sent = [between(4, bytes(3000)), between(4)]
+    wire = a.engine.outbound(sent, 1.0).wire
+    assert [one.dont_fragment for one in wire] == [False, True]
+    assert b.engine.inbound(arrived(wire), 1.0).local == sent
+
+
 def test_ipv6_packets_of_1280_octets_always_pass() -> None:
     """RFC 8200 section 5: no IPv6 sender need go lower, so the outer packet is cut instead."""
     a, b = hosts()

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from offload.raw import AH, ESP, IP_RECVERR, IPV6_RECVERR, TooBig, _too_big
+from offload.raw import AH, ESP, IP_RECVERR, IPV6_RECVERR, TooBig, reported
 
 SPI = 0xC0FFEE01
 
@@ -26,7 +26,7 @@ def entry(code: int, mtu: int, *, six: bool = False) -> list[tuple[int, int, byt
 def test_report_names_the_spi(protocol: int, header: bytes, peer: str) -> None:
     """The SPI stands elsewhere in AH; without it a stranger's message could not be told from a router's."""
     with socket.socket() as any_socket:
-        found = _too_big(
+        found = reported(
             header + SPI.to_bytes(4, "big") + bytes(4),
             entry(errno.EMSGSIZE, 1400, six=":" in peer),
             peer,
@@ -37,7 +37,7 @@ def test_report_names_the_spi(protocol: int, header: bytes, peer: str) -> None:
 
 def test_own_link_needs_no_spi() -> None:
     """What our own system says when we send is not to be doubted."""
-    assert _too_big(b"", entry(errno.EMSGSIZE, 1300), "192.0.2.9", None) == TooBig(
+    assert reported(b"", entry(errno.EMSGSIZE, 1300), "192.0.2.9", None) == TooBig(
         ip_address("192.0.2.9"), 1300
     )
 
@@ -45,7 +45,7 @@ def test_own_link_needs_no_spi() -> None:
 @pytest.mark.parametrize(("peer", "least"), [("192.0.2.9", 576), ("2001:db8::9", 1280)])
 def test_claims_below_the_least_mtu_are_raised(peer: str, least: int) -> None:
     """Else one forged message would make every packet a crumb."""
-    found = _too_big(b"", entry(errno.EMSGSIZE, 68, six=":" in peer), peer, None)
+    found = reported(b"", entry(errno.EMSGSIZE, 68, six=":" in peer), peer, None)
     assert found
     assert found.mtu == least
 
@@ -53,7 +53,7 @@ def test_claims_below_the_least_mtu_are_raised(peer: str, least: int) -> None:
 def test_other_errors_and_cut_ones_say_nothing() -> None:
     """A port unreachable is no path MTU, and a message cut before the SPI proves nothing."""
     with socket.socket() as any_socket:
-        assert _too_big(bytes(3), entry(errno.EMSGSIZE, 1400), "192.0.2.9", (any_socket, ESP)) is None
-    assert _too_big(b"", entry(errno.ECONNREFUSED, 1400), "192.0.2.9", None) is None
-    assert _too_big(b"", entry(errno.EMSGSIZE, 1400), "", None) is None
-    assert _too_big(b"", [(socket.IPPROTO_IP, IP_RECVERR, b"short")], "192.0.2.9", None) is None
+        assert reported(bytes(3), entry(errno.EMSGSIZE, 1400), "192.0.2.9", (any_socket, ESP)) is None
+    assert reported(b"", entry(errno.ECONNREFUSED, 1400), "192.0.2.9", None) is None
+    assert reported(b"", entry(errno.EMSGSIZE, 1400), "", None) is None
+    assert reported(b"", [(socket.IPPROTO_IP, IP_RECVERR, b"short")], "192.0.2.9", None) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,11 @@ class Ikd:
 
     def start(self) -> Ikd:
         """Start it; returns when the control socket answers."""
+        self.launch()
+        return self.started()
+
+    def launch(self) -> None:
+        """Start it without waiting."""
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, *IKD, "--config", str(self.directory)],
@@ -98,6 +104,10 @@ class Ikd:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+
+    def started(self) -> Ikd:
+        """Wait until the control socket answers."""
+        assert self._process is not None
         deadline = time.monotonic() + 20
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -187,6 +197,12 @@ class Ikd:
         """The Child SAs."""
         found: list[dict[str, Any]] = self.ask("sa", kind="quick")["quick"]
         return found
+
+    def drops(self) -> dict[str, int]:
+        """Packets that came to nothing in the data plane, by reason."""
+        text = self.ask("metrics")["text"]
+        found = re.findall(r'^ikd_packets_dropped\w*\{reason="([^"]+)"\} (\d+)', text, re.MULTILINE)
+        return {reason: int(number) for reason, number in found if int(number)}
 
     def log(self) -> str:
         """Everything the daemon wrote."""

@@ -3,9 +3,10 @@
     inside_left -- left -- 198.51.100.0/24, 2001:db8::/64 -- right -- inside_right
                       \\ 192.168.7.0/24 -- nat -- /            (with nat=True left is behind it)
     second -- 192.168.8.0/24 --/                                (with neighbour=True another host is, too)
+    left -- 192.168.7.0/24, 2001:db8:7::/64 -- router -- right  (with routed=True)
 
 Names carry the process id and a number, so runs beside each other do not meet. Only IPv4 goes through the
-NAT.
+NAT of nat=True; the router is made one by `masquerade`, for both versions.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _numbers = itertools.count()
 LEFT, RIGHT = "198.51.100.1", "198.51.100.2"
 LEFT6, RIGHT6 = "2001:db8::1", "2001:db8::2"
 NATTED, NAT = "192.168.7.2", "198.51.100.1"
+ROUTED6, ROUTER6 = "2001:db8:7::2", "2001:db8::1"
 NEIGHBOUR = "192.168.8.2"
 INSIDE_LEFT, INSIDE_RIGHT = "10.1.0.1", "10.2.0.1"
 INSIDE_LEFT6, INSIDE_RIGHT6 = "fd00:1::1", "fd00:2::1"
@@ -35,7 +37,7 @@ NET_LEFT6, NET_RIGHT6 = "fd00:1::/64", "fd00:2::/64"
 
 
 MASQUERADE = """
-table ip nat {
+table inet nat {
     chain out {
         type nat hook postrouting priority 100
         oifname e0 masquerade
@@ -207,12 +209,14 @@ def _echo(listener: socket.socket, timeout: float) -> None:
 
 class Lab:
     """The namespaces; `left`, `right`, `nat` and `second` are their names, e0 the link between the hosts on
-    each."""
+    each; `router` is `nat`."""
 
-    def __init__(self, *, nat: bool = False, neighbour: bool = False) -> None:
+    def __init__(self, *, nat: bool = False, neighbour: bool = False, routed: bool = False) -> None:
         prefix = f"ikd{os.getpid()}n{next(_numbers)}"
         self.left, self.right = f"{prefix}l", f"{prefix}r"
-        self.nat = f"{prefix}n" if nat or neighbour else None
+        self.router = f"{prefix}n"
+        self.nat = self.router if nat or neighbour or routed else None
+        self.routed = routed
         self.second = f"{prefix}s" if neighbour else None
         self.left_address = NATTED if self.nat else LEFT
         self._made: list[str] = []
@@ -234,7 +238,10 @@ class Lab:
             self._link(self.nat, "e0", f"{NAT}/24", self.right, "e0", f"{RIGHT}/24")
             ip("-n", self.left, "route", "add", "default", "via", "192.168.7.1")
             run(self.nat, "sysctl", "-qw", "net.ipv4.ip_forward=1")
-            nft(self.nat, MASQUERADE)
+            if self.routed:
+                self._route()
+            else:
+                self.masquerade()
             if self.second:
                 self._link(self.second, "e0", f"{NEIGHBOUR}/24", self.nat, "e2", "192.168.8.1/24")
                 ip("-n", self.second, "route", "add", "default", "via", "192.168.8.1")
@@ -248,6 +255,36 @@ class Lab:
         ):
             self._link(name, "in0", f"{four}/24", name, "in1", None)
             self._address(name, "in0", f"{six}/64")
+
+    def _route(self) -> None:
+        """IPv6 through the router, and no address translated."""
+        self._address(self.left, "e0", f"{ROUTED6}/64")
+        self._address(self.router, "e1", "2001:db8:7::1/64")
+        self._address(self.router, "e0", f"{ROUTER6}/64")
+        self._address(self.right, "e0", f"{RIGHT6}/64")
+        run(self.router, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        ip("-n", self.left, "route", "add", "default", "via", "2001:db8:7::1")
+        ip("-n", self.right, "route", "add", "192.168.7.0/24", "via", NAT)
+        ip("-n", self.right, "route", "add", "2001:db8:7::/64", "via", ROUTER6)
+
+    def masquerade(self) -> None:
+        """Let the router give everybody behind it its own address."""
+        nft(self.router, MASQUERADE)
+
+    def mtu(self, octets: int, *, narrow: int | None = None) -> None:
+        """The MTU of all links on the way, or another one for that of the right host."""
+        ends = [(self.left, "e0"), (self.right, "e0")]
+        if self.nat:
+            ends += [(self.router, "e1"), (self.router, "e0")]
+        for namespace, device in ends:
+            near = device == "e0" and namespace != self.left
+            ip("-n", namespace, "link", "set", device, "mtu", str(narrow if near and narrow else octets))
+
+    def no_trains(self) -> None:
+        """Let the hosts and the router send packets one by one, so that they can be measured and counted on
+        the way."""
+        for namespace in filter(None, (self.left, self.right, self.nat)):
+            ip("-n", namespace, "link", "set", "e0", "gso_max_segs", "1")
 
     def _link(
         self, one: str, device: str, address: str, other: str, other_device: str, other_address: str | None

@@ -30,7 +30,7 @@ class NativeEngine(SoftwareEngine):
     def __init__(self, random: Callable[[int], bytes], **options: Any) -> None:
         self.ledger = _ledger
         self.table = Table(self.ledger.memory, random(16))
-        self.native = NativeAccounts(self.table, lambda sa: (-1, True))
+        self.native = NativeAccounts(self.table, lambda sa: (-1, -1, True))
         self.passed = 0  # packets that needed no Python
         super().__init__(random, accounts=self.native, **options)
 
@@ -66,7 +66,7 @@ class NativeEngine(SoftwareEngine):
             self._pull(now)
         return batch
 
-    def _outgoing(self, slot: int, segment: int, traffic: int, data: bytes) -> list[Outgoing]:
+    def _outgoing(self, slot: int, segment: int, traffic: int, whole: bool, data: bytes) -> list[Outgoing]:
         pair = next(pair for pair, at in self.native.slots.items() if at == slot)
         sa = pair.outbound
         if sa.encapsulation is None:
@@ -74,7 +74,7 @@ class NativeEngine(SoftwareEngine):
         path = Path(
             SocketAddress(sa.source, sa.encapsulation[0]), SocketAddress(sa.destination, sa.encapsulation[1])
         )
-        return [Outgoing(data, path, traffic, segment if len(data) > segment else 0)]
+        return [Outgoing(data, path, traffic, segment if len(data) > segment else 0, whole)]
 
     def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
         batch = Batch()

@@ -113,8 +113,14 @@ class Twins:
     right: Ikd
 
     def __enter__(self) -> Twins:
-        self.right.start()
-        self.left.start()
+        self.right.launch()
+        self.left.launch()
+        try:
+            self.right.started()
+            self.left.started()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,19 +135,21 @@ def twins(
     right_policy: str,
     *,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    left: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Twins:
-    """Two daemons with a policy each, sharing a pre-shared key, as left.lab and right.lab."""
+    """Two daemons with a policy each, sharing a pre-shared key, as left.lab and right.lab; `settings` are
+    those of both, `left` more of the left one."""
     made = [
         Ikd(
             namespace,
             directory / own,
             policy,
             secrets=secrets(SECRET, f"{other}.lab"),
-            settings=merged({"identity": {"id": f"{own}.lab"}}, settings or {}),
+            settings=merged(merged({"identity": {"id": f"{own}.lab"}}, settings or {}), more),
         )
-        for namespace, own, other, policy in (
-            (lab.left, "left", "right", left_policy),
-            (lab.right, "right", "left", right_policy),
+        for namespace, own, other, policy, more in (
+            (lab.left, "left", "right", left_policy, left or {}),
+            (lab.right, "right", "left", right_policy, {}),
         )
     ]
     return Twins(lab, *made)
