@@ -1,10 +1,11 @@
-"""The processes that carry packets die, are more than one, or are the ones in Python: a network between two
-daemons must not notice, but for a moment."""
+"""The processes that carry packets die, hang, are more than one, or are the ones in Python: a network between
+two daemons must not notice, but for a moment."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from support.capture import Capture
 from support.daemon import Ikd
 from support.lab import Lab
 from support.scenario import Twins, eventually, tunnel_policy, twins
+
+from offload.workers import FIRST_PAUSE
 
 pytestmark = pytest.mark.interop
 
@@ -57,6 +60,77 @@ def test_dead_worker_is_replaced_and_all_pairs_with_it(hosts: Lab, place: Path, 
             time.sleep(0.2)
         assert not wire.holds(DATA[:256])
         assert "started again" in both.left.log()
+
+
+def new_pairs(both: Twins, old: set[str]) -> set[str]:
+    """Outbound SPIs on the left when none of the old ones is left."""
+
+    def found() -> set[str]:
+        return {one["spi_out"] for one in both.left.quick()}
+
+    eventually(lambda: found() and found().isdisjoint(old), "new pairs alone")
+    return found()
+
+
+def numbers(wire: Capture) -> list[bytes]:
+    """SPI and sequence number of each ESP packet over IPv4."""
+    return [frame[34:42] for frame in wire.frames() if frame[12:14] == b"\x08\0" and frame[23] == 50]
+
+
+def test_worker_that_dies_again_and_again(hosts: Lab, place: Path) -> None:
+    """A packet that kills workers must not become a busy loop of starting them; and however often they die,
+    no number is used twice, nothing is readable on the wire, and connections go on."""
+    drop = b"marker-in-clear-text"
+    near, far = SIDES
+    with tunnel(hosts, place, engine="native") as both:
+        check(both)
+        seen = {one["spi_out"] for one in both.left.quick()}
+        pauses = []
+        with (
+            Capture(hosts.right, "e0", place / "wire.pcap") as wire,
+            lab.dripping(hosts.left, hosts.right, far, drop, near),
+        ):
+            for _ in range(4):
+                (worker,) = children(both.left)
+                os.kill(worker, signal.SIGKILL)
+                began = time.monotonic()
+                while children(both.left) in ([], [worker]):
+                    time.sleep(0.01)
+                pauses.append(time.monotonic() - began)
+                seen |= new_pairs(both, seen)
+            check(both)
+    assert all(pause >= FIRST_PAUSE * 2**n for n, pause in enumerate(pauses)), pauses
+    assert not wire.holds(drop)
+    used = numbers(wire)
+    assert len(used) == len(set(used)) > 500
+
+
+# The daemon, less patient than it is: the time a worker may be silent is nobody's setting.
+IMPATIENT = """
+import offload.workers as workers
+workers.SILENT_SECONDS, workers.ALIVE_SECONDS = 4.0, 0.5
+from ikd.__main__ import main
+main()
+"""
+
+
+def test_worker_that_hangs_is_replaced(hosts: Lab, place: Path) -> None:
+    """A worker that lives and does nothing holds the packets of everybody: it must be ended, though not
+    before its time."""
+    near, far = SIDES
+    both = tunnel(hosts, place, engine="native")
+    both.left.program = sys.executable, "-c", IMPATIENT
+    with both:
+        check(both)
+        (worker,) = children(both.left)
+        with lab.dripping(hosts.left, hosts.right, far, b"drop", near):
+            os.kill(worker, signal.SIGSTOP)
+            began = time.monotonic()
+            eventually(lambda: children(both.left) not in ([], [worker]), "another worker")
+            assert time.monotonic() - began > 1.5  # 4 s after its last sign of life, which it gives every 2 s
+        check(both)
+        assert "started again" in both.left.log()
+        assert "SIGKILL" in both.left.log()
 
 
 def test_two_workers_share_the_work(hosts: Lab, place: Path) -> None:

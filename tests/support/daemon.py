@@ -49,7 +49,8 @@ class CommandFailed(Exception):
 
 
 class Ikd:
-    """One daemon. `settings` is merged into ikd.toml; `secrets` is the text of secrets.toml."""
+    """One daemon. `settings` is merged into ikd.toml; `secrets` is the text of secrets.toml; `program` may be
+    another one that becomes the daemon."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Ikd:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.namespace = namespace
+        self.program: tuple[str, ...] = IKD
         self.directory = directory
         self.socket = directory / "control.sock"
         self.log_file = directory / "ikd.log"
@@ -98,7 +100,7 @@ class Ikd:
         """Start it without waiting."""
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace, *IKD, "--config", str(self.directory)],
+                ["ip", "netns", "exec", self.namespace, *self.program, "--config", str(self.directory)],
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

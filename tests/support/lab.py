@@ -192,6 +192,47 @@ def tcp(
         return bytes(received)
 
 
+@contextlib.contextmanager
+def dripping(
+    client: str, server: str, destination: str, drop: bytes, source: str | None = None, *, timeout: float = 30
+) -> Iterator[None]:
+    """One TCP connection to an echo server, on which `drop` is sent fifty times a second while the block
+    runs; afterwards all of it must have come back."""
+    with (
+        socket_in(server, socket.AF_INET, socket.SOCK_STREAM) as listener,
+        socket_in(client, socket.AF_INET, socket.SOCK_STREAM) as sender,
+    ):
+        for one in (listener, sender):
+            one.settimeout(timeout)
+        listener.bind((destination, 0))
+        listener.listen()
+        threading.Thread(target=_echo, args=(listener, timeout), daemon=True).start()
+        if source:
+            sender.bind((source, 0))
+        sender.connect(listener.getsockname())
+        over, sent = threading.Event(), 0
+
+        def drip() -> None:
+            nonlocal sent
+            while not over.wait(0.02):
+                sender.sendall(drop)
+                sent += 1
+
+        writer = threading.Thread(target=drip, daemon=True)
+        writer.start()
+        try:
+            yield
+        finally:
+            over.set()
+            writer.join(timeout)
+        sender.shutdown(socket.SHUT_WR)
+        received = bytearray()
+        while part := sender.recv(65536):
+            received += part
+        assert sent > 0
+        assert received == drop * sent
+
+
 def _send(sender: socket.socket, data: bytes) -> None:
     with contextlib.suppress(OSError):
         sender.sendall(data)
