@@ -39,13 +39,17 @@ def lost(hosts: Lab) -> tuple[int, int]:
     return int(found["there"]), int(found["back"])
 
 
-@pytest.mark.parametrize(("engine", "udp"), [("native", False), ("native", True), ("python", True)])
-def test_counters_add_up_with_loss(routed: Lab, place: Path, engine: str, udp: bool) -> None:
+@pytest.mark.parametrize(
+    ("engine", "udp", "workers"),
+    [("native", False, 1), ("native", True, 2), ("python", True, 1)],
+)
+def test_counters_add_up_with_loss(routed: Lab, place: Path, engine: str, udp: bool, workers: int) -> None:
     """Who looks for a fault compares what one side sent with what the other got: the difference must be the
     network's, to the packet, and nothing may look replayed or forged."""
     lab.nft(routed.router, LOSS.format(esp=ESP[udp]))
-    with across(routed, place, udp=udp, engine=engine) as both, Datagrams(routed) as one:
-        stream(routed)
+    with across(routed, place, udp=udp, engine=engine, workers=workers) as both, Datagrams(routed) as one:
+        for _ in range(workers):  # as many flows, spread over the queues by their ports
+            stream(routed)
         for n in range(500):
             one.sender.send(bytes(n))
 
