@@ -25,7 +25,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class PortError(Exception):
-    """A port cannot be as it is wanted; the text says what would do."""
+    """A port cannot be as it is wanted; the text says what would do. `key`: which of `SETTABLE` is wrong."""
+
+    def __init__(self, text: str, key: str = "") -> None:
+        super().__init__(text)
+        self.key = key
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +115,7 @@ class Ports:
             value = getattr(wanted, key)
             if value < low or (high is not None and value > high):
                 span = f"from {low} to {high}" if high is not None else f"from {low} up"
-                raise PortError(f'port "{wanted.name}": {key} must be {span}, not {value}')
+                raise PortError(f'port "{wanted.name}": {key} must be {span}, not {value}', key)
         pools = self.capabilities.pools
         others = [one for one in self if one.name != wanted.name]
         for pool, slots in enumerate(pools):
@@ -121,5 +125,6 @@ class Ports:
                 total = sum(min(one.reserve, one.limit) for one in (*others, wanted))
                 raise PortError(
                     f'port "{wanted.name}": a reserve of {wanted.reserve} makes {total} slots reserved in '
-                    f"all, and the {self.capabilities.name} has {room}; lower a reserve"
+                    f"all, and the {self.capabilities.name} has {room}; lower a reserve",
+                    "reserve",
                 )

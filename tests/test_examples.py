@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ikd import settings
+from ikd import offload_file, settings
 from policy.parse import parse
 from policy.schema import KEYWORDS
 from sadb.selector import Fields
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 FILES = sorted(CONF.rglob("*.toml"))
-POLICIES = [one for one in FILES if one.name != settings.FILE]
+POLICIES = [one for one in FILES if one.name not in (settings.FILE, offload_file.FILE)]
 RESOLVED = {word: [ip_network("192.0.2.0/24")] for word in KEYWORDS}
 
 
@@ -28,6 +28,14 @@ def test_there_are_examples() -> None:
 def test_settings_load(path: Path) -> None:
     """The first thing an administrator copies must be accepted as it is."""
     assert settings.load(path.parent).directory == path.parent
+
+
+def test_offload_loads() -> None:
+    """Its comments show every key; what they say must be what is read."""
+    ports = offload_file.load(CONF)
+    assert ports is not None
+    assert [port.name for port in ports] == ["host", "build", "db"]
+    assert (ports["build"].limit, ports["db"].reserve, ports["db"].weight) == (64, 32, 100)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ LAYERS = (
             "logs",
             "metrics",
             "network",
+            "offload_file",
             "paths",
             "pki",
             "plane",

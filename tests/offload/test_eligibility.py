@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from sadb.algorithms import ENCRYPTION_BY_NAME, INTEGRITY_BY_NAME, QuickSuite, S
 from sadb.sa import Mode, SecurityAssociation, State
 from sadb.secret import Secret
 from sadb.selector import Selector
+
+# No engine takes part.
+pytestmark = pytest.mark.parametrize("engine", ["python"], indirect=True)
 
 ESP, AH = SecurityProtocol.ESP, SecurityProtocol.AH
 FOUR, SIX = ip_address("192.0.2.1"), ip_address("2001:db8::1")
@@ -159,6 +163,13 @@ def test_reasons_are_labels_in_the_order_of_their_checks() -> None:
         "addresses_full slots_full refused options extensions fragment oversize"
     )
     assert all(one.text.endswith(".") and len(one.text) < 110 for one in Reason)
+
+
+def test_the_manual_has_every_reason() -> None:
+    """An operator looks up what `ikctl offload` prints."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "offload.md").read_text(encoding="utf-8")
+    rows = [f"| `{one.value}` | {one.text} |" for one in Reason]
+    assert [line for line in page.splitlines() if line in rows] == rows
 
 
 def test_directions_and_sizes_of_the_profiles() -> None:

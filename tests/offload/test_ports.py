@@ -9,6 +9,9 @@ import pytest
 from offload.capabilities import PROFILES
 from offload.ports import HOST, PortError, Ports
 
+# No engine takes part.
+pytestmark = pytest.mark.parametrize("engine", ["python"], indirect=True)
+
 
 def test_defaults_are_those_of_hyper_v() -> None:
     """Who knows Hyper-V expects 512, and the host among the ports."""

@@ -1,0 +1,147 @@
+"""`offload.toml`: what is read is what was written, and a mistake is told with its place and a remedy."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ikd.offload_file import FILE, load, parse, render, save
+from ikd.settings import SettingsError
+from offload.capabilities import PROFILES
+from offload.ports import SETTABLE, Ports
+
+PORTS = st.dictionaries(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True).filter(lambda name: name != "host"),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "limit": st.integers(0, 5000),
+            "reserve": st.integers(0, 10),
+            "weight": st.integers(0, 100),
+            "trusted": st.booleans(),
+            "exclusive": st.booleans(),
+        },
+    ),
+    max_size=6,
+)
+
+
+def values(ports: Ports) -> object:
+    """All that the file is about."""
+    each = {port.name: [getattr(port, key) for key in SETTABLE] for port in ports}
+    return ports.capabilities.name, ports.enabled, each
+
+
+@given(st.sampled_from(sorted(PROFILES)), st.booleans(), PORTS, st.integers(0, 600))
+def test_what_was_written_is_read(
+    profile: str, enabled: bool, wanted: dict[str, dict[str, int]], limit: int
+) -> None:
+    """A quota that is lost in a restart is another tenant's loss."""
+    ports = Ports(PROFILES[profile], enabled=enabled)
+    ports.change("host", limit=limit)
+    for name, words in wanted.items():
+        ports.attach(name, **words)
+    assert values(parse(render(ports))) == values(ports)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "offload.toml: adapter: missing; write [adapter] with its profile, or remove the file"),
+        ("[adapter]", "offload.toml:1: adapter.profile: missing; name one of 82576, 82599, ideal"),
+        (
+            '[adapter]\nprofile = "82598"',
+            'offload.toml:2: adapter.profile: "82598" is not one of 82576, 82599, ideal; did you mean '
+            '"82599"?',
+        ),
+        (
+            '[adaptor]\nprofile = "82599"',
+            'offload.toml:1: adaptor: unknown key in offload.toml; did you mean "adapter"?',
+        ),
+        (
+            '[adapter]\nprofile = "ideal"\n[port.vm1]\nlimits = 64',
+            'offload.toml:4: port.vm1.limits: unknown key in a port; did you mean "limit"?',
+        ),
+        (
+            '[adapter]\nprofile = "ideal"\n[port.vm1]\nlimit = "64"',
+            'offload.toml:4: port.vm1.limit: "64" is text; it takes a whole number of SAs',
+        ),
+        (
+            '[adapter]\nprofile = "ideal"\n[port.vm1]\n\nweight = 101',
+            'offload.toml:5: port.vm1.weight: port "vm1": weight must be from 0 to 100, not 101',
+        ),
+        (
+            '[adapter]\nprofile = "82576"\n[port.a]\nreserve = 200\n[port.b]\nreserve = 57',
+            'offload.toml:6: port.b.reserve: port "b": a reserve of 57 makes 257 slots reserved in all, and '
+            "the 82576 has 256; lower a reserve",
+        ),
+        (
+            '[adapter]\nprofile = "ideal"\n[port]\nvm1 = 64',
+            "offload.toml:4: port.vm1: a port is a table: write [port.vm1] above its keys",
+        ),
+        (
+            '[adapter]\nprofile = "ideal"\n[port."a b"]',
+            'offload.toml:3: port.a b: "a b" is not a name of a port: 1 to 63 letters, digits and . _ - of '
+            "which the first is a letter or digit",
+        ),
+        ("[adapter", "offload.toml: not TOML: Expected ']' at the end of a table declaration"),
+    ],
+)
+def test_a_mistake_has_its_place_and_a_remedy(text: str, said: str) -> None:
+    """Who edits the file by hand needs the line, the key and what to write instead."""
+    with pytest.raises(SettingsError) as error:
+        parse(text)
+    assert error.value.complaints[0].startswith(said)
+    assert len(error.value.complaints) == 1
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    """One attempt, not one for each."""
+    with pytest.raises(SettingsError) as error:
+        parse("[adapter]\nenabled = 1\n[port.a]\nlimit = -1\n[port.b]\ntrust = true\n")
+    assert [line.split(": ")[1] for line in error.value.complaints] == [
+        "adapter.enabled",
+        "adapter.profile",
+        "port.a.limit",
+        "port.b.trust",
+    ]
+
+
+def test_without_a_file_there_is_no_adapter(tmp_path: Path) -> None:
+    """A host that was never given one must not carry SAs in it."""
+    assert load(tmp_path) is None
+    (tmp_path / FILE).write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_the_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk or a crash must leave the former quotas, and nothing lying about."""
+    ports = Ports(PROFILES["82599"])
+    save(tmp_path, ports)
+    path = tmp_path / FILE
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    path.chmod(0o600)
+    ports.attach("vm1", limit=64)
+    save(tmp_path, ports)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    former = path.read_text()
+    ports.change("vm1", limit=0)
+
+    def fails(_handle: int) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fails)
+        with pytest.raises(OSError, match="no space"):
+            save(tmp_path, ports)
+    assert path.read_text() == former
+    assert os.listdir(tmp_path) == [FILE]
+    again = load(tmp_path)
+    assert again is not None
+    assert again["vm1"].limit == 64
