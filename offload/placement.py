@@ -156,8 +156,7 @@ class FirstCome:
         if because is None:
             del self._known[claim.sa]
             self.table.leave(claim)
-            self._placed.pop(claim.sa, None)
-            self._waiting.get(claim.port, {}).pop(claim.sa, None)
+            self._note(claim)
             if claim.predecessor is not None:  # a rekey that failed: the former pair is the one again
                 claim.predecessor.superseded = None
             return []
@@ -295,11 +294,14 @@ class FirstCome:
     def _note(self, claim: Claim) -> None:
         """Keep a pair among those placed and those waiting, as it now is."""
         waiting = self._waiting.setdefault(claim.port, {})
-        for member, claims in ((bool(claim.placed), self._placed), (any(claim.missing), waiting)):
+        known = claim.sa in self._known
+        for member, claims in ((claim.placed, self._placed), (known and any(claim.missing), waiting)):
             if member:
                 claims[claim.sa] = claim
             else:
                 claims.pop(claim.sa, None)
+        if not waiting:
+            del self._waiting[claim.port]
 
     def _all_waiting(self) -> Iterable[Claim]:
         return (claim for claims in self._waiting.values() for claim in claims.values())
@@ -478,9 +480,7 @@ class Weighted(Ceiling):
 
     def _above_fair_share(self) -> set[Port]:
         """Ports that have more than their weight among the ports with demand gives them."""
-        demand = {claim.port for claim in self._placed.values()} | {
-            port for port, c in self._waiting.items() if c
-        }
+        demand = {claim.port for claim in self._placed.values()} | set(self._waiting)
         weights = sum(port.weight for port in demand)
         return {port for port in demand if port.used * weights > port.weight * self.capabilities.slots}
 

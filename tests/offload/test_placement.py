@@ -55,7 +55,7 @@ class Switch:
     def rekey(self, old: Claim) -> Claim:
         """A successor, which is as long in the adapter as the pair that it replaces."""
         since = self.since.get(old.sa) if old.placed else None
-        claim = self._admit(Claim(self._number(), old.port, old.address, predecessor=old))
+        claim = self._admit(Claim(self._number(), old.port, old.address, old.wanted, predecessor=old))
         if since is not None and claim.placed:
             self.since[claim.sa] = since
         return claim
@@ -450,19 +450,65 @@ def test_a_port_at_its_limit_makes_room_itself() -> None:
 def test_ports_above_their_fair_share_lose_first_and_nobody_below_its_reserve() -> None:
     """The quieter pairs of a port that has little are not the first to go."""
     switch = Switch()
-    for name, reserve in (("vm1", 0), ("vm2", 2), ("vm3", 0)):
+    for name, reserve in (("vm1", 0), ("vm2", 2), ("vm3", 0), ("vm4", 0)):
         switch.ports.attach(name, reserve=reserve)
-    poor = switch.arrive("vm2")
-    rich = full(switch, "vm1")
-    rates = dict.fromkeys(rich, 10_000)
+    promised, poor = switch.arrive("vm2"), switch.arrive("vm4")
+    rates = dict.fromkeys(full(switch, "vm1"), 10_000)
     switch.steady(20, rates)
     challenger = switch.arrive("vm3")
-    decisions = switch.steady(3, rates | {challenger: 1_000_000})
+    decisions = switch.steady(1, rates | {challenger: 1_000_000})
     assert {one.port for one in decisions if one.outcome is Outcome.EVICTED} == {"vm1"}
     crowd = [switch.arrive("vm3") for _ in range(8)]
     switch.steady(60, rates | dict.fromkeys([challenger, *crowd], 1_000_000))
     assert switch.count(port="vm1") == 0
-    assert poor.placed == BOTH  # idle, and within its reserve
+    assert (promised.placed, poor.placed) == (BOTH, set())  # both idle, one within its reserve
+
+
+def test_slots_kept_for_successors_are_not_won_in_a_displacement() -> None:
+    """While some of them are in use, a pair may have what its victim leaves and no more, but all of that."""
+    switch = Switch()
+    rates = dict.fromkeys([switch.arrive() for _ in range(4)], 1_000_000)
+    pair, one_way = switch.arrive(), switch.arrive(wanted=frozenset({OUT}))
+    other = switch.arrive()
+    rekeyed = switch.arrive(wanted=frozenset({IN}))
+    rates[rekeyed] = 1_000_000
+    switch.steady(12, rates)
+    rates[switch.rekey(rekeyed)] = 1_000_000  # one of the two kept slots
+    assert switch.policy.table.free(0) == 1
+    evicted = []
+    for _ in range(3):
+        rates[switch.arrive()] = 1_500_000
+        decisions = switch.steady(1, rates)
+        evicted.append([one.sa for one in decisions if one.outcome is Outcome.EVICTED])
+    assert evicted == [[pair.sa], [one_way.sa, other.sa], []]
+    assert switch.policy.table.free(0) == 2
+
+
+def test_a_victim_of_the_other_table_is_of_no_use() -> None:
+    """Evicting an outbound SA makes no room for an inbound one."""
+    switch = Switch(capabilities=SPLIT)
+    rates = dict.fromkeys([switch.arrive() for _ in range(3)], 1_000_000)
+    rates |= dict.fromkeys([switch.arrive(wanted=frozenset({IN})) for _ in range(3)], 1_000_000)
+    idle = switch.arrive(wanted=frozenset({OUT}))
+    switch.steady(12, rates)
+    challenger = switch.arrive(wanted=frozenset({IN}))
+    switch.steady(1, rates | {challenger: 1_500_000})
+    assert (idle.placed, challenger.placed) == ({OUT}, set())
+
+
+@pytest.mark.parametrize(("sharing", "placed"), [(0, True), (1, False)])
+def test_an_address_is_won_only_with_its_last_sa(sharing: int, placed: bool) -> None:
+    """Evicting one of two SAs of an address would cost it its slot and help nobody."""
+    switch = Switch(capabilities=SPLIT)
+    inbound = frozenset({IN})
+    switch.arrive(address=0, wanted=inbound)
+    for _ in range(sharing):
+        switch.arrive(address=0, wanted=inbound)
+    rates = {switch.arrive(address=n, wanted=inbound): 1_000_000 for n in (1, 2)}
+    switch.steady(12, rates)
+    challenger = switch.arrive(address=3, wanted=inbound)
+    decisions = switch.steady(1, rates | {challenger: 1_500_000})
+    assert (bool(challenger.placed), bool(decisions)) == (placed, placed)
 
 
 def test_exclusive_ports_take_from_others_once_they_have_traffic() -> None:
@@ -495,6 +541,19 @@ def test_a_successor_inherits_the_score_and_the_slot() -> None:
     assert why(switch, claims[1]) == "ageing"
     switch.leave(claims[0])
     assert switch.rekey(claims[2]).placed == claims[2].placed == BOTH
+
+
+def test_a_successor_is_no_newcomer() -> None:
+    """Who rekeys every few seconds would never have to make room."""
+    switch = Switch()
+    claims = full(switch)
+    rates = dict.fromkeys(claims[1:], 1_000_000)
+    switch.steady(12, rates)
+    successor = switch.rekey(claims[0])
+    switch.leave(claims[0])
+    challenger = switch.arrive()
+    switch.steady(1, rates | {challenger: 1_000_000})
+    assert (successor.placed, challenger.placed) == (set(), BOTH)
 
 
 def test_at_the_limit_a_successor_takes_the_slots_of_its_predecessor() -> None:
