@@ -156,6 +156,9 @@ class SharedMeter(Meter):
     def take_train(self, size: int, count: int, now: float) -> int:
         return 0  # trains are the native loop's; what comes here is looked at packet by packet
 
+    def take_all(self, size: int, count: int, now: float) -> bool:
+        return False
+
     def number(self) -> int | None:
         number = self._table.number(self._slot, self._sa.suite.esn)
         if number is None:

@@ -75,17 +75,28 @@ class Authenticator:
         return data[0], payload
 
     def _value(
-        self, full: bytes, iv: bytes, header: bytes, fixed: bytes, payload: bytes, padding: bytes
+        self, full: bytes, iv: bytes, head: bytes, fixed: bytes, payload: bytes, padding: bytes
     ) -> bytes:
         """The check value. The authentication data count as zero, padding behind them as it is, and the high
         half of an extended sequence number stands at the end without being sent (section 3.3.3.2)."""
         zero = bytes(self._iv + self._icv)
         high = full[:4] if self._esn else b""
-        text = b"".join((immutable(header), fixed, zero, padding, payload, high))
+        text = b"".join((immutable(head), fixed, zero, padding, payload, high))
         if self._gmac is None:
             return hmac.digest(self._key, text, self._hash)[: self._icv]
         # the authentication data of GMAC begin with its IV (RFC 4543 section 4), which is part of the nonce
         return self._gmac.encrypt(self._salt + iv, b"", text)
+
+
+class Unsigned(Authenticator):
+    """Everything but the check value, for which there are zeros: an adapter makes it."""
+
+    __slots__ = ()
+
+    def _value(
+        self, full: bytes, iv: bytes, head: bytes, fixed: bytes, payload: bytes, padding: bytes
+    ) -> bytes:
+        return bytes(self._icv)
 
 
 def immutable(header: bytes) -> bytes:

@@ -47,6 +47,15 @@ class Meter:
         self._store(octets, packets, now)
         return last - count + 1
 
+    def take_all(self, size: int, count: int, now: float) -> bool:
+        """Count `count` packets that came, of `size` octets together; False when a limit is near, and then
+        nothing is counted: they have to be taken one by one."""
+        octets, packets = self._sa.usage.octets + size, self._sa.usage.packets + count
+        if octets >= self._octets or packets >= self._packets:
+            return False
+        self._store(octets, packets, now)
+        return True
+
     def number(self) -> int | None:
         """The number of the next packet that leaves, None when they are used up."""
         number = self._sa.next_sequence()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from offload.descriptors import Mark
 from sadb.address import Address, Path
 
 ESP = 50
@@ -27,7 +28,7 @@ class Arrived:
     """A packet of protocol 50 or 51 off the wire. `data` begins with the ESP or AH header. `header` is the IP
     header as it came, with options or extension headers, where the socket shows it (IPv4) and empty where not
     (IPv6); `traffic_class` is its TOS octet. `path` is set when it came in UDP; then `data` may be a train of
-    datagrams of `segment` octets each, the last one perhaps shorter."""
+    datagrams of `segment` octets each, the last one perhaps shorter. `mark` is what an adapter says of it."""
 
     protocol: int
     source: Address
@@ -37,6 +38,7 @@ class Arrived:
     header: bytes = b""
     path: Path | None = None
     segment: int = 0
+    mark: Mark | None = None
 
     @property
     def spi(self) -> int:

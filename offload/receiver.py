@@ -6,9 +6,12 @@ authentic; then padding, next header, and whether the packet is one this SA may 
 
 from __future__ import annotations
 
-from offload import ip
+from collections.abc import Sequence
+
+from offload import ip, vnet
 from offload.accounts import Accounts
 from offload.ah import Authenticator
+from offload.descriptors import CryptoStatus
 from offload.esp import Opener, strip
 from offload.ip import Dropped
 from offload.outer import Arrived
@@ -51,33 +54,52 @@ class Receiver:
             self._ah, self.protocol = Authenticator(sa), ip.AH
 
     def open(self, arrived: Arrived, data: bytes, now: float) -> bytes:
-        """The packet in one datagram, `data`, of what arrived; raises `Dropped`."""
-        kind, payload, header = self._esp_open(arrived, data) if self._esp else self._ah_open(arrived, data)
-        if kind == ip.NO_NEXT_HEADER:
-            raise Dropped("dummy")
-        packet = self._inner(arrived, kind, payload) if self._tunnel else _own(arrived, kind, payload, header)
+        """The packet in one datagram, `data`, of what arrived; raises `Dropped`. With a mark that says so,
+        which the caller believes, its text is in the clear and verified already."""
+        done = arrived.mark is not None and arrived.mark.status is CryptoStatus.SUCCESS
+        if self._esp is not None:
+            packet = contents(arrived, self._esp_open(data, done), tunnel=self._tunnel)
+        else:
+            packet = self._ah_open(arrived, data, done)
         if not self.meter.take(len(packet), now):
             raise Dropped("used-up")
         self.admit(packet)
         return packet
 
-    def _esp_open(self, arrived: Arrived, data: bytes) -> tuple[int, bytes, bytes]:
+    def open_frame(self, numbers: Sequence[int], frame: bytes, now: float) -> list[bytes] | None:
+        """What an adapter put together from packets with these numbers: None when all of it may pass as it
+        is, else the packets that may. Raises `Dropped` for what is none."""
+        head, _, count = vnet.outline(frame)
+        size = len(frame) - vnet.HEADER
+        if count != len(numbers):
+            raise Dropped("malformed")
+        self.admit(frame[vnet.HEADER :])
+        fresh = [self._is_new(low) for low in numbers]
+        if all(fresh) and self.meter.take_all(size + (count - 1) * head, count, now):
+            return None
+        packets = [one for one, new in zip(vnet.packets(frame), fresh, strict=True) if new]
+        return [one for one in packets if self.meter.take(len(one), now)]
+
+    def _is_new(self, low: int) -> bool:
+        number, refused = self.window.look(low)
+        return not refused and self.window.accept(number)
+
+    def _esp_open(self, data: bytes, done: bool) -> bytes:
         assert self._esp is not None
         self._esp.check(data)
         number = self._new(data[4:8])
-        text = self._esp.decrypt(number, data)
+        text = self._esp.text(data) if done else self._esp.decrypt(number, data)
         self._accept(number)
-        kind, payload = strip(text)
-        return kind, payload, b"" if self._tunnel else _shown(arrived)
+        return text
 
-    def _ah_open(self, arrived: Arrived, data: bytes) -> tuple[int, bytes, bytes]:
+    def _ah_open(self, arrived: Arrived, data: bytes, done: bool) -> bytes:
         assert self._ah is not None
         size = self._ah.check(data)
         header = _shown(arrived)
         number = self._new(data[8:12])
-        kind, payload = self._ah.verify(number, header, data, size)
+        kind, payload = (data[0], data[size:]) if done else self._ah.verify(number, header, data, size)
         self._accept(number)
-        return kind, payload, header
+        return _unwrapped(arrived, kind, payload, header, tunnel=self._tunnel)
 
     def _new(self, low: bytes) -> int:
         """The whole sequence number; raises `Dropped` when it came before or is too old to tell."""
@@ -89,13 +111,6 @@ class Receiver:
     def _accept(self, number: int) -> None:
         if not self.window.accept(number):
             raise Dropped("replayed")  # another worker was faster
-
-    def _inner(self, arrived: Arrived, kind: int, payload: bytes) -> bytes:
-        """The packet of tunnel mode, without traffic-flow confidentiality padding (RFC 4303 section 2.7)."""
-        version = _KINDS.get(kind)
-        if version is None or not payload or payload[0] >> 4 != version:
-            raise Dropped("malformed")
-        return ip.decapsulated(ip.whole(payload), arrived.traffic_class)
 
     def admit(self, packet: bytes) -> None:
         """Refuse what the selectors do not cover, however well it was protected (RFC 4301 section 5.2)."""
@@ -112,6 +127,26 @@ class Receiver:
                 self._admitted.clear()
             self._admitted.add(key)
             self._accounts.admit(key, self.pair)
+
+
+def contents(arrived: Arrived, text: bytes, *, tunnel: bool) -> bytes:
+    """The packet in the decrypted text of an ESP packet, with trailer; raises `Dropped`."""
+    kind, payload = strip(text)
+    return _unwrapped(arrived, kind, payload, b"" if tunnel else _shown(arrived), tunnel=tunnel)
+
+
+def _unwrapped(arrived: Arrived, kind: int, payload: bytes, header: bytes, *, tunnel: bool) -> bytes:
+    if kind == ip.NO_NEXT_HEADER:
+        raise Dropped("dummy")
+    return _inner(arrived, kind, payload) if tunnel else _own(arrived, kind, payload, header)
+
+
+def _inner(arrived: Arrived, kind: int, payload: bytes) -> bytes:
+    """The packet of tunnel mode, without traffic-flow confidentiality padding (RFC 4303 section 2.7)."""
+    version = _KINDS.get(kind)
+    if version is None or not payload or payload[0] >> 4 != version:
+        raise Dropped("malformed")
+    return ip.decapsulated(ip.whole(payload), arrived.traffic_class)
 
 
 def _shown(arrived: Arrived) -> bytes:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from offload import ip
-from offload.accounts import Accounts
-from offload.ah import Authenticator
-from offload.esp import Sealer
+from offload.ah import Authenticator, Unsigned
+from offload.esp import Framer, Sealer
+from offload.meter import Meter
 from offload.outer import Outgoing
 from sadb.address import Path, SocketAddress
 from sadb.algorithms import SecurityProtocol
@@ -32,9 +32,9 @@ class Sender:
         "_flags",
         "_ident",
         "_outer",
-        "_path",
         "meter",
         "pair",
+        "path",
         "portless",
         "protect",
         "sa",
@@ -43,17 +43,24 @@ class Sender:
     )
 
     def __init__(
-        self, pair: SaPair, random: Callable[[int], bytes], ident: Callable[[], int], accounts: Accounts
+        self,
+        pair: SaPair,
+        random: Callable[[int], bytes],
+        ident: Callable[[], int],
+        meter: Meter,
+        *,
+        bare: bool = False,
     ) -> None:
+        """With `bare` packets are framed, and their encryption and check value left to an adapter."""
         sa = pair.outbound
-        self.pair, self.sa, self.meter = pair, sa, accounts.meter(pair, False)
+        self.pair, self.sa, self.meter = pair, sa, meter
         self._ident = ident
         self._dscp = sa.dscp
         self._flags = None if sa.dont_fragment is None else ip.DONT_FRAGMENT if sa.dont_fragment else 0
-        self._path: Path | None = None
+        self.path: Path | None = None
         if sa.encapsulation is not None:
             source, destination = sa.encapsulation
-            self._path = Path(SocketAddress(sa.source, source), SocketAddress(sa.destination, destination))
+            self.path = Path(SocketAddress(sa.source, source), SocketAddress(sa.destination, destination))
         self.version = sa.source.version
         self.tunnel = sa.mode is Mode.TUNNEL
         # whether a fragment that shows no ports is covered all the same
@@ -62,19 +69,19 @@ class Sender:
         self._ah: Authenticator | None = None
         self.protect: Callable[[bytes, int], Outgoing]
         if sa.suite.protocol is SecurityProtocol.ESP:
-            self._esp = Sealer(sa, random)
+            self._esp = Framer(sa, random) if bare else Sealer(sa, random)
             self._outer = ip.Outer(sa.source, sa.destination, ip.ESP)
             self.protect = self._esp_tunnel if self.tunnel else self._esp_transport
         else:
-            self._ah = Authenticator(sa)
+            self._ah = Unsigned(sa) if bare else Authenticator(sa)
             self._outer = ip.Outer(sa.source, sa.destination, ip.AH)
             self.protect = self._ah_tunnel if self.tunnel else self._ah_transport
 
     def fits(self, mtu: int, packet: bytes) -> int:
         """The longest packet, with a header like this one's, that leaves in one piece of `mtu` octets."""
-        head = self._outer.size if self.tunnel or self._path else ip.insertion(packet)[0]
+        head = self._outer.size if self.tunnel or self.path else ip.insertion(packet)[0]
         if self._esp is not None:
-            most = self._esp.most(mtu - head - (_UDP if self._path else 0))
+            most = self._esp.most(mtu - head - (_UDP if self.path else 0))
         else:
             assert self._ah is not None
             most = mtu - head - self._ah.size(self.version)
@@ -82,17 +89,12 @@ class Sender:
 
     def protect_train(self, packets: Sequence[bytes], number: int) -> list[Outgoing]:
         """Packets of one flow, equally long but for the last, and numbered from `number` on."""
-        if self._esp is None or self._path is None or not self.tunnel:
+        if self._esp is None or self.path is None or not self.tunnel:
             return [self.protect(packet, at) for at, packet in enumerate(packets, number)]
         first = packets[0]
         four = first[0] >> 4 == 4
         sealed = self._esp.seal_train(number, packets, ip.IPV4 if four else ip.IPV6)
-        size, traffic, whole = len(sealed[0]), self._traffic(first, four), self._whole(first, four)
-        if size > _LARGEST_UDP:
-            raise ip.Dropped("too-big")
-        most = min(_LARGEST_UDP // size, TRAIN)
-        trains = [sealed[at : at + most] for at in range(0, len(sealed), most)]
-        return [Outgoing(b"".join(train), self._path, traffic, size, whole) for train in trains]
+        return in_trains(sealed, self.path, self._traffic(first, four), self.whole(first, four))
 
     # One function for each protocol and mode; `packet` is as long as its header says --------------------
 
@@ -100,8 +102,8 @@ class Sender:
         assert self._esp is not None
         four = packet[0] >> 4 == 4
         sealed = self._esp.seal(number, packet, ip.IPV4 if four else ip.IPV6)
-        if self._path is not None:
-            return _in_udp(sealed, self._path, self._traffic(packet, four), self._whole(packet, four))
+        if self.path is not None:
+            return _in_udp(sealed, self.path, self._traffic(packet, four), self.whole(packet, four))
         return Outgoing(self._header(packet, four, len(sealed)) + sealed)
 
     def _ah_tunnel(self, packet: bytes, number: int) -> Outgoing:
@@ -117,10 +119,10 @@ class Sender:
         traffic = self._traffic(packet, four)
         if self.version == 6:
             return self._outer.header(traffic, payload)
-        flags = ip.DONT_FRAGMENT if self._whole(packet, four) else 0
+        flags = ip.DONT_FRAGMENT if self.whole(packet, four) else 0
         return self._outer.header(traffic, payload, self._ident(), flags)
 
-    def _whole(self, packet: bytes, four: bool) -> bool:
+    def whole(self, packet: bytes, four: bool) -> bool:
         """Whether the outer packet has DF. What must not be fragmented on the way in IPv6 must not be in IPv4
         either."""
         if self._flags is not None:
@@ -135,9 +137,10 @@ class Sender:
         assert self._esp is not None
         at, field, protocol = ip.insertion(packet)
         sealed = self._esp.seal(number, packet[at:], protocol)
-        if self._path is not None:
-            whole = self._whole(packet, packet[0] >> 4 == 4)
-            return _in_udp(sealed, self._path, ip.traffic_class(packet), whole)
+        if self.path is not None:
+            return _in_udp(
+                sealed, self.path, ip.traffic_class(packet), self.whole(packet, packet[0] >> 4 == 4)
+            )
         return Outgoing(ip.addressed(self._own(packet[:at]), field, ip.ESP, len(sealed)) + sealed)
 
     def _ah_transport(self, packet: bytes, number: int) -> Outgoing:
@@ -156,6 +159,16 @@ class Sender:
         if self._flags is not None:
             head[6] = head[6] & 0xBF | self._flags >> 8
         return bytes(head)
+
+
+def in_trains(sealed: Sequence[bytes], path: Path, traffic: int, whole: bool) -> list[Outgoing]:
+    """ESP packets, equally long but for the last, as the trains of datagrams that a system call takes."""
+    size = len(sealed[0])
+    if size > _LARGEST_UDP:
+        raise ip.Dropped("too-big")
+    most = min(_LARGEST_UDP // size, TRAIN)
+    trains = [sealed[at : at + most] for at in range(0, len(sealed), most)]
+    return [Outgoing(b"".join(train), path, traffic, size, whole) for train in trains]
 
 
 def _in_udp(sealed: bytes, path: Path, traffic: int, whole: bool) -> Outgoing:

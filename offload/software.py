@@ -57,6 +57,7 @@ REASONS = (
     "replayed",
     "late",  # before the replay window
     "unverified",  # the check value is wrong
+    "stale-handle",  # an adapter says it opened it, and does not have the SA
     "selector-mismatch",  # authentic, but not what the SA is for
     "congestion",  # RFC 6040: marked outside, and the sender knows no ECN
     "dummy",  # RFC 4303 section 2.6
@@ -67,12 +68,16 @@ MTU_SECONDS = 600.0  # RFC 1191 section 6.3: after this a larger path is tried a
 _ICMP_RATE, _UNKNOWN_RATE = (50.0, 50.0), (5.0, 5.0)
 
 
+class Frame(bytes):
+    """Several packets put together already, as `offload.vnet` has them."""
+
+
 @dataclass(slots=True)
 class Batch:
     """What a batch came to: `wire` goes to the network, `local` into the TUN device."""
 
     wire: list[Outgoing] = field(default_factory=list)
-    local: list[bytes] = field(default_factory=list)
+    local: list[bytes | Frame] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.wire or self.local)
@@ -203,16 +208,19 @@ class SoftwareEngine:
         self._release(batch, now)
         self._held.expire(now)
         for frame in frames:
-            try:
-                packets = vnet.packets(frame)
-            except Dropped as dropped:
-                self._counters[dropped.reason] += 1
-                continue
-            if len(packets) == 1 or not self._send_train(packets, now, batch):
-                for packet in packets:
-                    self._send(packet, now, batch)
+            self._send_frame(frame, now, batch)
         self._report()
         return batch
+
+    def _send_frame(self, frame: bytes, now: float, batch: Batch) -> None:
+        try:
+            packets = vnet.packets(frame)
+        except Dropped as dropped:
+            self._counters[dropped.reason] += 1
+            return
+        if len(packets) == 1 or not self._send_train(packets, now, batch):
+            for packet in packets:
+                self._send(packet, now, batch)
 
     def _send(self, packet: bytes, now: float, batch: Batch) -> None:
         try:
@@ -222,7 +230,7 @@ class SoftwareEngine:
             if route is None:
                 self._look_up(packet, now, batch)
             elif len(packet) <= route[1]:
-                batch.wire.append(self._protect(route[0], packet, route[2], now))
+                self._put(route[0], packet, route[2], now, batch)
             else:
                 self._send_large(route, packet, ip.may_fragment(packet), now, batch)
         except Dropped as dropped:
@@ -288,7 +296,9 @@ class SoftwareEngine:
             return
         sender = self._senders.get(pair)
         if sender is None:
-            sender = self._senders[pair] = Sender(pair, self._random, self._ident, self._accounts)
+            sender = self._senders[pair] = Sender(
+                pair, self._random, self._ident, self._accounts.meter(pair, False)
+            )
             self._busy.setdefault(_place(pair), set()).add(pair.outbound.spi)
         fits = sender.fits(self._mtu(pair.outbound), packet)
         route = sender, fits, port
@@ -300,7 +310,7 @@ class SoftwareEngine:
             if not port:
                 self._accounts.route(key, pair, fits)
         if len(packet) <= fits:
-            batch.wire.append(self._protect(sender, packet, port, now))
+            self._put(sender, packet, port, now, batch)
         else:
             self._send_large(route, packet, cut, now, batch)
 
@@ -330,6 +340,10 @@ class SoftwareEngine:
         """Whether an outbound packet comes under a rule."""
         flow = self._flows.lookup(fields, True)
         return flow is not None and flow.rule == rule
+
+    def _put(self, sender: Sender, packet: bytes, port: bytes, now: float, batch: Batch) -> None:
+        """One packet that fits its path."""
+        batch.wire.append(self._protect(sender, packet, port, now))
 
     def _protect(self, sender: Sender, packet: bytes, port: bytes, now: float) -> Outgoing:
         """Count, number and protect one packet, with another port to go to unless that is empty."""
@@ -370,14 +384,17 @@ class SoftwareEngine:
         """Open packets that came off the wire."""
         batch = Batch()
         for one in arrived:
-            data, size = one.data, one.segment
-            if not size or len(data) <= size:
-                self._open(one, data, now, batch)
-            else:
-                for at in range(0, len(data), size):
-                    self._open(one, data[at : at + size], now, batch)
+            self._open_all(one, now, batch)
         self._report()
         return batch
+
+    def _open_all(self, arrived: Arrived, now: float, batch: Batch) -> None:
+        data, size = arrived.data, arrived.segment
+        if not size or len(data) <= size:
+            self._open(arrived, data, now, batch)
+            return
+        for at in range(0, len(data), size):
+            self._open(arrived, data[at : at + size], now, batch)
 
     def admitted(self, spi: int, packet: bytes) -> Batch:
         """A packet that the native loop opened, if its SA is for it: then the loop passes more of its

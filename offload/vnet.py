@@ -25,6 +25,7 @@ SEGMENTS: Final = 64  # of one UDP frame, Linux UDP_MAX_SEGMENTS
 FLOWS: Final = 8  # frames that `frames` fills at the same time
 
 _HEADER: Final = Struct("=BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
+HEADER: Final = _HEADER.size  # octets before the packet
 _PLAIN: Final = bytes(_HEADER.size)
 _NEEDS_CSUM: Final = 1
 _NONE, _TCPV4, _TCPV6, _UDP_L4, _ECN = 0, 1, 4, 5, 0x80
@@ -94,6 +95,18 @@ def packets(frame: bytes) -> list[bytes]:
     else:  # the sum was right for the whole and is for no segment
         partial = ones_complement(packet[12:20] if four else packet[8:40]) + protocol
     return _segments(packet, at, head, mss, partial, tcp=tcp)
+
+
+def outline(frame: bytes) -> tuple[int, int, int]:
+    """Octets of all headers, octets behind them in a segment, and segments, of a frame as the kernel or
+    `frames` makes it; one segment for a plain packet. Nothing is checked: `packets` does that."""
+    _, kind, head, mss, start, _ = _HEADER.unpack_from(frame)
+    size = len(frame) - _HEADER.size
+    if kind == _NONE or not mss:
+        return 0, size, 1
+    at = _HEADER.size + start
+    head = start + ((frame[at + 12] >> 4) * 4 if kind != _UDP_L4 and len(frame) > at + 12 else 8)
+    return head, mss, max(1, -((head - size) // mss))
 
 
 def _completed(packet: bytes, start: int, offset: int) -> bytes:

@@ -1,5 +1,6 @@
-"""Every test of the engine runs on both: all in Python, and the native loop with Python for what it hands
-up. Modules in which no engine takes part say so with `ONE_ENGINE`."""
+"""Every test of the engine runs on all of them: in Python, the native loop with Python for what it hands up,
+and the one with an adapter that has every SA it can have. Modules in which no engine takes part say so with
+`ONE_ENGINE`."""
 
 from __future__ import annotations
 
@@ -8,8 +9,13 @@ from collections.abc import Iterator
 import pytest
 from support import engines
 
+PARAMS = [
+    pytest.param(name, marks=[pytest.mark.long] if name == "adapter" else [])
+    for name in sorted(engines.ENGINES)
+]
 
-@pytest.fixture(params=sorted(engines.ENGINES), autouse=True)
+
+@pytest.fixture(params=PARAMS, autouse=True)
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     """The engine that `engines.hosts` makes."""
     before, engines.chosen = engines.chosen, request.param

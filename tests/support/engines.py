@@ -23,12 +23,14 @@ from sadb.replay import ReplayWindow
 from sadb.sa import Action, Flow, Lifetime, Mode, SaPair, SecurityAssociation
 from sadb.secret import Secret
 from sadb.selector import ANY_PORT, ICMP, UDP, Selector, TrafficSelector
+from tests.support.adapter import AdapterEngine
 
 ENGINES: dict[str, type[SoftwareEngine]] = {"python": SoftwareEngine}
 if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where it must be there, it is missed
     from support.native import NativeEngine
 
     ENGINES["native"] = NativeEngine
+ENGINES["adapter"] = AdapterEngine
 chosen = "python"
 ONE_ENGINE = pytest.mark.parametrize("engine", ["python"], indirect=True)  # for modules without any
 

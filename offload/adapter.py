@@ -1,0 +1,360 @@
+"""A simulated network adapter with an SA table: IPsec task offload v2, as the Intel 82576 does it. Pure.
+
+What a driver of Windows would ask of a card comes as values of `offload.requests` and `offload.descriptors`;
+frames to and from the wire are those of `offload.outer`. The transform is the software engine's own code. The
+adapter numbers nothing, keeps no replay window and no lifetime, drops nothing it finds wrong: what it cannot
+do goes up as it came, what it found wrong goes up with a mark that says so. `offload.nic` is the process.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from offload import ip, vnet
+from offload.capabilities import Capabilities
+from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
+from offload.eligibility import Circumstances, ineligible
+from offload.esp import HEADER
+from offload.faults import Faults, Lie
+from offload.ip import Dropped
+from offload.outer import Arrived, Outgoing
+from offload.ports import Port
+from offload.receiver import contents
+from offload.requests import Added, AddSa, Deleted, DeleteSa, Refused, UpdateSa, association
+from offload.sa_table import Entry, SaTable, slot_of
+from offload.sender import in_trains
+from sadb.address import Address
+from sadb.crypto import Unverified
+
+ICV = 16
+_IV = 8
+_AH = 12 + _IV + ICV
+
+
+class Adapter:
+    """One adapter and its table. `random(n)` gives octets for the faults; `address(octets)` an address
+    object."""
+
+    def __init__(
+        self,
+        capabilities: Capabilities,
+        random: Callable[[int], bytes],
+        address: Callable[[bytes], Address],
+    ) -> None:
+        self.capabilities, self.faults = capabilities, Faults()
+        self.table = SaTable(capabilities)
+        self.up = True
+        self.limits: dict[str, int] = {}  # of ports; what is not here may have all
+        self.counters: Counter[str] = Counter()
+        self._random, self._address = random, address
+        self._held: list[tuple[Transmit, list[Outgoing]]] = []  # of the fault `reorder`
+
+    # Requests --------------------------------------------------------------------------------------------
+
+    def request(self, port: str, message: AddSa | UpdateSa | DeleteSa) -> Added | Refused | Deleted | None:
+        """Do what a port asks."""
+        match message:
+            case AddSa():
+                answer = self._add(port, message)
+                self.counters["adds" if isinstance(answer, Added) else f"refused: {answer.reason}"] += 1
+                return answer
+            case UpdateSa(handle, high):
+                entry = self._own(port, handle)
+                if entry is not None and not self.faults.esn_lag:
+                    entry.high = high
+                    self.counters["updates"] += 1
+                return None
+            case DeleteSa(handle):
+                if self._own(port, handle) is not None:
+                    self.table.delete(handle)
+                    self.counters["deletes"] += 1
+                return Deleted(handle)
+
+    def detach(self, port: str) -> None:
+        """The port is gone, and everything it had."""
+        for entry in self.table.entries():
+            if entry.port == port:
+                self.table.delete(entry.handle)
+
+    def reset(self) -> None:
+        """Forget all SAs."""
+        self.counters["resets"] += 1
+        self._held.clear()
+        self.table.clear()
+
+    def used(self, port: str) -> int:
+        """Slots of a port."""
+        return sum(one.port == port for one in self.table.entries())
+
+    def _own(self, port: str, handle: int) -> Entry | None:
+        entry = self.table.get(handle)
+        return entry if entry is not None and entry.port == port else None
+
+    def _add(self, port: str, message: AddSa) -> Added | Refused:
+        try:
+            source, destination = self._address(message.source), self._address(message.destination)
+            sa = association(message, source, destination)
+        except ValueError:
+            return Refused(message.ident, "transform")
+        at = Circumstances(self.capabilities, Port(port), up=self.up)
+        unable = ineligible(sa, at)
+        reason = unable.value if unable else self._refusal(port)
+        if not reason:
+            entry = self.table.add(port, sa, message.high)
+            if isinstance(entry, Entry):
+                return Added(message.ident, entry.handle)
+            reason = entry
+        return Refused(message.ident, reason)
+
+    def _refusal(self, port: str) -> str:
+        faults = self.faults
+        if faults.refuse_once:
+            faults.refuse_once = False
+            return "refused"
+        if faults.full:
+            return "slots_full"
+        limit = self.limits.get(port)
+        return "port_limit" if limit is not None and self.used(port) >= limit else ""
+
+    # Transmit --------------------------------------------------------------------------------------------
+
+    def transmit(self, port: str, descriptors: Sequence[Transmit]) -> tuple[list[Outgoing], list[Completion]]:
+        """Protect and send what a port's ring held: what goes to the wire, and what is done with. A handle
+        that is not the port's current one fails, and nothing leaves."""
+        ready = self._held
+        self._held = []
+        for one in descriptors:
+            ready.append((one, self._protected(port, one) if one.task is not Task.FENCE else []))
+        if self.faults.stuck:
+            return [], []
+        if self.faults.reorder > 1:
+            ready = self._shuffled(ready)
+        wire, done = [], []
+        for one, packets in ready:
+            if packets and self._happens(self.faults.drop_tx):
+                continue
+            wire += packets
+            done.append(Completion(one.ident, one.task is Task.FENCE or bool(packets)))
+        return wire, done
+
+    def _protected(self, port: str, one: Transmit) -> list[Outgoing]:
+        if self.faults.swap:
+            self._swap(one.handle)
+        entry = self._own(port, one.handle)
+        if entry is None or entry.sa.inbound or not self.up:
+            self.counters["unknown-handle"] += 1
+            return []
+        try:
+            packets = self._large(entry, one) if one.task is Task.LARGE else self._secured(entry, one)
+        except Dropped:
+            self.counters["malformed-descriptor"] += 1
+            return []
+        return [self._spoilt(packet) for packet in packets] if self.faults.bad_icv else packets
+
+    def _secured(self, entry: Entry, one: Transmit) -> list[Outgoing]:
+        """Packets that the host framed."""
+        data, size = one.data, one.segment or len(one.data)
+        if entry.cipher is None:
+            return [Outgoing(self._signed(entry, data, one.at))]
+        sealed = b"".join(
+            self._sealed(entry, data[at : at + size], one.at) for at in range(0, len(data), size)
+        )
+        return [Outgoing(sealed, one.path, one.traffic_class, one.segment, one.dont_fragment)]
+
+    def _sealed(self, entry: Entry, packet: bytes, at: int) -> bytes:
+        start = at + HEADER + _IV
+        if len(packet) < start + 2 + ICV:
+            raise Dropped("malformed")
+        assert entry.cipher is not None
+        header = packet[at : at + HEADER]
+        text = entry.cipher.seal(packet[at + HEADER : start], _aad(entry, header), packet[start:-ICV])
+        return packet[:start] + text
+
+    def _signed(self, entry: Entry, packet: bytes, at: int) -> bytes:
+        assert entry.signer is not None
+        if len(packet) < at + _AH or at < 20:
+            raise Dropped("malformed")
+        size = (packet[at + 1] + 2) * 4
+        number = entry.number(int.from_bytes(packet[at + 8 : at + 12], "big"))
+        head = packet[:at]
+        return entry.signer.sign(number, head, ip.last_field(head), packet[at], packet[at + size :])
+
+    def _large(self, entry: Entry, one: Transmit) -> list[Outgoing]:
+        """Cut a large packet up, frame its segments as the host would, and seal them: transport mode only
+        (LsoSupported)."""
+        if entry.sealer is None or entry.tunnel or not self.capabilities.lso:
+            raise Dropped("malformed")
+        packets = vnet.packets(one.data)
+        at, field, protocol = ip.insertion(packets[0])
+        number = entry.number(one.number & 0xFFFFFFFF)
+        sealed = entry.sealer.seal_train(number, [packet[at:] for packet in packets], protocol)
+        if one.path is not None:
+            return in_trains(sealed, one.path, one.traffic_class, one.dont_fragment)
+        return [
+            Outgoing(ip.addressed(packet[:at], field, ip.ESP, len(text)) + text)
+            for packet, text in zip(packets, sealed, strict=True)
+        ]
+
+    # Receive ---------------------------------------------------------------------------------------------
+
+    def receive(self, port: str, arrived: Sequence[Arrived]) -> list[Arrived]:
+        """What came off the wire to a port: opened and marked where an SA of that port is in the table, else
+        as it came."""
+        found: list[tuple[Entry | None, Arrived]] = []
+        for one in arrived:
+            data, size = one.data, one.segment or len(one.data)
+            entry = self.table.find(port, one.spi, one.destination) if len(data) >= HEADER else None
+            if entry is None or not self._able(one):
+                found.append((None, one))  # a train for nobody stays one
+                continue
+            found += (
+                (entry, self._opened(entry, replace(one, data=data[at : at + size], segment=0)))
+                for at in range(0, len(data), size)
+            )
+        if not self.capabilities.lro:
+            return [one for _, one in found]
+        made: list[Arrived] = []
+        for entry, group in groupby(found, key=lambda pair: pair[0]):
+            run = [one for _, one in group]
+            made += run if entry is None else self._coalesced(entry, run)
+        return made
+
+    def _able(self, arrived: Arrived) -> bool:
+        """IPv4 options, and UDP where the adapter knows none: software does the work."""
+        return len(arrived.header) <= 20 or self.capabilities.ipv4_options
+
+    def _opened(self, entry: Entry, arrived: Arrived) -> Arrived:
+        status, data = self._crypto(entry, arrived)
+        if self._happens(self.faults.bad_icv) and status is CryptoStatus.SUCCESS:
+            status, data = self._failure(entry), arrived.data
+        self.counters[f"received: {status.name.lower()}"] += 1
+        handle, evict = entry.handle, self.faults.evict
+        if evict:
+            self.faults.evict = False
+            self.counters["evict requests"] += 1
+        if self.faults.lie is not None:
+            handle, data, status = self._lie(entry), arrived.data, CryptoStatus.SUCCESS
+        return replace(arrived, data=data, mark=Mark(handle, status, evict=evict))
+
+    def _crypto(self, entry: Entry, arrived: Arrived) -> tuple[CryptoStatus, bytes]:
+        """Check and decrypt one packet; header, trailer and check value stay."""
+        data = arrived.data
+        esp = entry.cipher is not None
+        if esp != (arrived.protocol == ip.ESP):
+            return CryptoStatus.INVALID_PROTOCOL, data
+        try:
+            if entry.cipher is None:
+                return self._verified(entry, arrived)
+            start = HEADER + _IV
+            if len(data) < start + 2 + ICV:
+                return CryptoStatus.INVALID_SYNTAX, data
+            text = entry.cipher.open(data[HEADER:start], _aad(entry, data[:HEADER]), data[start:])
+            return CryptoStatus.SUCCESS, data[:start] + text + data[-ICV:]
+        except Unverified:
+            return self._failure(entry), data
+
+    def _verified(self, entry: Entry, arrived: Arrived) -> tuple[CryptoStatus, bytes]:
+        data = arrived.data
+        assert entry.signer is not None
+        if len(data) < _AH:
+            return CryptoStatus.INVALID_SYNTAX, data
+        try:
+            size = entry.signer.check(data)
+            number = entry.number(int.from_bytes(data[8:12], "big"))
+            entry.signer.verify(number, arrived.header, data, size)
+        except Dropped as dropped:
+            bad = dropped.reason == "unverified"
+            return self._failure(entry) if bad else CryptoStatus.INVALID_SYNTAX, data
+        return CryptoStatus.SUCCESS, data
+
+    def _failure(self, entry: Entry) -> CryptoStatus:
+        if entry.cipher is None:
+            return CryptoStatus.TUNNEL_AH_FAILED if entry.tunnel else CryptoStatus.TRANSPORT_AH_FAILED
+        return CryptoStatus.TUNNEL_ESP_FAILED if entry.tunnel else CryptoStatus.TRANSPORT_ESP_FAILED
+
+    def _coalesced(self, entry: Entry, opened: Sequence[Arrived]) -> list[Arrived]:
+        """Put successive segments of one flow together. Numbers go with them, for the host's window, and the
+        ESP header of the first."""
+        made: list[Arrived] = []
+        rows = [(one, self._inner(entry, one)) for one in opened]
+        for key, group in groupby(rows, key=lambda row: row[1] and ip.flow_key(row[1])):
+            run = list(group)
+            at = 0
+            for frame in vnet.frames([packet for _, packet in run]) if key else ():
+                count = vnet.outline(frame)[2]
+                parts = [one for one, _ in run[at : at + count]]
+                made += parts if count == 1 else [_joined(entry, parts, frame)]
+                at += count
+            made += (one for one, _ in run[at:])
+        return made
+
+    def _inner(self, entry: Entry, one: Arrived) -> bytes:
+        """The packet in an opened one, if nothing about it wants a second look."""
+        if entry.cipher is None or one.mark is None or one.mark.status is not CryptoStatus.SUCCESS:
+            return b""
+        try:
+            return contents(one, one.data[HEADER + _IV : -ICV], tunnel=entry.tunnel)
+        except Dropped:
+            return b""
+
+    # Faults ----------------------------------------------------------------------------------------------
+
+    def _happens(self, probability: float) -> bool:
+        return probability > 0 and int.from_bytes(self._random(4), "big") < probability * 2**32
+
+    def _spoilt(self, packet: Outgoing) -> Outgoing:
+        if not self._happens(self.faults.bad_icv):
+            return packet
+        return replace(packet, data=packet.data[:-1] + bytes((packet.data[-1] ^ 1,)))
+
+    def _swap(self, handle: int) -> None:
+        """Give the slot of an SA away, as if deleted and added again."""
+        entry = self.table.get(handle)
+        if entry is not None:
+            self.faults.swap = False
+            self.table.delete(handle)
+            self.table.add(entry.port, entry.sa, entry.high)
+
+    def _lie(self, entry: Entry) -> int:
+        if self.faults.lie is Lie.RAW:
+            return 0
+        if self.faults.lie is Lie.STALE:
+            return entry.handle - (1 << 16)
+        others = [one.handle for one in self.table.entries() if one is not entry]
+        return others[0] if others else slot_of(entry.handle)
+
+    def _shuffled(
+        self, ready: list[tuple[Transmit, list[Outgoing]]]
+    ) -> list[tuple[Transmit, list[Outgoing]]]:
+        """Out of order within the fault's bound, fences where they are."""
+        made: list[tuple[Transmit, list[Outgoing]]] = []
+        window: list[tuple[Transmit, list[Outgoing]]] = []
+        for one in ready:
+            if one[0].task is Task.FENCE:
+                made += self._mixed(window)
+                window = []
+                made.append(one)
+                continue
+            window.append(one)
+            if len(window) == self.faults.reorder:
+                made += self._mixed(window)
+                window = []
+        return made + self._mixed(window)
+
+    def _mixed(self, window: list[tuple[Transmit, list[Outgoing]]]) -> list[tuple[Transmit, list[Outgoing]]]:
+        return [one for _, _, one in sorted((self._random(4), at, one) for at, one in enumerate(window))]
+
+
+def _aad(entry: Entry, header: bytes) -> bytes:
+    """Associated data of an ESP packet (RFC 4106 section 5)."""
+    return header[:4] + entry.high.to_bytes(4, "big") + header[4:] if entry.sa.suite.esn else header
+
+
+def _joined(entry: Entry, parts: Sequence[Arrived], frame: bytes) -> Arrived:
+    numbers = tuple(int.from_bytes(one.data[4:8], "big") for one in parts)
+    evict = any(one.mark is not None and one.mark.evict for one in parts)
+    mark = Mark(entry.handle, CryptoStatus.SUCCESS, numbers, evict)
+    return replace(parts[0], data=parts[0].data[:HEADER] + frame, mark=mark)

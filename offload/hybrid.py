@@ -1,0 +1,200 @@
+"""The software engine with an adapter beside it: SAs that `offload.driver` has placed are framed here and
+protected there, all others, and every packet the adapter cannot have, as ever.
+
+Packets for the adapter are in `driver.ring` when a batch is done. What the adapter marked as done is believed
+for the SA it says, and only then; the replay window, limits, selectors and counters are the engine's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from offload import ip, vnet
+from offload.accounts import Accounts
+from offload.descriptors import CryptoStatus, Mark, Task, Transmit
+from offload.driver import Again, Driver, Stage
+from offload.eligibility import Reason, Shape, unfit
+from offload.ip import Dropped
+from offload.outer import Arrived
+from offload.sender import Sender
+from offload.software import Batch, Frame, SoftwareEngine
+from sadb.algorithms import SecurityProtocol
+from sadb.sa import SaPair
+
+
+class HybridEngine(SoftwareEngine):
+    """See `SoftwareEngine`; `driver` is that of its adapter."""
+
+    def __init__(
+        self,
+        random: Callable[[int], bytes],
+        driver: Driver,
+        *,
+        queue_packets: int = 32,
+        queue_flows: int = 1024,
+        link_mtu: int = 1500,
+        accounts: Accounts | None = None,
+    ) -> None:
+        super().__init__(
+            random,
+            queue_packets=queue_packets,
+            queue_flows=queue_flows,
+            link_mtu=link_mtu,
+            accounts=accounts,
+        )
+        self.driver = driver
+        self._again: list[Again] = []
+        driver.again = self._again.append
+        self._framers: dict[SaPair, Sender] = {}
+
+    def remove(self, pair: SaPair) -> None:
+        super().remove(pair)
+        self.driver.forget(pair)
+
+    def _forget(self, pair: SaPair) -> None:
+        self._framers.pop(pair, None)
+        super()._forget(pair)
+
+    # Outbound --------------------------------------------------------------------------------------------
+
+    def _put(self, sender: Sender, packet: bytes, port: bytes, now: float, batch: Batch) -> None:
+        """One packet that fits: to the adapter if that has the SA, else protect it here."""
+        lane = self.driver.lanes.get(sender.pair)
+        if lane is None or lane.stage is Stage.ADDING:
+            batch.wire.append(self._protect(sender, packet, port, now))
+            return
+        driver = self.driver
+        if lane.stage is Stage.HARD and lane.high != sender.sa.sequence + 1 >> 32:
+            driver.refresh(lane, now)
+        if lane.stage is Stage.DRAINING:
+            driver.hold(lane, packet, now)
+        elif reason := self._unfit(sender, packet):
+            driver.counters[f"packet: {reason.value}"] += 1
+            batch.wire.append(self._protect(sender, packet, port, now))
+        else:
+            framed = self._protect(self._framer(sender), packet, port, now)
+            at = 0 if framed.path is not None else ip.insertion(framed.data)[0]
+            driver.send(lane, framed, at, packet, now)
+
+    def _unfit(self, sender: Sender, packet: bytes) -> Reason | None:
+        """Why an adapter is not to have this packet; in tunnel mode and in UDP the outer header is plain."""
+        if sender.tunnel or sender.sa.encapsulation is not None or ip.flow_key(packet) is not None:
+            return None
+        return unfit(Shape.of(packet), sender.sa.mode, ip.LARGEST, self.driver.capabilities)
+
+    def _framer(self, sender: Sender) -> Sender:
+        framer = self._framers.get(sender.pair)
+        if framer is None:
+            framer = Sender(sender.pair, self._random, self._ident, sender.meter, bare=True)
+            self._framers[sender.pair] = framer
+        return framer
+
+    def _send_large_frame(self, frame: bytes, now: float) -> bool:
+        """Leave a large packet to an adapter that has its SA and segments; False when that is not so."""
+        driver, packet = self.driver, frame[vnet.HEADER :]
+        if not driver.capabilities.lso or len(packet) < 40:
+            return False
+        head, mss, count = vnet.outline(frame)
+        key = ip.flow_key(packet)
+        sender, fits, port = (self._routes.get(key) if key is not None else None) or (None, 0, b"")
+        if count == 1 or sender is None or sender.tunnel or port or head + mss > fits:
+            return False
+        lane = self.driver.lanes.get(sender.pair)
+        esp = sender.sa.suite.protocol is SecurityProtocol.ESP
+        if lane is None or lane.stage is not Stage.HARD or not esp or sender.sa.dont_fragment is not None:
+            return False
+        octets = len(packet) + (count - 1) * head
+        if lane.high != sender.sa.sequence + count >> 32:
+            return False  # one by one, until the one that crosses
+        number = sender.meter.take_train(octets, count, now)
+        if not number:
+            return False
+        large = Transmit(
+            0,
+            0,
+            Task.LARGE,
+            frame,
+            0,
+            sender.path,
+            ip.traffic_class(packet),
+            number=number,
+            dont_fragment=sender.whole(packet, packet[0] >> 4 == 4),
+        )
+        driver.send_large(lane, large, octets, count, now)
+        return True
+
+    def _resend(self, again: Again, now: float, batch: Batch) -> None:
+        """Packets that an adapter lost, under new numbers, then those that waited for it."""
+        for flight in again.lost:
+            try:
+                packets = vnet.packets(flight.packet) if flight.frame else [flight.packet]
+            except Dropped as dropped:
+                self._counters[dropped.reason] += 1
+                continue
+            for packet in packets:
+                self._send(packet, now, batch)
+        for packet in again.held:
+            self._send(packet, now, batch)
+
+    def _send_frame(self, frame: bytes, now: float, batch: Batch) -> None:
+        if not self.driver.lanes or not self._send_large_frame(frame, now):
+            super()._send_frame(frame, now, batch)
+
+    def _send_train(self, packets: Sequence[bytes], now: float, batch: Batch) -> bool:
+        if self.driver.lanes:
+            key = ip.flow_key(packets[0])
+            route = self._routes.get(key) if key is not None else None
+            if route is not None and route[0].pair in self.driver.lanes:
+                return False
+        return super()._send_train(packets, now, batch)
+
+    def _release(self, batch: Batch, now: float) -> None:
+        while self._again:
+            self._resend(self._again.pop(0), now, batch)
+        super()._release(batch, now)
+
+    # Inbound ---------------------------------------------------------------------------------------------
+
+    def _open_all(self, arrived: Arrived, now: float, batch: Batch) -> None:
+        if arrived.mark is not None:
+            self._open_marked(arrived, arrived.mark, now, batch)
+        else:
+            super()._open_all(arrived, now, batch)
+
+    def _open_marked(self, arrived: Arrived, mark: Mark, now: float, batch: Batch) -> None:
+        """What an adapter looked at: believed for the SA that it is said to be of, and no other."""
+        pair = self._spis.get(arrived.spi) if len(arrived.data) >= 12 else None
+        if pair is None or not self.driver.believes(pair, mark):
+            self._counters["stale-handle"] += 1
+            return
+        # of extended numbers the adapter may know an old upper half: then they are opened here
+        if mark.status is not CryptoStatus.SUCCESS and not pair.inbound.suite.esn:
+            syntax = mark.status in (CryptoStatus.INVALID_SYNTAX, CryptoStatus.INVALID_PROTOCOL)
+            self._counters["malformed" if syntax else "unverified"] += 1
+            return
+        before = len(batch.local)
+        if mark.numbers:
+            self._open_frame(arrived, mark, now, batch)
+        else:
+            self._open(arrived, arrived.data, now, batch)
+        if len(batch.local) > before:
+            octets = sum(map(len, batch.local[before:]))
+            self.driver.opened(pair, mark, octets, len(mark.numbers) or 1)
+
+    def _open_frame(self, arrived: Arrived, mark: Mark, now: float, batch: Batch) -> None:
+        frame = arrived.data[8:]
+        try:
+            receiver = self._receiver(arrived, arrived.data, now)
+            try:
+                packets = receiver.open_frame(mark.numbers, frame, now)
+                if packets is None and not self._twins:
+                    batch.local.append(Frame(frame))
+                else:
+                    packets = vnet.packets(frame) if packets is None else packets
+                    batch.local += (
+                        self._twins.inbound(receiver.pair, one) if self._twins else one for one in packets
+                    )
+            finally:
+                if receiver.meter.crossed:
+                    self._crossed(receiver.meter, receiver.pair, inbound=True)
+        except Dropped as dropped:
+            self._counters[dropped.reason] += len(mark.numbers)

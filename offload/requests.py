@@ -1,0 +1,131 @@
+"""What the host asks of an adapter beside packets, and what it answers: values, and octets for a socket.
+
+Add, update and delete are those of IPsec task offload v2 (IPSEC_OFFLOAD_V2_ADD_SA_EX and its neighbours): the
+adapter gets addresses, SPI, transform and key, and no sequence number, window or lifetime, which the host
+keeps. `ident` comes back with the answer; answers come when they like. `offload.channel` frames the octets.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sadb.address import Address
+from sadb.algorithms import ENCRYPTION_BY_NAME, QuickSuite, SecurityProtocol
+from sadb.sa import Mode, SecurityAssociation
+from sadb.secret import Secret
+from sadb.selector import Selector
+
+NO_SELECTOR = Selector((), ())
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What goes between host and adapter."""
+
+
+class AddSa(_Message, frozen=True, array_like=True, tag=True):
+    """Put one direction of a pair into the table. An all-zero address is a wildcard; `high` is the upper half
+    of the sequence number, or None without extended ones."""
+
+    ident: int
+    inbound: bool
+    spi: int
+    source: bytes
+    destination: bytes
+    protocol: str
+    encryption: str
+    key: bytes
+    tunnel: bool
+    udp: bool
+    high: int | None
+
+    def __repr__(self) -> str:
+        return f"<add {self.protocol} {self.spi:08x} {'inbound' if self.inbound else 'outbound'}>"
+
+
+class UpdateSa(_Message, frozen=True, array_like=True, tag=True):
+    """Extended sequence numbers have another upper half now."""
+
+    handle: int
+    high: int
+
+
+class DeleteSa(_Message, frozen=True, array_like=True, tag=True):
+    """Forget an SA; always succeeds."""
+
+    handle: int
+
+
+class Added(_Message, frozen=True, array_like=True, tag=True):
+    """The SA has a slot."""
+
+    ident: int
+    handle: int
+
+
+class Refused(_Message, frozen=True, array_like=True, tag=True):
+    """It has none, for one of the reasons of `offload.eligibility`."""
+
+    ident: int
+    reason: str
+
+
+class Deleted(_Message, frozen=True, array_like=True, tag=True):
+    """No packet is marked with this handle any more, and none is sent with it."""
+
+    handle: int
+
+
+class Link(_Message, frozen=True, array_like=True, tag=True):
+    """The link went down, and the table is empty with it, or came up again."""
+
+    up: bool
+
+
+class TooBig(_Message, frozen=True, array_like=True, tag=True):
+    """The network says that packets to an address are to be smaller, see `offload.raw.TooBig`."""
+
+    destination: bytes
+    mtu: int
+    spi: int | None
+
+
+Request = AddSa | UpdateSa | DeleteSa
+Answer = Added | Refused | Deleted | Link | TooBig
+
+
+def add(ident: int, sa: SecurityAssociation, high: int | None) -> AddSa:
+    """The request for an SA whose transform is one of `Kind.AEAD` or `Kind.GMAC`."""
+    row = sa.suite.encryption
+    assert row is not None
+    return AddSa(
+        ident,
+        sa.inbound,
+        sa.spi,
+        sa.source.packed,
+        sa.destination.packed,
+        sa.suite.protocol.value,
+        row.name,
+        bytes(sa.encryption_key),
+        sa.mode is Mode.TUNNEL,
+        sa.encapsulation is not None,
+        high,
+    )
+
+
+def association(message: AddSa, source: Address, destination: Address) -> SecurityAssociation:
+    """The SA of a request, as far as an adapter knows it; `ValueError` for what is none."""
+    row = ENCRYPTION_BY_NAME.get(message.encryption)
+    if row is None or len(message.key) != row.key + row.salt:
+        raise ValueError("no transform with this key")
+    return SecurityAssociation(
+        spi=message.spi,
+        suite=QuickSuite(SecurityProtocol(message.protocol), row, None, esn=message.high is not None),
+        mode=Mode.TUNNEL if message.tunnel else Mode.TRANSPORT,
+        source=source,
+        destination=destination,
+        selector=NO_SELECTOR,
+        encryption_key=Secret(message.key),
+        integrity_key=Secret(b""),
+        inbound=message.inbound,
+        encapsulation=(0, 0) if message.udp else None,
+    )
