@@ -34,6 +34,7 @@ from sadb.sa import (
 from sadb.secret import Secret
 from sadb.selector import Fields, Selector, TrafficSelector
 
+ALIVE_SECONDS: Final = 2.0  # most time between two signs of life of a process of the data plane
 LONGEST_ORDER: Final = 1 << 28  # octets of a message: some 500 000 flows
 
 Ports = tuple[int, int]
@@ -119,6 +120,15 @@ class Flows(_Message, frozen=True, array_like=True, tag=True):
     flows: list[tuple[str, Ranges, Ranges, str, int, str, str, str]]
 
 
+class Place(_Message, frozen=True, array_like=True, tag=True):
+    """Put directions of a pair into the adapter, or (`hard` false) take them out."""
+
+    slot: int
+    inbound: bool
+    outbound: bool
+    hard: bool
+
+
 class Removed(_Message, frozen=True, array_like=True, tag=True):
     """The slot's account is not written to any more."""
 
@@ -161,6 +171,22 @@ class Report(_Message, frozen=True, array_like=True, tag=True):
     held: int
 
 
+class Came(_Message, frozen=True, array_like=True, tag=True):
+    """What became of one direction of a pair, see `offload.driver.Report`."""
+
+    slot: int
+    inbound: bool
+    what: str
+
+
+class Carried(_Message, frozen=True, array_like=True, tag=True):
+    """What adapters had to do with so far: slot, octets and packets in, octets and packets out; and the
+    counters of the driver."""
+
+    pairs: list[tuple[int, int, int, int, int]]
+    counters: dict[str, int]
+
+
 class Broken(_Message, frozen=True, array_like=True, tag=True):
     """A bug in a worker: where, and the traceback."""
 
@@ -168,8 +194,8 @@ class Broken(_Message, frozen=True, array_like=True, tag=True):
     traceback: str
 
 
-Order = Add | Update | Move | Remove | Flows
-Answer = Removed | Acquired | Expired | Unknown | Report | Broken
+Order = Add | Update | Move | Remove | Flows | Place
+Answer = Removed | Acquired | Expired | Unknown | Report | Came | Carried | Broken
 
 Message = TypeVar("Message")
 
@@ -181,10 +207,15 @@ class Garbled(Exception):
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def encoded(message: Order | Answer) -> bytes:
-    """A message as it goes through the channel."""
+def framed(message: msgspec.Struct) -> bytes:
+    """A message of any language as it goes through a stream: its length, then MessagePack."""
     data = _encode(message)
     return len(data).to_bytes(4, "big") + data
+
+
+def encoded(message: Order | Answer) -> bytes:
+    """A message as it goes through the channel."""
+    return framed(message)
 
 
 class Decoder:

@@ -112,6 +112,11 @@ class NattSockets:
             else:
                 self._bound[_whole(one), version, host, port] = one
 
+    def close(self) -> None:
+        """Close all sockets; safe to repeat."""
+        for one in self._sockets.values():
+            one.close()
+
     def filenos(self) -> tuple[int, ...]:
         """Each is readable when datagrams wait."""
         return tuple(fileno for fileno, one in self._sockets.items() if _whole(one))

@@ -10,10 +10,8 @@ when it begins, and it ends when the daemon does."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
-import signal
 import socket
 import sys
 import time
@@ -25,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from offload import channel, vnet
+from offload import channel, rights, vnet
 from offload.accounts import LedgerAccounts, NativeAccounts
 from offload.hints import Hints
 from offload.ledger import Ledger
@@ -43,12 +41,10 @@ if TYPE_CHECKING:
 
 TURNS: Final = 16  # reads of one source before others have a turn
 REPORT_SECONDS: Final = 0.25  # least time between two reports of drops
-ALIVE_SECONDS: Final = 2.0  # most time between two signs of life
 MOST_WAITING: Final = 1 << 20  # octets of answers that the daemon does not take; then notices are left out
 EARLY: Final = 64  # trains kept that are for no SA we have
 EARLY_SECONDS: Final = 0.1
 LONGEST_TRACEBACK: Final = 8192
-NOBODY: Final = 65534
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -64,6 +60,7 @@ class Order(msgspec.Struct, frozen=True):
     hints: tuple[int, ...]
     queue_packets: int
     queue_flows: int
+    plugs: int = -1  # where an adapter is given to it, if it may have one
 
 
 class Early:
@@ -117,15 +114,18 @@ class Worker:
         self.reported: tuple[dict[str, int], int] = {}, 0
         self.report_at = self.alive_at = 0.0
         self.accounts = self._accounts(order.engine)
-        self.engine = SoftwareEngine(
+        self.engine = self._engine(order)
+        self.engine.notify = self._notice
+        self.poll = select.epoll()
+        self.work: dict[int, Callable[[], None]] = {}
+
+    def _engine(self, order: Order) -> SoftwareEngine:
+        return SoftwareEngine(
             os.urandom,
             queue_packets=order.queue_packets,
             queue_flows=order.queue_flows,
             accounts=self.accounts,
         )
-        self.engine.notify = self._notice
-        self.poll = select.epoll()
-        self.work: dict[int, Callable[[], None]] = {}
 
     def _accounts(self, engine: str) -> LedgerAccounts | NativeAccounts:
         if engine == "python":
@@ -152,29 +152,41 @@ class Worker:
         self._watch(self.channel.fileno(), self._orders)
         native = isinstance(self.accounts, NativeAccounts)
         self._watch(self.queue.fileno(), self._device_native if native else self._device)
-        for fileno in self.natt.filenos():
-            self._watch_socket(fileno, native, udp=True)
         for fileno in self.hints.filenos():
             self._watch_hints(fileno)
         for fileno in self.raw.senders():
             self._watch_errors(fileno)
-        for fileno, protocol in self.raw.receivers():
-            self._watch_socket(fileno, native and protocol == ESP, udp=False)
+        self._watch_wire()
         self._report(time.monotonic())
         ready: list[tuple[int, int]] = []
         while True:
             now = time.monotonic()
-            deadlines = self.engine.deadline(), self.early.deadline(), self.alive_at
-            deadline = min(one for one in deadlines if one is not None)
+            deadline = min(one for one in self._deadlines() if one is not None)
             if ready:
                 deadline = min(deadline, self.report_at)
-            ready = self.poll.poll(max(0.0, deadline - now))
+            ready = self._sleep(max(0.0, deadline - now))
             # the daemon first: what it said came before the packets that follow from it
             for fileno, _ in sorted(ready, key=lambda one: one[0] != self.channel.fileno()):
-                self._guarded(self.work[fileno])
+                if fileno in self.work:  # else what was done before has ended it
+                    self._guarded(self.work[fileno])
             now = time.monotonic()
             self._guarded(lambda: self._tick(now))  # noqa: B023 - called at once
             self._report(now)
+
+    def _deadlines(self) -> Sequence[float | None]:
+        return self.engine.deadline(), self.early.deadline(), self.alive_at
+
+    def _sleep(self, seconds: float) -> list[tuple[int, int]]:
+        """Until there is something to do: what is readable."""
+        return self.poll.poll(seconds)
+
+    def _watch_wire(self) -> None:
+        """Read the sockets from now on."""
+        native = isinstance(self.accounts, NativeAccounts)
+        for fileno in self.natt.filenos():
+            self._watch_socket(fileno, native, udp=True)
+        for fileno, protocol in self.raw.receivers():
+            self._watch_socket(fileno, native and protocol == ESP, udp=False)
 
     def _tick(self, now: float) -> None:
         self.engine.tick(now)
@@ -283,7 +295,10 @@ class Worker:
                 self.raw.write_batch(bare)
                 self._path_mtus(self.raw.told())
         if batch.local:
-            self.queue.write_batch(vnet.frames(batch.local, uso=self.segments_udp))
+            self.queue.write_batch(self._frames(batch.local))
+
+    def _frames(self, packets: Sequence[bytes]) -> list[bytes]:
+        return vnet.frames(packets, uso=self.segments_udp)
 
     def _raw_errors(self, fileno: int) -> None:
         self.raw.hear(fileno)
@@ -372,33 +387,22 @@ class Worker:
         dropped["device-refused"] += self.queue.refused
         found = dict(+dropped), self.engine.held
         if found != self.reported or now >= self.alive_at:
-            self.reported, self.alive_at = found, now + ALIVE_SECONDS
+            self.reported, self.alive_at = found, now + channel.ALIVE_SECONDS
             self._answer(channel.Report(*found))
         self.report_at = now + REPORT_SECONDS
 
 
-def _give_up_rights() -> None:
-    """Everything is open; from now on a packet that took us over would find a process that may nothing."""
-    with suppress(PermissionError):  # root without CAP_SETUID, as in a container, stays root without rights
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: even a worker that hangs ends with the daemon
-    libc.prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no core file and no debugger gets the keys
-    version = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
-    if libc.capset(version, (ctypes.c_uint32 * 6)()):
-        raise OSError(ctypes.get_errno(), "the worker cannot give up its rights")
-
-
 def main(arguments: Sequence[str]) -> None:
     """Carry packets as ordered."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the daemon, which gets them too, decides when this ends
-        signal.signal(number, signal.SIG_IGN)
-    worker = Worker(msgspec.json.decode(arguments[0], type=Order))
-    _give_up_rights()
+    rights.ignore_signals()
+    order = msgspec.json.decode(arguments[0], type=Order)
+    kind = Worker
+    if order.plugs >= 0:
+        from offload.nic_worker import NicWorker
+
+        kind = NicWorker
+    worker = kind(order)
+    rights.give_up()
     worker.run()
 
 

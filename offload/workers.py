@@ -28,12 +28,25 @@ from typing import Final, Protocol
 import msgspec
 
 from offload import bpf, channel, hints, natt
-from offload.channel import Acquired, Answer, Broken, Decoder, Expired, Garbled, Removed, Report, Unknown
+from offload.channel import (
+    ALIVE_SECONDS,
+    Acquired,
+    Answer,
+    Broken,
+    Came,
+    Carried,
+    Decoder,
+    Expired,
+    Garbled,
+    Removed,
+    Report,
+    Unknown,
+)
 from offload.ledger import Ledger
 from offload.raw import RawSockets
 from offload.software import check
 from offload.tun import Tun
-from offload.worker import ALIVE_SECONDS, Order
+from offload.worker import Order
 from sadb.address import Address
 from sadb.backend import Notice, Unavailable
 from sadb.sa import Expire, Flow, SaPair, Usage
@@ -56,6 +69,30 @@ class Watcher(Protocol):
 
     def broken(self, where: str, traceback: str) -> None:
         """A bug in a worker."""
+        ...
+
+
+class Steering(Protocol):
+    """Who decides which pairs an adapter has."""
+
+    def began(self) -> None:
+        """There is a new worker, which has no adapter yet."""
+        ...
+
+    def installed(self, pair: SaPair) -> None:
+        """Workers have a new pair."""
+        ...
+
+    def removed(self, pair: SaPair) -> None:
+        """A pair is gone."""
+        ...
+
+    def came(self, pair: SaPair, inbound: bool, what: str) -> None:
+        """See `offload.channel.Came`."""
+        ...
+
+    def carried(self, rows: Sequence[tuple[SaPair, int, int]], counters: Mapping[str, int]) -> None:
+        """Octets in and out of each pair that adapters had to do with, and the driver's counters."""
         ...
 
 
@@ -114,20 +151,27 @@ class _Process:
     decoder: Decoder = field(default_factory=lambda: Decoder(Answer, LONGEST_ANSWER))
     waiting: bytearray = field(default_factory=bytearray)
     report: Report = field(default_factory=lambda: Report({}, 0))
+    plugs: socket.socket | None = None
 
 
 class Workers:
     """All workers. Made with what they share; `open` starts them."""
 
-    def __init__(self, slots: int, *, engine: str, queue_packets: int, queue_flows: int) -> None:
+    def __init__(
+        self, slots: int, *, engine: str, queue_packets: int, queue_flows: int, adapter: bool = False
+    ) -> None:
+        """With `adapter`, one worker whose pairs may be in an adapter."""
         self.notify: Callable[[Notice], None] = lambda notice: None
         self.watcher: Watcher | None = None
+        self.steering: Steering | None = None
         self.link_mtu: Callable[[Address], int | None] = lambda destination: None
         self._options = engine, queue_packets, queue_flows
+        self._adapter = adapter
         self._tun: Tun | None = None
         self._ledger = Ledger(slots)
         self._next, self._free = 0, deque[int]()
         self._held: dict[SaPair, _Held] = {}
+        self._by_slot: dict[int, SaPair] = {}
         self._changed: dict[SaPair, _Held] = {}  # to be used otherwise from `flush` on
         self._leaving: dict[int, set[_Process]] = {}  # slots that workers have to let go of
         self._flows: tuple[Flow, ...] = ()
@@ -170,9 +214,12 @@ class Workers:
         check(pair)
         pair.outbound.mtu = self.link_mtu(pair.outbound.destination)
         held = self._held[pair] = _Held(pair, self._slot())
+        self._by_slot[held.slot] = pair
         self._ledger.begin(held.slot, pair)
         pair.watch = self.update
         self._give(held)
+        if self.steering is not None:
+            self.steering.installed(pair)
 
     def update(self, pair: SaPair) -> None:
         """Its state, standby or owner is another one; workers hear of it from `flush`."""
@@ -202,6 +249,9 @@ class Workers:
         self._changed.pop(pair, None)
         if held is None:
             return
+        del self._by_slot[held.slot]
+        if self.steering is not None:
+            self.steering.removed(pair)
         pair.watch = None
         pair.inbound.usage, pair.outbound.usage = self._usage(held)
         if self._processes and held.given:
@@ -232,6 +282,21 @@ class Workers:
         """What went in and out so far."""
         held = self._held.get(pair)
         return self._usage(held) if held is not None else (pair.inbound.usage, pair.outbound.usage)
+
+    # Adapter ---------------------------------------------------------------------------------------------
+
+    def place(self, pair: SaPair, inbound: bool, outbound: bool, hard: bool) -> None:
+        """Move directions of a pair into the adapter or out of it; the steering hears what came of it."""
+        held = self._held.get(pair)
+        if held is not None and held.given:
+            self._send(channel.Place(held.slot, inbound, outbound, hard))
+
+    def plug(self, message: bytes, filenos: Sequence[int]) -> None:
+        """Give the worker an adapter (`offload.nic_worker.Plugged`)."""
+        for one in self._processes:
+            if one.plugs is not None:
+                with suppress(OSError):  # it is dead; its pidfd says so
+                    socket.send_fds(one.plugs, [message], list(filenos), socket.MSG_DONTWAIT)
 
     # Observation -----------------------------------------------------------------------------------------
 
@@ -306,6 +371,8 @@ class Workers:
         for one in self._processes:
             self._loop.add_reader(one.channel, self._hear, one)
             self._loop.add_reader(one.pidfd, self._died, one)
+        if self.steering is not None:
+            self.steering.began()
 
     def _spawn(self, share: Share, queue: int) -> _Process:
         assert self._loop is not None
@@ -316,6 +383,7 @@ class Workers:
         raw = tuple(one.fileno() for one in share.raw)
         natt = tuple(one.fileno() for one in share.natt)
         hints = tuple(one.fileno() for one in share.hints)
+        plugs, their_plugs = self._plugs()
         order = Order(
             engine,
             theirs.fileno(),
@@ -327,15 +395,32 @@ class Workers:
             hints,
             queue_packets,
             queue_flows,
+            their_plugs.fileno() if their_plugs else -1,
         )
-        with theirs:
+        inherited = (theirs, *([their_plugs] if their_plugs else []))
+        with ExitStack() as stack:
+            for one in inherited:
+                stack.enter_context(one)
             process = subprocess.Popen(
                 [sys.executable, "-m", "offload.worker", msgspec.json.encode(order).decode()],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), self._ledger.fileno, queue, *raw, *natt, *hints),
+                pass_fds=(
+                    *(one.fileno() for one in inherited),
+                    self._ledger.fileno,
+                    queue,
+                    *raw,
+                    *natt,
+                    *hints,
+                ),
             )
         now = self._loop.time()
-        return _Process(process, os.pidfd_open(process.pid), ours, now, now)
+        return _Process(process, os.pidfd_open(process.pid), ours, now, now, plugs=plugs)
+
+    def _plugs(self) -> tuple[socket.socket, socket.socket] | tuple[None, None]:
+        """Where adapters are given to a worker."""
+        if not self._adapter:
+            return None, None
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def _hear(self, one: _Process) -> None:
         """What a worker says. One that speaks nonsense is ended: it may be somebody else's by now."""
@@ -370,6 +455,16 @@ class Workers:
                     self._free.append(slot)
             case Acquired() | Expired() | Unknown():
                 self.notify(channel.notice_of(message))
+            case Came(slot, inbound, what):
+                pair = self._by_slot.get(slot)
+                if self.steering is not None and pair is not None:
+                    self.steering.came(pair, inbound, what)
+            case Carried(rows, counters):
+                found = [
+                    (pair, row[1], row[3]) for row in rows if (pair := self._by_slot.get(row[0])) is not None
+                ]
+                if self.steering is not None:
+                    self.steering.carried(found, counters)
             case Broken(where, text):
                 if self.watcher is not None:
                     self.watcher.broken(where, text)
@@ -412,6 +507,8 @@ class Workers:
             self._loop.remove_reader(one.channel)
             self._loop.remove_writer(one.channel)
             one.channel.close()
+            if one.plugs is not None:
+                one.plugs.close()
             self._past.update(one.report.dropped)
             if not patience:
                 one.process.kill()
