@@ -30,7 +30,9 @@ from ikd.keylog import KeyLog
 from ikd.loading import Configuration, ConfigurationError
 from ikd.logs import Log
 from ikd.metrics import Metrics
-from ikd.plane import Plane, make_plane
+from ikd.nic_plane import AdapterOptions, make_plane
+from ikd.offload_file import save as save_ports
+from ikd.plane import Plane
 from ikd.publisher import Publisher
 from ikd.readings import readings
 from ikd.transport import Transport
@@ -70,8 +72,15 @@ class Daemon:
             interfaces=settings.daemon.interfaces,
             batch=settings.dataplane.batch,
         )
+        control = settings.directory / settings.daemon.control
+        adapter = AdapterOptions(
+            configuration.ports,
+            control.parent / "ports",
+            self._wished,
+            lambda ports: save_ports(settings.directory, ports),
+        )
         self.plane: Plane = make_plane(
-            settings.dataplane, self.transport, self._guarded, self.publisher.publish
+            settings.dataplane, self.transport, self._guarded, self.publisher.publish, adapter
         )
         self.database = Database(self.plane.backend, os.urandom, settings.dataplane.pairs)
         credentials = Credentials(configuration.material, time.time)
@@ -93,6 +102,11 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling = False
+
+    def _wished(self, rule: str) -> bool:
+        """Whether a rule lets an adapter carry its SAs."""
+        found = self.endpoint.policy.rule(rule)
+        return found is None or found.offload
 
     def _guarded(self, where: str, call: Callable[[], object]) -> None:
         self.driver.guarded(where, call)

@@ -80,6 +80,45 @@ class EngineRestarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterGone(Event):
+    """The adapter ended unexpectedly; its SAs are in software until there is another one."""
+
+    level: ClassVar[str] = "error"
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"the adapter ended ({self.reason}); its SAs go on in software until it is back"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaMoved(Event):
+    """It was decided that an adapter is to carry an SA pair, or no longer; `spi` is the inbound one. Scores
+    are octets per second times the port's weight."""
+
+    level: ClassVar[str] = "debug"
+    to: str
+    spi: str
+    peer: str
+    rule: str
+    port: str
+    directions: tuple[str, ...]
+    reason: str
+    score: int
+    instead_of: str
+    other_score: int | None
+
+    @property
+    def text(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        other = f", instead of {self.instead_of} ({self.other_score})" if self.instead_of else ""
+        return (
+            f"{self.rule}: SA {self.spi} of {self.peer} ({' and '.join(self.directions)}, port {self.port}, "
+            f"score {self.score}) to the {self.to}{why}{other}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned(Event):
     """Something an administrator should know and may have to mend."""
 

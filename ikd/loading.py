@@ -13,8 +13,10 @@ from pathlib import Path
 from ikd import network
 from ikd.auth.credentials import Material
 from ikd.auth.files import MaterialError, load_material
+from ikd.offload_file import load as load_ports
 from ikd.settings import IdentitySettings, Settings, SettingsError, options
 from ikd.settings import load as load_settings
+from offload.ports import Ports
 from policy.engine import Policy
 from policy.load import PolicyError
 from policy.load import load as load_policy
@@ -36,6 +38,7 @@ class Configuration:
     settings: Settings
     policy: Policy
     material: Material
+    ports: Ports | None = None  # of an adapter
     postponed: tuple[str, ...] = ()  # what a running daemon cannot change
 
     @property
@@ -54,7 +57,7 @@ class Configuration:
             if getattr(getattr(kept, option.section), option.name)
             != getattr(getattr(wanted, option.section), option.name)
         ]
-        return Configuration(kept, policy, self.material, tuple(postponed) or self.postponed)
+        return Configuration(kept, policy, self.material, self.ports, tuple(postponed) or self.postponed)
 
     async def resolved(self) -> Configuration:
         """With the addresses of the names that the policy uses."""
@@ -95,9 +98,14 @@ def load(directory: Path) -> Configuration:
         material = load_material(directory, identity, time.time(), directory / settings.daemon.state)
     except MaterialError as error:
         complaints += error.complaints
+    ports = None
+    try:
+        ports = load_ports(directory)
+    except SettingsError as error:
+        complaints += error.complaints
     if complaints:
         raise ConfigurationError(tuple(complaints))
-    return Configuration(settings, policy, material)
+    return Configuration(settings, policy, material, ports)
 
 
 def keywords(directory: Path) -> Keywords:

@@ -12,10 +12,10 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ikd.events import Broken, EngineRestarted, Event
 from ikd.settings import DataplaneSettings
@@ -25,7 +25,10 @@ from offload.software import Batch, SoftwareEngine
 from offload.tun import MemoryTun
 from sadb.address import Path, SocketAddress
 from sadb.backend import Backend, Unavailable
-from sadb.sa import Flow
+from sadb.sa import Flow, SaPair
+
+if TYPE_CHECKING:
+    from offload.workers import Share
 
 ESP: Final = 50
 LEAVING: Final = 1024  # accounts beyond the limit of pairs, for those that workers have not let go of yet
@@ -86,6 +89,10 @@ class Plane(ABC):
     def arrived(self, datagrams: Sequence[tuple[bytes, Path]]) -> None:  # noqa: B027 - workers have their own
         """ESP in UDP that came to the socket for IKE."""
 
+    def carrier(self, pairs: Collection[SaPair]) -> str:
+        """What carries these pairs, in a word."""
+        return self.short
+
     def flush(self) -> None:  # noqa: B027 - workers do it
         """Send what was set free."""
 
@@ -101,12 +108,16 @@ class HostPlane(Plane):
     """Workers, TUN device, sockets, routes and packet filter of this host."""
 
     short = "software"
+    with_adapter = False
+
+    def _engine(self) -> str:
+        return self.settings.engine
 
     def _prepare(self) -> None:
         from offload.workers import Workers
 
         settings = self.settings
-        engine = settings.engine
+        engine = self._engine()
         self._missing = missing = _native_missing() if engine != "python" else ""
         native = engine != "python" and not missing
         self._count = settings.workers if native else 1
@@ -124,6 +135,7 @@ class HostPlane(Plane):
             engine="native" if native else "python",
             queue_packets=settings.queue_packets,
             queue_flows=settings.queue_flows,
+            adapter=self.with_adapter,
         )
         self.workers.watcher = self
 
@@ -151,6 +163,7 @@ class HostPlane(Plane):
         stack.callback(self._tun.close)
         probes = stack.enter_context(natt.Probes(MARK))
         self.workers.link_mtu = probes.link_mtu
+        self._begin(loop, shares)
         self.workers.open(loop, self._tun, shares)
         stack.callback(self.workers.close)
         self._host = Host(
@@ -160,6 +173,9 @@ class HostPlane(Plane):
             stay_closed=settings.stay_closed,
             interfaces=sorted(self.transport.interfaces),
         )
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, shares: Sequence[Share]) -> None:
+        """What has to be there before workers are."""
 
     def close(self) -> None:
         """Routes, rules and filter first, so that nothing is led into a device that is gone."""
@@ -279,16 +295,6 @@ class MemoryPlane(Plane):
 
     def _now(self) -> float:
         return self._loop.time() if self._loop is not None else 0.0
-
-
-PLANES: Final[Mapping[str, type[Plane]]] = {"software": HostPlane, "memory": MemoryPlane}
-
-
-def make_plane(
-    settings: DataplaneSettings, transport: Transport, guarded: Guarded, tell: Callable[[Event], None]
-) -> Plane:
-    """The plane that the settings ask for; raises `Unavailable`."""
-    return PLANES[settings.backend](settings, transport, guarded, tell)
 
 
 def _native_missing() -> str:

@@ -81,11 +81,11 @@ def _grouped(number: float) -> str:
     return f"{number:g}" if number < 10_000 else f"{number:_.0f}"
 
 
-def _text(what: str) -> tuple[Reader, str]:
-    """Any text that is not empty."""
+def _text(what: str, *, empty: bool = False) -> tuple[Reader, str]:
+    """Any text that is not empty, unless that is a value too."""
 
     def read(value: Any) -> str:
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not (value.strip() or empty):
             raise _Wrong(f"{what}, not {value!r}")
         return value
 
@@ -223,9 +223,21 @@ class DataplaneSettings:
 
     backend: str = _option(
         "software",
-        _one_of("software", "memory"),
-        "`software` encrypts in processes of its own behind a TUN device and needs root; `memory` is the "
-        "same engine in this process with packets in memory, for trials without root.",
+        _one_of("software", "nic", "memory"),
+        "`software` encrypts in processes of its own behind a TUN device and needs root; `nic` is that with "
+        "a simulated network adapter beside it, see `offload.toml`; `memory` is the same engine in this "
+        "process with packets in memory, for trials without root.",
+    )
+    switch: str = _option(
+        "",
+        _text("a path", empty=True),
+        'In a virtual machine, with `backend = "nic"`: the socket of its port on the host\'s switch; slots '
+        "are asked for there.",
+    )
+    faults: bool = _option(
+        False,
+        _flag(),
+        "Whether `ikctl offload fault` may have the simulated adapter fail: for trials and tests.",
     )
     engine: str = _option(
         "auto",

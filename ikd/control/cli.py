@@ -433,6 +433,9 @@ def _register_lazily() -> None:
         LazyGroup("bench", "ikd.control.cli_bench", "Measure: establishments per second, the SADB.")
     )
     cli.add_command(
+        LazyGroup("offload", "ikd.control.cli_offload", "The adapter: table, ports, SAs; set-port, enable.")
+    )
+    cli.add_command(
         LazyGroup("cert", "ikd.control.cli_cert", "A small PKI: authority, certificates, what is in one.")
     )
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from ikd.control import rule_views, steering, views
+from ikd.control import offload_views, rule_views, steering, views
 from ikd.control.protocol import Caller, ControlError, Json, hyphened
 from ikd.events import EVENTS
 from ikd.loading import ConfigurationError
@@ -42,7 +42,7 @@ class DaemonHost:
         daemon, now = self.daemon, self._now()
         usage = self._usage()
         peers = [
-            views.peer(one, daemon.database.by_owner(one.number), usage, daemon.plane.short, now)
+            views.peer(one, daemon.database.by_owner(one.number), usage, daemon.plane.carrier, now)
             for one in daemon.endpoint.associations.values()
         ]
         there = {(one["peer_address"], rule) for one in peers for rule in one["rules"] or [""]}
@@ -156,6 +156,28 @@ class DaemonHost:
             ) from None
         rules = len(new.policy.in_force)
         return views.changes(changes, touched, new.warnings, rules=rules, dry_run=dry_run)
+
+    # Offload ---------------------------------------------------------------------------------------------
+
+    def offload(self) -> Json:
+        """The adapter and its ports."""
+        return offload_views.offload(self.daemon)
+
+    def set_port(self, name: str, wanted: dict[str, Any]) -> Json:
+        """Change a port or make it."""
+        return offload_views.set_port(self.daemon, name, wanted)
+
+    def remove_port(self, name: str) -> Json:
+        """Take a port away."""
+        return offload_views.remove_port(self.daemon, name)
+
+    def enable_offload(self, enabled: bool) -> Json:
+        """Offload on or off."""
+        return offload_views.enable(self.daemon, enabled)
+
+    def offload_fault(self, name: str, value: str) -> Json:
+        """Have the adapter fail."""
+        return offload_views.fault(self.daemon, name, value)
 
     # Inside ----------------------------------------------------------------------------------------------
 

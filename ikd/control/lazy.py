@@ -23,6 +23,11 @@ class LazyGroup(click.Group):
             self.help = loaded.help
         return self._loaded
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        return self._group().make_context(info_name, args, parent, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return self._group().list_commands(ctx)
 

@@ -55,7 +55,7 @@ def console(width: int | None = None) -> Console:
     return plain if plain.is_terminal or width else Console(highlight=False, width=240, no_color=True)
 
 
-def _table(out: Console, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def table(out: Console, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table without lines; the last column takes what is left."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, head in enumerate(heads):
@@ -78,7 +78,7 @@ def status(out: Console, answer: Json) -> None:
     if answer["peers"]:
         out.print()
         heads = ("PEER", "RULE", "KEYING", "AUTHENTICATED AS", "AGE", "IN", "OUT", "PLANE")
-        _table(out, heads, map(_peer, answer["peers"]))
+        table(out, heads, map(_peer, answer["peers"]))
     else:
         out.print(
             "no peer yet: the first packet that a rule secures, or `ikctl up RULE`, starts a negotiation"
@@ -182,7 +182,7 @@ def sa(out: Console, answer: Json) -> None:
         if number:
             out.print()
         if answer[kind]:
-            _table(out, heads, [row(one) for one in answer[kind]])
+            table(out, heads, [row(one) for one in answer[kind]])
         else:
             out.print(f"no {kind}-mode SA")
 
@@ -283,7 +283,7 @@ def why(out: Console, answer: Json) -> None:
                 )
                 for row in one["rows"]
             ]
-            _table(out, ("", one["ours_title"], one["theirs_title"], ""), rows)
+            table(out, ("", one["ours_title"], one["theirs_title"], ""), rows)
         if one["times"] > 1:
             out.print(f"seen {one['times']} times, first {span(one['first_ago'])} ago")
         if one["mended_ago"] is not None:

@@ -57,6 +57,11 @@ class Host(Protocol):
     async def down(self, name: str) -> Json: ...
     async def rekey(self, name: str) -> Json: ...
     async def reload(self, dry_run: bool) -> Json: ...
+    def offload(self) -> Json: ...
+    def set_port(self, name: str, wanted: dict[str, Any]) -> Json: ...
+    def remove_port(self, name: str) -> Json: ...
+    def enable_offload(self, enabled: bool) -> Json: ...
+    def offload_fault(self, name: str, value: str) -> Json: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +317,55 @@ def log_keys(host: Host, caller: Caller, file: str = "") -> Json:
     if not host.may_export(caller.user):
         raise ControlError("not-permitted", "only root or the daemon's user may export keys", "use sudo")
     return host.export_keys(file)
+
+
+@request
+def offload(host: Host) -> Json:
+    """The adapter and its SA table: what is in use, the ports that share it with limits and counters, the
+    busiest SAs in it and in software, and for these the reason in each direction."""
+    return host.offload()
+
+
+@request
+def offload_set_port(
+    host: Host,
+    name: str,
+    limit: float = -1,
+    reserve: float = -1,
+    weight: float = -1,
+    trusted: list[str] = [],  # noqa: B006 - never changed
+    exclusive: list[str] = [],  # noqa: B006 - never changed
+) -> Json:
+    """Change a port of the adapter, or make one, at once and in `offload.toml`. `limit`: most SAs offloaded,
+    0 for none; `reserve`: slots nobody else may fill; `weight`: 0 to 100. `trusted` and `exclusive` are lists
+    of one, `yes` or `no`. What is left out stays."""
+    numbers = {"limit": limit, "reserve": reserve, "weight": weight}
+    wanted: dict[str, Any] = {key: int(value) for key, value in numbers.items() if value != -1}
+    for key, words in (("trusted", trusted), ("exclusive", exclusive)):
+        if words:
+            if words not in (["yes"], ["no"]):
+                raise ControlError("usage", f"{key} is yes or no, not {' '.join(words)!r}", "")
+            wanted[key] = words == ["yes"]
+    return host.set_port(name, wanted)
+
+
+@request
+def offload_remove_port(host: Host, name: str) -> Json:
+    """Take a port off the adapter's switch; SAs of who is behind it go on in software."""
+    return host.remove_port(name)
+
+
+@request
+def offload_enable(host: Host, enabled: bool) -> Json:
+    """Turn the offload on or off for all ports, at once and in `offload.toml`. IPsec itself goes on."""
+    return host.enable_offload(enabled)
+
+
+@request
+def offload_fault(host: Host, name: str, value: str) -> Json:
+    """Have the simulated adapter fail, for trials: see docs/offload.md for names and values. Only with
+    `dataplane.faults = true`."""
+    return host.offload_fault(name, value)
 
 
 @request

@@ -6,7 +6,7 @@ here changes anything, and no key material comes near.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -151,7 +151,13 @@ def _left(moment: float | None, now: float) -> float | None:
 # Status --------------------------------------------------------------------------------------------------
 
 
-def peer(one: Association, pairs: Collection[SaPair], usage: UsageOf, plane: str, now: float) -> Json:
+def peer(
+    one: Association,
+    pairs: Collection[SaPair],
+    usage: UsageOf,
+    carrier: Callable[[Collection[SaPair]], str],
+    now: float,
+) -> Json:
     """A peer's line in the status: one IKE SA with its Child SAs."""
     rules = dict.fromkeys(pair.rule for pair in pairs) or dict.fromkeys([one.rule] if one.rule else [])
     used = [usage[pair.inbound.spi] for pair in pairs if pair.inbound.spi in usage]
@@ -169,7 +175,7 @@ def peer(one: Association, pairs: Collection[SaPair], usage: UsageOf, plane: str
         "octets_in": sum(into.octets for into, _ in used),
         "octets_out": sum(out.octets for _, out in used),
         "quick": len(pairs),
-        "plane": plane if pairs else "-",
+        "plane": carrier(pairs) if pairs else "-",
         "reason": "",
     }
 
