@@ -22,8 +22,8 @@ from offload.faults import Faults, Lie
 from offload.ip import Dropped
 from offload.outer import Arrived, Outgoing
 from offload.ports import Port
-from offload.receiver import contents
-from offload.requests import Added, AddSa, Deleted, DeleteSa, Refused, UpdateSa, association
+from offload.receiver import contents, shown
+from offload.requests import HALF, Added, AddSa, Deleted, DeleteSa, Refused, UpdateSa, association
 from offload.sa_table import Entry, SaTable, slot_of
 from offload.sender import in_trains
 from sadb.address import Address
@@ -50,7 +50,6 @@ class Adapter:
         self.limits: dict[str, int] = {}  # of ports; what is not here may have all
         self.counters: Counter[str] = Counter()
         self._random, self._address = random, address
-        self._held: list[tuple[Transmit, list[Outgoing]]] = []  # of the fault `reorder`
 
     # Requests --------------------------------------------------------------------------------------------
 
@@ -63,7 +62,7 @@ class Adapter:
                 return answer
             case UpdateSa(handle, high):
                 entry = self._own(port, handle)
-                if entry is not None and not self.faults.esn_lag:
+                if entry is not None and 0 <= high <= HALF and not self.faults.esn_lag:
                     entry.high = high
                     self.counters["updates"] += 1
                 return None
@@ -82,7 +81,6 @@ class Adapter:
     def reset(self) -> None:
         """Forget all SAs."""
         self.counters["resets"] += 1
-        self._held.clear()
         self.table.clear()
 
     def used(self, port: str) -> int:
@@ -124,10 +122,9 @@ class Adapter:
     def transmit(self, port: str, descriptors: Sequence[Transmit]) -> tuple[list[Outgoing], list[Completion]]:
         """Protect and send what a port's ring held: what goes to the wire, and what is done with. A handle
         that is not the port's current one fails, and nothing leaves."""
-        ready = self._held
-        self._held = []
-        for one in descriptors:
-            ready.append((one, self._protected(port, one) if one.task is not Task.FENCE else []))
+        ready = [
+            (one, self._protected(port, one) if one.task is not Task.FENCE else []) for one in descriptors
+        ]
         if self.faults.stuck:
             return [], []
         if self.faults.reorder > 1:
@@ -155,8 +152,10 @@ class Adapter:
         return [self._spoilt(packet) for packet in packets] if self.faults.bad_icv else packets
 
     def _secured(self, entry: Entry, one: Transmit) -> list[Outgoing]:
-        """Packets that the host framed."""
+        """Packets that the host framed, for this SA and no other: else two would share an IV."""
         data, size = one.data, one.segment or len(one.data)
+        if size <= 0 or one.at < 0 or (one.segment and (one.path is None or one.at)):
+            raise Dropped("malformed")
         if entry.cipher is None:
             return [Outgoing(self._signed(entry, data, one.at))]
         sealed = b"".join(
@@ -166,16 +165,16 @@ class Adapter:
 
     def _sealed(self, entry: Entry, packet: bytes, at: int) -> bytes:
         start = at + HEADER + _IV
-        if len(packet) < start + 2 + ICV:
+        header = packet[at : at + HEADER]
+        if len(packet) < start + 2 + ICV or header[:4] != entry.spi:
             raise Dropped("malformed")
         assert entry.cipher is not None
-        header = packet[at : at + HEADER]
         text = entry.cipher.seal(packet[at + HEADER : start], _aad(entry, header), packet[start:-ICV])
         return packet[:start] + text
 
     def _signed(self, entry: Entry, packet: bytes, at: int) -> bytes:
         assert entry.signer is not None
-        if len(packet) < at + _AH or at < 20:
+        if len(packet) < at + _AH or at < 20 or packet[at + 4 : at + 8] != entry.spi:
             raise Dropped("malformed")
         size = (packet[at + 1] + 2) * 4
         number = entry.number(int.from_bytes(packet[at + 8 : at + 12], "big"))
@@ -188,6 +187,8 @@ class Adapter:
         if entry.sealer is None or entry.tunnel or not self.capabilities.lso:
             raise Dropped("malformed")
         packets = vnet.packets(one.data)
+        if not 1 < len(packets) == vnet.outline(one.data)[2]:  # so many numbers were taken
+            raise Dropped("malformed")
         at, field, protocol = ip.insertion(packets[0])
         number = entry.number(one.number & 0xFFFFFFFF)
         sealed = entry.sealer.seal_train(number, [packet[at:] for packet in packets], protocol)
@@ -205,15 +206,11 @@ class Adapter:
         as it came."""
         found: list[tuple[Entry | None, Arrived]] = []
         for one in arrived:
-            data, size = one.data, one.segment or len(one.data)
-            entry = self.table.find(port, one.spi, one.destination) if len(data) >= HEADER else None
-            if entry is None or not self._able(one):
+            rows = [(self._row(port, piece), piece) for piece in _pieces(one)] if self._able(one) else []
+            if any(entry for entry, _ in rows):
+                found += ((entry, self._opened(entry, piece) if entry else piece) for entry, piece in rows)
+            else:
                 found.append((None, one))  # a train for nobody stays one
-                continue
-            found += (
-                (entry, self._opened(entry, replace(one, data=data[at : at + size], segment=0)))
-                for at in range(0, len(data), size)
-            )
         if not self.capabilities.lro:
             return [one for _, one in found]
         made: list[Arrived] = []
@@ -221,6 +218,9 @@ class Adapter:
             run = [one for _, one in group]
             made += run if entry is None else self._coalesced(entry, run)
         return made
+
+    def _row(self, port: str, one: Arrived) -> Entry | None:
+        return self.table.find(port, one.spi, one.destination) if len(one.data) >= HEADER else None
 
     def _able(self, arrived: Arrived) -> bool:
         """IPv4 options, and UDP where the adapter knows none: software does the work."""
@@ -237,7 +237,7 @@ class Adapter:
             self.counters["evict requests"] += 1
         if self.faults.lie is not None:
             handle, data, status = self._lie(entry), arrived.data, CryptoStatus.SUCCESS
-        return replace(arrived, data=data, mark=Mark(handle, status, evict=evict))
+        return replace(arrived, data=data, mark=Mark(handle, status, evict=evict, high=entry.high))
 
     def _crypto(self, entry: Entry, arrived: Arrived) -> tuple[CryptoStatus, bytes]:
         """Check and decrypt one packet; header, trailer and check value stay."""
@@ -264,7 +264,7 @@ class Adapter:
         try:
             size = entry.signer.check(data)
             number = entry.number(int.from_bytes(data[8:12], "big"))
-            entry.signer.verify(number, arrived.header, data, size)
+            entry.signer.verify(number, shown(arrived), data, size)
         except Dropped as dropped:
             bad = dropped.reason == "unverified"
             return self._failure(entry) if bad else CryptoStatus.INVALID_SYNTAX, data
@@ -329,23 +329,30 @@ class Adapter:
     def _shuffled(
         self, ready: list[tuple[Transmit, list[Outgoing]]]
     ) -> list[tuple[Transmit, list[Outgoing]]]:
-        """Out of order within the fault's bound, fences where they are."""
+        """Out of order within the fault's bound of packets, fences where they are."""
         made: list[tuple[Transmit, list[Outgoing]]] = []
         window: list[tuple[Transmit, list[Outgoing]]] = []
+        held = 0
         for one in ready:
-            if one[0].task is Task.FENCE:
+            fence = one[0].task is Task.FENCE
+            count = sum(-(-len(packet.data) // (packet.segment or len(packet.data))) for packet in one[1])
+            if fence or held + count > self.faults.reorder:
                 made += self._mixed(window)
-                window = []
-                made.append(one)
-                continue
+                window, held = [], 0
             window.append(one)
-            if len(window) == self.faults.reorder:
-                made += self._mixed(window)
-                window = []
+            held += self.faults.reorder if fence else count
         return made + self._mixed(window)
 
     def _mixed(self, window: list[tuple[Transmit, list[Outgoing]]]) -> list[tuple[Transmit, list[Outgoing]]]:
         return [one for _, _, one in sorted((self._random(4), at, one) for at, one in enumerate(window))]
+
+
+def _pieces(arrived: Arrived) -> list[Arrived]:
+    """The datagrams of a train, which may be of different SAs."""
+    data, size = arrived.data, arrived.segment
+    if not 0 < size < len(data):
+        return [arrived]
+    return [replace(arrived, data=data[at : at + size], segment=0) for at in range(0, len(data), size)]
 
 
 def _aad(entry: Entry, header: bytes) -> bytes:
@@ -356,5 +363,5 @@ def _aad(entry: Entry, header: bytes) -> bytes:
 def _joined(entry: Entry, parts: Sequence[Arrived], frame: bytes) -> Arrived:
     numbers = tuple(int.from_bytes(one.data[4:8], "big") for one in parts)
     evict = any(one.mark is not None and one.mark.evict for one in parts)
-    mark = Mark(entry.handle, CryptoStatus.SUCCESS, numbers, evict)
+    mark = Mark(entry.handle, CryptoStatus.SUCCESS, numbers, evict, entry.high)
     return replace(parts[0], data=parts[0].data[:HEADER] + frame, mark=mark)

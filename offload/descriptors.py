@@ -35,12 +35,15 @@ class Mark:
     are then checked and in the clear, ESP or AH header and trailer still there. `numbers`: the packet is a
     frame of `offload.vnet`, put together from packets with these sequence numbers (the 32 bits of the wire),
     in order, behind the ESP header of the first one. `evict`: the adapter wants to be relieved of the SA
-    (SaDeleteReq)."""
+    (SaDeleteReq). `high`: the upper half of the sequence number with which the ICV was right, 0 without
+    extended ones: were it left out, a packet of 2^32 numbers ago would be taken for a new one until the
+    adapter follows our update."""
 
     handle: int
     status: CryptoStatus
     numbers: tuple[int, ...] = ()
     evict: bool = False
+    high: int = 0
 
 
 class Task(IntEnum):

@@ -4,6 +4,8 @@ One outbound SA:
 
     SOFT --place--> ADDING --Added--> HARD --displace--> DRAINING --fence done--> SOFT
                     ADDING --Refused--> SOFT
+                    HARD --packets for software--> DRAINING --fence done--> HARD
+                    HARD --other upper half--> DRAINING --fence done--> ADDING
                     HARD, DRAINING --adapter dead, no completion in time, failed send--> SOFT, packets again
 
 A sequence number is taken before an adapter sees the packet and never again, whatever becomes of it: packets
@@ -11,6 +13,9 @@ whose completion is missing leave in software under new numbers, at most once, o
 drains its packets wait, before they are numbered, so that none of software overtakes one of the ring. Inbound
 nothing drains: marked and raw packets may come at any time, and a mark is believed when its handle is the
 SA's.
+
+Answers are to be given to the driver before packets that were marked behind them: whoever takes packets from
+the ring looks for answers between that and handing them to the engine.
 
 What is to be done leaves in `requests` (to the adapter), `ring` (transmit descriptors) and `reports` (to
 whoever places SAs); nothing here waits or looks at a clock."""
@@ -21,18 +26,34 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import islice
 
 from offload.capabilities import Capabilities, Direction
 from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
 from offload.outer import Outgoing
-from offload.requests import Added, Answer, Deleted, DeleteSa, Link, Refused, Request, TooBig, UpdateSa, add
-from sadb.sa import SaPair
+from offload.requests import (
+    Added,
+    AddSa,
+    Answer,
+    Deleted,
+    DeleteSa,
+    Link,
+    Refused,
+    Request,
+    TooBig,
+    UpdateSa,
+    add,
+)
+from sadb.sa import SaPair, SecurityAssociation
 
 PATIENCE = 0.1  # seconds without any completion after which what is in flight is lost
 LONGEST = 1.0  # seconds after which it is lost although others are completed
 PASSED = 64  # later descriptors completed, after which this one will not be: they are in order, nearly
 HELD = 256  # packets of one SA that wait for the adapter to drain
 LAGGING = 64  # packets refused by the adapter and verified here, after which it does not follow our updates
+
+
+_NOTHING = (0, 0, 0, 0)
 
 
 class Stage(Enum):
@@ -74,10 +95,9 @@ class Lane:
     handle: int = 0
     high: int = 0  # of extended sequence numbers, as the adapter has it
     fence: int = 0
+    then: Stage = Stage.SOFT  # what follows DRAINING
     until: float = 0.0
-    moves: int = 0
-    octets: int = 0
-    packets: int = 0
+    flights: set[int] = field(default_factory=set)  # idents of descriptors that are not completed
     held: deque[bytes] = field(default_factory=deque)
 
 
@@ -89,9 +109,6 @@ class Inbound:
     handle: int = 0
     high: int = 0
     lagging: int = 0
-    octets: int = 0
-    packets: int = 0
-    wanted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +136,9 @@ class Driver:
         self._handles: dict[int, Inbound] = {}
         self._former: dict[int, Inbound] = {}  # deleted, but marks may still be in the ring
         self._ended: tuple[set[int], set[int]] = set(), set()  # of these the deletion is answered
-        self._pending: dict[int, tuple[SaPair, bool]] = {}
+        self._pending: dict[int, Lane | Inbound] = {}
+        self._draining: dict[Lane, None] = {}  # first begun first; also of pairs that are deleted
+        self._carried: dict[SaPair, list[int]] = {}
         self._flights: dict[int, Flight] = {}  # by ident, oldest first
         self._ident = 0
         self._completed = 0  # highest ident
@@ -133,12 +152,12 @@ class Driver:
             if direction is Direction.INBOUND and pair not in self._inbound:
                 window = pair.inbound.replay
                 high = window.highest >> 32 if window is not None else 0
-                self._inbound[pair] = Inbound(pair, high=high)
-                self._add(pair, True, high)
+                row = self._inbound[pair] = Inbound(pair, high=high)
+                self._add(row, pair.inbound, high)
             elif direction is Direction.OUTBOUND and pair not in self.lanes:
                 high = pair.outbound.sequence + 1 >> 32
-                self.lanes[pair] = Lane(pair, Stage.ADDING, high=high)
-                self._add(pair, False, high)
+                lane = self.lanes[pair] = Lane(pair, Stage.ADDING, high=high)
+                self._add(lane, pair.outbound, high)
 
     def displace(self, pair: SaPair, directions: Iterable[Direction], now: float) -> None:
         """Take it out again."""
@@ -149,14 +168,19 @@ class Driver:
                 self._drain(lane, now)
 
     def forget(self, pair: SaPair) -> None:
-        """The pair is deleted. What is in flight may still leave."""
+        """The pair is deleted. What is in flight still leaves; what waits looks for another pair."""
         self._remove_inbound(pair, report=False)
+        self._carried.pop(pair, None)
         lane = self.lanes.pop(pair, None)
-        if lane is not None and lane.handle:
-            lane.held.clear()
-            for ident in [ident for ident, one in self._flights.items() if one.lane is lane]:
-                del self._flights[ident]
+        if lane is None:
+            return
+        if lane.flights:
+            self._drain(lane, self._flights[max(lane.flights)].since)
+        elif lane.handle:
             self.requests.append(DeleteSa(lane.handle))
+        if lane.held:
+            self.again(Again(pair, (), tuple(lane.held)))
+            lane.held.clear()
 
     def stage(self, pair: SaPair, direction: Direction) -> Stage:
         """Where a direction of a pair is."""
@@ -169,21 +193,24 @@ class Driver:
         return Stage.HARD if inbound.handle else Stage.ADDING
 
     def carried(self, pair: SaPair) -> tuple[int, int, int, int]:
-        """Octets and packets in, octets and packets out that the adapter had to do with, since it has the
-        SA."""
-        inbound, lane = self._inbound.get(pair), self.lanes.get(pair)
-        came = (inbound.octets, inbound.packets) if inbound else (0, 0)
-        return *came, *((lane.octets, lane.packets) if lane else (0, 0))
+        """Octets and packets in, octets and packets out that the adapter had to do with so far. All others of
+        the SA were software's."""
+        came, packets_in, went, packets_out = self._carried.get(pair, _NOTHING)
+        return came, packets_in, went, packets_out
 
     @property
     def pairs(self) -> set[SaPair]:
-        """Those with a direction in the adapter, or on the way there."""
-        return self.lanes.keys() | self._inbound.keys()
+        """Those with a direction in the adapter, or on the way there, or that it carried something of."""
+        return self.lanes.keys() | self._inbound.keys() | self._carried.keys()
 
-    def _add(self, pair: SaPair, inbound: bool, high: int) -> None:
+    def _carries(self, pair: SaPair, at: int, octets: int, packets: int) -> None:
+        row = self._carried.setdefault(pair, list(_NOTHING))
+        row[at] += octets
+        row[at + 1] += packets
+
+    def _add(self, place: Lane | Inbound, sa: SecurityAssociation, high: int) -> None:
         self._ident += 1
-        self._pending[self._ident] = pair, inbound
-        sa = pair.inbound if inbound else pair.outbound
+        self._pending[self._ident] = place
         self.requests.append(add(self._ident, sa, high if sa.suite.esn else None))
         self.counters["adds"] += 1
 
@@ -205,31 +232,30 @@ class Driver:
                 pass  # the shell's
 
     def _added(self, ident: int, handle: int) -> None:
-        pair, inbound = self._pending.pop(ident, (None, False))
-        lane = self.lanes.get(pair) if pair is not None and not inbound else None
-        row = self._inbound.get(pair) if pair is not None and inbound else None
-        if pair is not None and lane is not None and lane.stage is Stage.ADDING:
-            lane.stage, lane.handle = Stage.HARD, handle
-            lane.moves += 1
-            self.reports.append(Report(pair, Direction.OUTBOUND, "placed"))
-        elif pair is not None and row is not None and row.wanted and not row.handle:
-            row.handle = handle
-            self._handles[handle] = row
-            self.reports.append(Report(pair, Direction.INBOUND, "placed"))
-        else:  # not wanted any more
+        place = self._pending.pop(ident, None)
+        if place is None or not self._current(place):  # not wanted any more
+            if isinstance(place, Inbound):
+                self._former[handle] = place
             self.requests.append(DeleteSa(handle))
+            return
+        place.handle = handle
+        if isinstance(place, Lane):
+            place.stage = Stage.HARD
+        else:
+            self._handles[handle] = place
+        self.reports.append(Report(place.pair, _direction(place), "placed"))
+
+    def _current(self, place: Lane | Inbound) -> bool:
+        """Whether it was not given up, or placed anew, since it was asked for."""
+        return (self.lanes if isinstance(place, Lane) else self._inbound).get(place.pair) is place
 
     def _refused(self, ident: int, reason: str, now: float) -> None:
-        pair, inbound = self._pending.pop(ident, (None, False))
+        place = self._pending.pop(ident, None)
         self.counters[f"refused: {reason}"] += 1
-        if pair is None:
+        if place is None or not self._current(place):
             return
-        direction = Direction.INBOUND if inbound else Direction.OUTBOUND
-        if inbound:
-            self._inbound.pop(pair, None)
-        else:
-            self.lanes.pop(pair, None)
-        self.reports.append(Report(pair, direction, reason))
+        del (self.lanes if isinstance(place, Lane) else self._inbound)[place.pair]
+        self.reports.append(Report(place.pair, _direction(place), reason))
 
     def completed(self, completions: Sequence[Completion], now: float) -> None:
         """Descriptors are done with. One that failed means that the SA is not there."""
@@ -244,25 +270,26 @@ class Driver:
                 failed.append(lane)
                 continue
             del self._flights[one.ident]
+            lane.flights.discard(one.ident)
             if one.ident == lane.fence and lane.stage is Stage.DRAINING:
                 self._drained(lane, now)
         for lane in failed:
-            self._lost(lane, now, "lost")
+            self._lost(lane, "lost")
 
     def dead(self, now: float, why: str = "lost") -> None:
-        """The adapter is gone, was reset, or its link is down: it has no SA any more."""
+        """The adapter is gone, was reset, or its link is down: it has no SA any more. What it marked before
+        is true."""
         self.counters["resets"] += 1
-        self._pending.clear()
-        for row in list(self._inbound.values()):
-            self.reports.append(Report(row.pair, Direction.INBOUND, why))
-        self._inbound.clear()
-        self._handles.clear()
-        self._former.clear()
-        self.requests.clear()
+        unsent = [one.ident for one in self.requests if isinstance(one, AddSa)]
+        for ident in unsent if why == "link" else list(self._pending):  # who is gone answers no more
+            del self._pending[ident]
         self.ring.clear()
-        for lane in list(self.lanes.values()):
-            lane.handle = 0  # nothing to delete
-            self._lost(lane, now, why)
+        for pair in list(self._inbound):
+            self._remove_inbound(pair, why)
+        self._ended[1].update(self._former)
+        for lane in [*self.lanes.values(), *self._draining]:
+            self._lost(lane, why)
+        self.requests.clear()  # there is nothing to delete
 
     # Packets that leave ----------------------------------------------------------------------------------
 
@@ -281,66 +308,92 @@ class Driver:
                 dont_fragment=framed.dont_fragment,
             )
         )
-        lane.octets += len(packet)
-        lane.packets += 1
+        self._carries(lane.pair, 2, len(packet), 1)
 
     def send_large(self, lane: Lane, large: Transmit, octets: int, packets: int, now: float) -> None:
         """Hand a large packet to the adapter; ident and handle are put in here."""
         self._fly(lane, large.data, now, True)
         self.ring.append(replace(large, ident=self._ident, handle=lane.handle))
-        lane.octets += octets
-        lane.packets += packets
+        self._carries(lane.pair, 2, octets, packets)
 
     def hold(self, lane: Lane, packet: bytes, now: float) -> None:
         """A packet of an SA that drains: it waits, and when too many do, the adapter is given up."""
         lane.held.append(packet)
         if len(lane.held) > HELD:
-            self._lost(lane, now, "lost")
+            self._lost(lane, "lost")
+
+    def pause(self, lane: Lane, now: float) -> None:
+        """Something of the SA is to leave in software, and the adapter goes on when that is done."""
+        self.counters["pauses"] += 1
+        self._drain(lane, now, Stage.HARD)
 
     def refresh(self, lane: Lane, now: float) -> None:
         """Extended sequence numbers have another upper half than the adapter knows: its ring may hold numbers
         of the former one, so the SA leaves it and is placed anew."""
         self.counters["esn renewals"] += 1
-        self._drain(lane, now, "esn")
+        self._drain(lane, now, Stage.ADDING)
 
     def _fly(self, lane: Lane, packet: bytes, now: float, frame: bool) -> None:
         if not self._flights:
             self._heard = now  # silence counts from here
         self._ident += 1
         self._flights[self._ident] = Flight(lane, packet, now, frame)
+        lane.flights.add(self._ident)
 
-    def _drain(self, lane: Lane, now: float, why: str = "software") -> None:
+    def _drain(self, lane: Lane, now: float, then: Stage = Stage.SOFT) -> None:
         if lane.stage is Stage.ADDING:  # the answer finds nobody
-            del self.lanes[lane.pair]
-            self.reports.append(Report(lane.pair, Direction.OUTBOUND, why))
+            self._leave(lane, "software")
         elif lane.stage is Stage.HARD:
-            lane.stage, lane.until = Stage.DRAINING, now + PATIENCE
+            lane.stage, lane.then, lane.until = Stage.DRAINING, then, now + PATIENCE
+            self._draining[lane] = None
             self._fly(lane, b"", now, False)
             lane.fence = self._ident
             self.ring.append(Transmit(self._ident, lane.handle, Task.FENCE))
             self.counters["drains"] += 1
+        elif then is Stage.SOFT:
+            lane.then = then
 
     def _drained(self, lane: Lane, now: float) -> None:
-        del self.lanes[lane.pair]
-        self.requests.append(DeleteSa(lane.handle))
-        self.reports.append(Report(lane.pair, Direction.OUTBOUND, "software"))
-        self.again(Again(lane.pair, (), tuple(lane.held)))
+        """All descriptors before the fence are done with: those without a completion were lost."""
+        placed = lane.pair in self.lanes
+        if lane.flights:
+            self._lost(lane, "lost" if placed else "software")
+        elif lane.then is Stage.HARD:
+            lane.stage = Stage.HARD
+            del self._draining[lane]
+            self._leave_again(lane, ())
+        else:
+            self._leave(lane, "software")
+            if lane.then is Stage.ADDING and placed:
+                self.place(lane.pair, (Direction.OUTBOUND,), now)
 
-    def _lost(self, lane: Lane, now: float, why: str) -> None:
-        """Forget the handle; what is not completed leaves again, under new numbers, then what waits."""
-        if self.lanes.pop(lane.pair, None) is None:
-            return
-        idents = [ident for ident, one in self._flights.items() if one.lane is lane]
-        flights = [self._flights.pop(ident) for ident in idents]
-        # of the ring, what the adapter has not had yet
+    def _lost(self, lane: Lane, why: str) -> None:
+        """Forget the handle; what is not completed leaves again."""
+        if lane.handle:
+            self.counters["lost"] += 1
+        self._leave(lane, why)
+
+    def _leave(self, lane: Lane, why: str) -> None:
+        """The SA is in software from now on. What the adapter has not had yet it does not get."""
+        self._draining.pop(lane, None)
+        if self.lanes.get(lane.pair) is lane:
+            del self.lanes[lane.pair]
+            self.reports.append(Report(lane.pair, Direction.OUTBOUND, why))
         if lane.handle:
             self.requests.append(DeleteSa(lane.handle))
-            self.counters["lost"] += 1
-        self.ring = [one for one in self.ring if one.ident not in idents]
-        self.reports.append(Report(lane.pair, Direction.OUTBOUND, why))
-        lost = tuple(one for one in flights if one.packet) if self._resend else ()
+            lane.handle = 0
+        lost = [self._flights.pop(ident) for ident in sorted(lane.flights)]
+        if lost:
+            self.ring = [one for one in self.ring if one.ident not in lane.flights]
+        lane.flights.clear()
+        self._leave_again(lane, tuple(one for one in lost if one.packet) if self._resend else ())
+
+    def _leave_again(self, lane: Lane, lost: tuple[Flight, ...]) -> None:
+        """Under new numbers what was lost, then what waits."""
         self.counters["reframed"] += len(lost)
-        self.again(Again(lane.pair, lost, tuple(lane.held)))
+        if lost or lane.held:
+            self.again(Again(lane.pair, lost, tuple(lane.held)))
+            lane.held.clear()
 
     # Packets that come -----------------------------------------------------------------------------------
 
@@ -351,7 +404,7 @@ class Driver:
             self.counters["stale handles"] += 1
             return False
         self.counters[f"status: {mark.status.name.lower()}"] += len(mark.numbers) or 1
-        if mark.evict and row.wanted and mark.handle in self._handles:
+        if mark.evict and mark.handle in self._handles:
             self.counters["evict requests"] += 1
             for direction in Direction:
                 self.reports.append(Report(pair, direction, "refused"))
@@ -360,11 +413,11 @@ class Driver:
     def opened(self, pair: SaPair, mark: Mark, octets: int, packets: int) -> None:
         """A marked packet was authentic and new."""
         row = self._inbound.get(pair)
+        if mark.status is CryptoStatus.SUCCESS:
+            self._carries(pair, 0, octets, packets)
         if row is None:
             return
         if mark.status is CryptoStatus.SUCCESS:
-            row.octets += octets
-            row.packets += packets
             row.lagging = 0
         else:  # software verified what the adapter could not
             row.lagging += 1
@@ -390,7 +443,6 @@ class Driver:
         row = self._inbound.pop(pair, None)
         if row is None:
             return
-        row.wanted = False
         if row.handle:
             del self._handles[row.handle]
             self._former[row.handle] = row
@@ -402,22 +454,26 @@ class Driver:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
-        for ident, oldest in self._flights.items():
-            return self._overdue(ident, oldest)
-        return None
+        whens = [lane.until for lane in islice(self._draining, 1)]
+        whens += [self._overdue(*oldest) for oldest in islice(self._flights.items(), 1)]
+        return min(whens, default=None)
 
     def tick(self, now: float) -> None:
         """Give up SAs whose packets the adapter does not complete."""
+        while self._draining and now >= (lane := next(iter(self._draining))).until:
+            self._lost(lane, "lost")
         while self._flights:
             ident, oldest = next(iter(self._flights.items()))
             if now < self._overdue(ident, oldest):
                 return
-            self._lost(oldest.lane, now, "lost")
+            self._lost(oldest.lane, "lost")
 
     def _overdue(self, ident: int, flight: Flight) -> float:
         """When a descriptor counts as lost. An adapter that is slow but busy gets more time."""
-        if flight.lane.stage is Stage.DRAINING:
-            return flight.lane.until
         if self._completed >= ident + PASSED:
             return flight.since + PATIENCE
         return min(max(flight.since, self._heard) + PATIENCE, flight.since + LONGEST)
+
+
+def _direction(place: Lane | Inbound) -> Direction:
+    return Direction.OUTBOUND if isinstance(place, Lane) else Direction.INBOUND

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from offload import ip, vnet
 from offload.accounts import Accounts
 from offload.descriptors import CryptoStatus, Mark, Task, Transmit
-from offload.driver import Again, Driver, Stage
+from offload.driver import Again, Driver, Lane, Stage
 from offload.eligibility import Reason, Shape, unfit
 from offload.ip import Dropped
 from offload.outer import Arrived
@@ -58,22 +58,45 @@ class HybridEngine(SoftwareEngine):
 
     def _put(self, sender: Sender, packet: bytes, port: bytes, now: float, batch: Batch) -> None:
         """One packet that fits: to the adapter if that has the SA, else protect it here."""
-        lane = self.driver.lanes.get(sender.pair)
+        driver = self.driver
+        lane = driver.lanes.get(sender.pair)
         if lane is None or lane.stage is Stage.ADDING:
             batch.wire.append(self._protect(sender, packet, port, now))
             return
-        driver = self.driver
-        if lane.stage is Stage.HARD and lane.high != sender.sa.sequence + 1 >> 32:
-            driver.refresh(lane, now)
-        if lane.stage is Stage.DRAINING:
-            driver.hold(lane, packet, now)
-        elif reason := self._unfit(sender, packet):
+        reason = self._unfit(sender, packet)
+        if self._waits(lane, packet, now, batch, soft=reason is not None):
+            return
+        if reason is not None:
             driver.counters[f"packet: {reason.value}"] += 1
             batch.wire.append(self._protect(sender, packet, port, now))
-        else:
-            framed = self._protect(self._framer(sender), packet, port, now)
-            at = 0 if framed.path is not None else ip.insertion(framed.data)[0]
-            driver.send(lane, framed, at, packet, now)
+            return
+        framed = self._protect(self._framer(sender), packet, port, now)
+        at = 0 if framed.path is not None else ip.insertion(framed.data)[0]
+        driver.send(lane, framed, at, packet, now)
+
+    def _send_large(
+        self, route: tuple[Sender, int, bytes], packet: bytes, cut: bool, now: float, batch: Batch
+    ) -> None:
+        lane = self.driver.lanes.get(route[0].pair)
+        placed = lane is not None and lane.stage is not Stage.ADDING
+        # pieces are made here; what is not to be cut up gets no number
+        if lane is None or not placed or not cut or not self._waits(lane, packet, now, batch, soft=True):
+            super()._send_large(route, packet, cut, now, batch)
+
+    def _waits(self, lane: Lane, packet: bytes, now: float, batch: Batch, *, soft: bool) -> bool:
+        """Whether a packet waits until the adapter has sent what it has of the SA. One that is protected here
+        (`soft`) must not overtake those: behind it they might be too late for the peer's replay window."""
+        driver = self.driver
+        if lane.stage is Stage.HARD:
+            if lane.high != lane.pair.outbound.sequence + 1 >> 32:
+                driver.refresh(lane, now)
+            elif soft and lane.flights:
+                driver.pause(lane, now)
+        if lane.stage is not Stage.DRAINING:
+            return False
+        driver.hold(lane, packet, now)
+        self._send_again(batch, now)
+        return True
 
     def _unfit(self, sender: Sender, packet: bytes) -> Reason | None:
         """Why an adapter is not to have this packet; in tunnel mode and in UDP the outer header is plain."""
@@ -148,9 +171,12 @@ class HybridEngine(SoftwareEngine):
         return super()._send_train(packets, now, batch)
 
     def _release(self, batch: Batch, now: float) -> None:
+        self._send_again(batch, now)
+        super()._release(batch, now)
+
+    def _send_again(self, batch: Batch, now: float) -> None:
         while self._again:
             self._resend(self._again.pop(0), now, batch)
-        super()._release(batch, now)
 
     # Inbound ---------------------------------------------------------------------------------------------
 
@@ -162,9 +188,12 @@ class HybridEngine(SoftwareEngine):
 
     def _open_marked(self, arrived: Arrived, mark: Mark, now: float, batch: Batch) -> None:
         """What an adapter looked at: believed for the SA that it is said to be of, and no other."""
-        pair = self._spis.get(arrived.spi) if len(arrived.data) >= 12 else None
+        if len(arrived.data) < 12:
+            self._counters["malformed"] += 1
+            return
+        pair = self._spis.get(arrived.spi)
         if pair is None or not self.driver.believes(pair, mark):
-            self._counters["stale-handle"] += 1
+            self._counters["stale-handle"] += len(mark.numbers) or 1
             return
         # of extended numbers the adapter may know an old upper half: then they are opened here
         if mark.status is not CryptoStatus.SUCCESS and not pair.inbound.suite.esn:
@@ -177,15 +206,19 @@ class HybridEngine(SoftwareEngine):
         else:
             self._open(arrived, arrived.data, now, batch)
         if len(batch.local) > before:
-            octets = sum(map(len, batch.local[before:]))
-            self.driver.opened(pair, mark, octets, len(mark.numbers) or 1)
+            sizes = [_carried(one) for one in batch.local[before:]]
+            self.driver.opened(
+                pair, mark, sum(octets for octets, _ in sizes), sum(count for _, count in sizes)
+            )
 
     def _open_frame(self, arrived: Arrived, mark: Mark, now: float, batch: Batch) -> None:
         frame = arrived.data[8:]
         try:
             receiver = self._receiver(arrived, arrived.data, now)
             try:
-                packets = receiver.open_frame(mark.numbers, frame, now)
+                packets, refused = receiver.open_frame(mark, frame, now)
+                for reason in refused:
+                    self._counters[reason] += 1
                 if packets is None and not self._twins:
                     batch.local.append(Frame(frame))
                 else:
@@ -198,3 +231,11 @@ class HybridEngine(SoftwareEngine):
                     self._crossed(receiver.meter, receiver.pair, inbound=True)
         except Dropped as dropped:
             self._counters[dropped.reason] += len(mark.numbers)
+
+
+def _carried(packet: bytes | Frame) -> tuple[int, int]:
+    """Octets and packets that came on the wire for this."""
+    if not isinstance(packet, Frame):
+        return len(packet), 1
+    head, _, count = vnet.outline(packet)
+    return len(packet) - vnet.HEADER + (count - 1) * head, count

@@ -6,12 +6,10 @@ authentic; then padding, next header, and whether the packet is one this SA may 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from offload import ip, vnet
 from offload.accounts import Accounts
 from offload.ah import Authenticator
-from offload.descriptors import CryptoStatus
+from offload.descriptors import CryptoStatus, Mark
 from offload.esp import Opener, strip
 from offload.ip import Dropped
 from offload.outer import Arrived
@@ -56,54 +54,80 @@ class Receiver:
     def open(self, arrived: Arrived, data: bytes, now: float) -> bytes:
         """The packet in one datagram, `data`, of what arrived; raises `Dropped`. With a mark that says so,
         which the caller believes, its text is in the clear and verified already."""
-        done = arrived.mark is not None and arrived.mark.status is CryptoStatus.SUCCESS
+        mark = arrived.mark
+        high = mark.high if mark is not None and mark.status is CryptoStatus.SUCCESS else None
         if self._esp is not None:
-            packet = contents(arrived, self._esp_open(data, done), tunnel=self._tunnel)
+            packet = contents(arrived, self._esp_open(data, high), tunnel=self._tunnel)
         else:
-            packet = self._ah_open(arrived, data, done)
+            packet = self._ah_open(arrived, data, high)
         if not self.meter.take(len(packet), now):
             raise Dropped("used-up")
         self.admit(packet)
         return packet
 
-    def open_frame(self, numbers: Sequence[int], frame: bytes, now: float) -> list[bytes] | None:
-        """What an adapter put together from packets with these numbers: None when all of it may pass as it
-        is, else the packets that may. Raises `Dropped` for what is none."""
-        head, _, count = vnet.outline(frame)
+    def open_frame(self, mark: Mark, frame: bytes, now: float) -> tuple[list[bytes] | None, list[str]]:
+        """What an adapter put together from packets with the numbers of the mark: None when all of it may
+        pass as it is, else the packets that may; and why the others may not. Raises `Dropped` for what is
+        none."""
         size = len(frame) - vnet.HEADER
-        if count != len(numbers):
+        if size <= 0:
+            raise Dropped("malformed")
+        head, _, count = vnet.outline(frame)
+        if count != len(mark.numbers):
             raise Dropped("malformed")
         self.admit(frame[vnet.HEADER :])
-        fresh = [self._is_new(low) for low in numbers]
-        if all(fresh) and self.meter.take_all(size + (count - 1) * head, count, now):
-            return None
-        packets = [one for one, new in zip(vnet.packets(frame), fresh, strict=True) if new]
-        return [one for one in packets if self.meter.take(len(one), now)]
+        refused = [self._refused(low, mark.high) for low in mark.numbers]
+        if not any(refused) and self.meter.take_all(size + (count - 1) * head, count, now):
+            return None, []
+        packets, good = vnet.packets(frame), []
+        if len(packets) != count:
+            raise Dropped("malformed")
+        for at, packet in enumerate(packets):
+            if not refused[at]:
+                if self.meter.take(len(packet), now):
+                    good.append(packet)
+                else:
+                    refused[at] = "used-up"
+        return good, [why for why in refused if why]
 
-    def _is_new(self, low: int) -> bool:
-        number, refused = self.window.look(low)
-        return not refused and self.window.accept(number)
+    def _refused(self, low: int, high: int) -> str:
+        """Why a packet that an adapter verified is dropped, empty when it is not; then its number is used."""
+        try:
+            number = self._new(low)
+            _check_half(number, high)
+            self._accept(number)
+        except Dropped as dropped:
+            return dropped.reason
+        return ""
 
-    def _esp_open(self, data: bytes, done: bool) -> bytes:
+    def _esp_open(self, data: bytes, high: int | None) -> bytes:
         assert self._esp is not None
         self._esp.check(data)
-        number = self._new(data[4:8])
-        text = self._esp.text(data) if done else self._esp.decrypt(number, data)
+        number = self._new(int.from_bytes(data[4:8], "big"))
+        if high is None:
+            text = self._esp.decrypt(number, data)
+        else:
+            _check_half(number, high)
+            text = self._esp.text(data)
         self._accept(number)
         return text
 
-    def _ah_open(self, arrived: Arrived, data: bytes, done: bool) -> bytes:
+    def _ah_open(self, arrived: Arrived, data: bytes, high: int | None) -> bytes:
         assert self._ah is not None
         size = self._ah.check(data)
-        header = _shown(arrived)
-        number = self._new(data[8:12])
-        kind, payload = (data[0], data[size:]) if done else self._ah.verify(number, header, data, size)
+        header = shown(arrived)
+        number = self._new(int.from_bytes(data[8:12], "big"))
+        if high is None:
+            kind, payload = self._ah.verify(number, header, data, size)
+        else:
+            _check_half(number, high)
+            kind, payload = data[0], data[size:]
         self._accept(number)
         return _unwrapped(arrived, kind, payload, header, tunnel=self._tunnel)
 
-    def _new(self, low: bytes) -> int:
+    def _new(self, low: int) -> int:
         """The whole sequence number; raises `Dropped` when it came before or is too old to tell."""
-        number, refused = self.window.look(int.from_bytes(low, "big"))
+        number, refused = self.window.look(low)
         if refused:
             raise Dropped(refused)
         return number
@@ -129,10 +153,17 @@ class Receiver:
             self._accounts.admit(key, self.pair)
 
 
+def _check_half(number: int, high: int) -> None:
+    """An adapter verified the packet with this upper half of its number: is it the one that our window says?
+    Else it is an old packet that comes again, to an adapter that does not know the new half."""
+    if number >> 32 != high:
+        raise Dropped("unverified")
+
+
 def contents(arrived: Arrived, text: bytes, *, tunnel: bool) -> bytes:
     """The packet in the decrypted text of an ESP packet, with trailer; raises `Dropped`."""
     kind, payload = strip(text)
-    return _unwrapped(arrived, kind, payload, b"" if tunnel else _shown(arrived), tunnel=tunnel)
+    return _unwrapped(arrived, kind, payload, b"" if tunnel else shown(arrived), tunnel=tunnel)
 
 
 def _unwrapped(arrived: Arrived, kind: int, payload: bytes, header: bytes, *, tunnel: bool) -> bytes:
@@ -149,7 +180,7 @@ def _inner(arrived: Arrived, kind: int, payload: bytes) -> bytes:
     return ip.decapsulated(ip.whole(payload), arrived.traffic_class)
 
 
-def _shown(arrived: Arrived) -> bytes:
+def shown(arrived: Arrived) -> bytes:
     """The IP header the packet came with. Where the socket shows none, IPv6 and UDP, it is made from what is
     known; IPv6 extension headers before ESP or AH are then lost, and AH behind such ones does not verify."""
     header = arrived.header if arrived.path is None else b""

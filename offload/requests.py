@@ -10,12 +10,13 @@ from __future__ import annotations
 import msgspec
 
 from sadb.address import Address
-from sadb.algorithms import ENCRYPTION_BY_NAME, QuickSuite, SecurityProtocol
+from sadb.algorithms import ENCRYPTION_BY_NAME, Kind, QuickSuite, SecurityProtocol
 from sadb.sa import Mode, SecurityAssociation
 from sadb.secret import Secret
 from sadb.selector import Selector
 
 NO_SELECTOR = Selector((), ())
+HALF = 0xFFFFFFFF  # the highest SPI, and the highest half of a sequence number
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -114,12 +115,18 @@ def add(ident: int, sa: SecurityAssociation, high: int | None) -> AddSa:
 
 def association(message: AddSa, source: Address, destination: Address) -> SecurityAssociation:
     """The SA of a request, as far as an adapter knows it; `ValueError` for what is none."""
-    row = ENCRYPTION_BY_NAME.get(message.encryption)
+    row, protocol = ENCRYPTION_BY_NAME.get(message.encryption), SecurityProtocol(message.protocol)
     if row is None or len(message.key) != row.key + row.salt:
         raise ValueError("no transform with this key")
+    if protocol is SecurityProtocol.AH and row.kind is not Kind.GMAC:
+        raise ValueError("AH does not encrypt")
+    if not 0 <= message.spi <= HALF or not 0 <= (message.high or 0) <= HALF:
+        raise ValueError("no number of 32 bits")
+    if source.version != destination.version:
+        raise ValueError("one address is IPv4, the other IPv6")
     return SecurityAssociation(
         spi=message.spi,
-        suite=QuickSuite(SecurityProtocol(message.protocol), row, None, esn=message.high is not None),
+        suite=QuickSuite(protocol, row, None, esn=message.high is not None),
         mode=Mode.TUNNEL if message.tunnel else Mode.TRANSPORT,
         source=source,
         destination=destination,

@@ -34,6 +34,7 @@ class Entry:
     handle: int
     port: str
     sa: SecurityAssociation
+    spi: bytes
     high: int
     cipher: Cipher | None = field(repr=False)  # of ESP
     sealer: Sealer | None = field(repr=False)  # of ESP that leaves
@@ -97,6 +98,7 @@ class SaTable:
             self._generations[slot] << 16 | slot,
             port,
             sa,
+            sa.spi.to_bytes(4, "big"),
             high or 0,
             cipher(row, bytes(sa.encryption_key)) if esp else None,
             Sealer(sa, _no_random) if esp and not inbound else None,

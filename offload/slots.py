@@ -22,8 +22,8 @@ _END: Final = Struct("=BH16s")  # IP version (0: nothing), port, address
 _NO_END: Final = bytes(_END.size)
 _TRANSMIT: Final = Struct("=QQQIIHBB19s19s")
 _TRANSMITTED: Final = Struct("=QQQIIHBB38s")
-_ARRIVED: Final = Struct("=IIIQHBBBB19s19s19s19s")
-_ARRIVAL: Final = Struct("=IIIQHBBBB76s")
+_ARRIVED: Final = Struct("=IIIQIHBBBB19s19s19s19s")
+_ARRIVAL: Final = Struct("=IIIQIHBBBB76s")
 _COMPLETION: Final = Struct("=Q?")
 _MARKED, _EVICT = 1, 2
 _WHOLE: Final = 0x80  # beside the task: don't fragment
@@ -185,6 +185,7 @@ class Arrivals:
             len(numbers),
             size - len(one.header) - len(numbers),
             mark.handle if mark else 0,
+            mark.high if mark else 0,
             one.segment,
             one.protocol,
             one.traffic_class,
@@ -199,7 +200,19 @@ class Arrivals:
 
     def decode(self, slot: bytes, cut: Cut) -> Arrived:
         """See `Codec`."""
-        header, numbers, size, handle, segment, protocol, traffic, status, flags, ends = _ARRIVAL.unpack(slot)
+        (
+            header,
+            numbers,
+            size,
+            handle,
+            high,
+            segment,
+            protocol,
+            traffic,
+            status,
+            flags,
+            ends,
+        ) = _ARRIVAL.unpack(slot)
         source, destination, path = self._names.ends(ends)
         before, listed, mark = cut(header) if header else b"", cut(numbers) if numbers else b"", None
         if flags & _MARKED:
@@ -207,7 +220,7 @@ class Arrivals:
             if known is None or numbers % 4:
                 raise Broken("a mark that says nothing")
             several = tuple(memoryview(listed).cast("I")) if listed else ()
-            mark = Mark(handle, known, several, bool(flags & _EVICT))
+            mark = Mark(handle, known, several, bool(flags & _EVICT), high)
         return Arrived(protocol, source, destination, cut(size), traffic, before, path, segment, mark)
 
 

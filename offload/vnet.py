@@ -100,9 +100,9 @@ def packets(frame: bytes) -> list[bytes]:
 def outline(frame: bytes) -> tuple[int, int, int]:
     """Octets of all headers, octets behind them in a segment, and segments, of a frame as the kernel or
     `frames` makes it; one segment for a plain packet. Nothing is checked: `packets` does that."""
-    _, kind, head, mss, start, _ = _HEADER.unpack_from(frame)
+    flags, kind, head, mss, start, _ = _HEADER.unpack_from(frame)
     size = len(frame) - _HEADER.size
-    if kind == _NONE or not mss:
+    if kind == _NONE or not mss or not flags & _NEEDS_CSUM:
         return 0, size, 1
     at = _HEADER.size + start
     head = start + ((frame[at + 12] >> 4) * 4 if kind != _UDP_L4 and len(frame) > at + 12 else 8)

@@ -11,6 +11,7 @@ from ipaddress import ip_address, ip_network
 from struct import pack
 
 import pytest
+from support.adapter import AdapterEngine
 
 from offload import ip
 from offload.fragments import Reassembler, is_fragment
@@ -23,7 +24,6 @@ from sadb.replay import ReplayWindow
 from sadb.sa import Action, Flow, Lifetime, Mode, SaPair, SecurityAssociation
 from sadb.secret import Secret
 from sadb.selector import ANY_PORT, ICMP, UDP, Selector, TrafficSelector
-from tests.support.adapter import AdapterEngine
 
 ENGINES: dict[str, type[SoftwareEngine]] = {"python": SoftwareEngine}
 if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where it must be there, it is missed

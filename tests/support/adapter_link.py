@@ -1,0 +1,220 @@
+"""Two hosts with an adapter each, and between host and adapter channels that keep what they are given: what
+goes on when is a test's choice, as long as each channel keeps its own order."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TypeVar
+
+from support.adapter import PORT, address
+from support.engines import entropy
+from support.tap import WireTap
+
+from offload import vnet
+from offload.adapter import Adapter
+from offload.capabilities import PROFILES, Direction
+from offload.descriptors import Completion, CryptoStatus, Transmit
+from offload.driver import Driver
+from offload.hybrid import HybridEngine
+from offload.outer import Arrived, Outgoing
+from offload.requests import AddSa, Answer, Link, Request
+from offload.sender import Sender
+from offload.software import Batch, Frame
+from sadb.sa import Flow, SaPair
+
+Value = TypeVar("Value")
+
+
+class CountingEngine(HybridEngine):
+    """Counts octets that software had to do with, by pair: in, out."""
+
+    def __init__(self, random: Callable[[int], bytes], driver: Driver) -> None:
+        super().__init__(random, driver)
+        self.soft: dict[SaPair, list[int]] = {}
+
+    def _protect(self, sender: Sender, packet: bytes, port: bytes, now: float) -> Outgoing:
+        made = super()._protect(sender, packet, port, now)
+        if sender is not self._framers.get(sender.pair):
+            self.soft.setdefault(sender.pair, [0, 0])[1] += len(packet)
+        return made
+
+    def _send_train(self, packets: Sequence[bytes], now: float, batch: Batch) -> bool:
+        before = {pair: sender.sa.usage.octets for pair, sender in self._senders.items()}
+        done = super()._send_train(packets, now, batch)
+        for pair, octets in before.items() if done else ():
+            self.soft.setdefault(pair, [0, 0])[1] += pair.outbound.usage.octets - octets
+        return done
+
+    def _open(self, arrived: Arrived, data: bytes, now: float, batch: Batch) -> None:
+        pair = self._spis.get(arrived.spi)
+        before = pair.inbound.usage.octets if pair else 0
+        super()._open(arrived, data, now, batch)
+        if pair and (arrived.mark is None or arrived.mark.status is not CryptoStatus.SUCCESS):
+            self.soft.setdefault(pair, [0, 0])[0] += pair.inbound.usage.octets - before
+
+
+class Station:
+    """One host. `wire(packets)` gets what leaves; `delivered` is what came out, `gone` counts packets that
+    were in the receive ring of an adapter that crashed, `frames` what an adapter put together, `slow`
+    additions that took their time."""
+
+    def __init__(self, seed: int, profile: str, tap: WireTap) -> None:
+        capabilities = PROFILES[profile]
+        self.driver = Driver(capabilities)
+        self.engine = CountingEngine(entropy(bytes([seed % 256])), self.driver)
+        self.adapter = Adapter(capabilities, Random(seed).randbytes, address)
+        self.delivered: Counter[bytes] = Counter()
+        self.gone = self.frames = self.slow = 0
+        self.now = 1.0
+        self.wire: Callable[[list[Arrived]], None] = lambda arrived: None
+        self._tap = tap
+        self.requests: deque[Request] = deque()
+        self.late: deque[tuple[float, AddSa]] = deque()
+        self.answers: deque[Answer] = deque()
+        self.ring: deque[Transmit] = deque()
+        self.completions: deque[Completion] = deque()
+        self.arrivals: deque[Arrived] = deque()
+        self.received: deque[Arrived] = deque()
+
+    # What the host does ----------------------------------------------------------------------------------
+
+    def route(self, flow: Flow) -> None:
+        self.engine.route((flow,))
+
+    def install(self, pair: SaPair) -> None:
+        self.engine.install(pair)
+        self.out(self.engine.released(self.now))
+
+    def remove(self, pair: SaPair) -> None:
+        self.check_octets(pair)
+        self.engine.remove(pair)
+        self.out(self.engine.released(self.now))
+
+    def send(self, packets: Sequence[bytes]) -> None:
+        self.out(self.engine.outbound(packets, self.now))
+
+    def send_frames(self, frames: Sequence[bytes]) -> None:
+        self.out(self.engine.frames(frames, self.now))
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.driver.tick(self.now)
+        self.out(self.engine.released(self.now))
+
+    def out(self, batch: Batch) -> None:
+        """Software's packets leave before the ring is told."""
+        for one in batch.local:
+            self.frames += isinstance(one, Frame)
+            self.delivered.update(vnet.packets(one) if isinstance(one, Frame) else [bytes(one)])
+        if batch.wire:
+            self.wire(self._tap.see(batch.wire))
+        self.requests += self.driver.requests
+        self.ring += self.driver.ring
+        self.driver.requests.clear()
+        self.driver.ring.clear()
+        reports, self.driver.reports = self.driver.reports, []
+        for report in reports:  # whoever was refused, or is to leave, does so with both directions
+            if report.what not in ("placed", "software"):
+                self.driver.displace(report.pair, Direction, self.now)
+        if reports:
+            self.out(self.engine.released(self.now))
+
+    # What goes on between it and its adapter -------------------------------------------------------------
+
+    def do_requests(self, count: int) -> None:
+        while self.late and self.late[0][0] <= self.now:
+            self._answer(self.late.popleft()[1])
+        for one in _taken(self.requests, count):
+            if isinstance(one, AddSa) and self.adapter.faults.slow_add:
+                self.slow += 1
+                self.late.append((self.now + self.adapter.faults.slow_add, one))
+            else:
+                self._answer(one)
+
+    def _answer(self, request: Request) -> None:
+        answer = self.adapter.request(PORT, request)
+        if answer is not None:
+            self.answers.append(answer)
+
+    def do_answers(self, count: int) -> None:
+        for one in _taken(self.answers, count):
+            self.driver.answered(one, self.now)
+        self.out(self.engine.released(self.now))
+
+    def do_ring(self, count: int) -> None:
+        wire, done = self.adapter.transmit(PORT, _taken(self.ring, count))
+        self.completions += done
+        if wire:
+            self.wire(self._tap.see(wire))
+
+    def do_completions(self, count: int) -> None:
+        self.driver.completed(_taken(self.completions, count), self.now)
+        self.out(self.engine.released(self.now))
+
+    def do_arrivals(self, count: int) -> None:
+        self.received += self.adapter.receive(PORT, _taken(self.arrivals, count))
+
+    def do_received(self, count: int) -> None:
+        found = _taken(self.received, count)
+        self.do_answers(len(self.answers))  # what was said before these were marked
+        self.out(self.engine.inbound(found, self.now))
+        if not self.received:
+            self.driver.settled()
+
+    STEPS = (do_requests, do_answers, do_ring, do_completions, do_arrivals, do_received)
+
+    def settle(self) -> bool:
+        """Everything on its way gets there; whether there was anything."""
+        queues = (self.requests, self.answers, self.ring, self.completions, self.arrivals, self.received)
+        busy = any(queues) or bool(self.late)
+        for step in self.STEPS:
+            step(self, 1 << 20)
+        return busy
+
+    # What happens to it ----------------------------------------------------------------------------------
+
+    def link(self, up: bool) -> None:
+        self.adapter.up = up
+        if not up:
+            self.adapter.reset()
+        self.answers.append(Link(up))
+
+    def reset(self) -> None:
+        self.adapter.reset()
+        self.answers.append(Link(False))
+
+    def crash(self) -> None:
+        """The process is gone with all that it had, and so are the rings."""
+        for one in self.received:
+            several = (
+                len(one.mark.numbers) if one.mark else -(-len(one.data) // (one.segment or len(one.data)))
+            )
+            self.gone += several or 1
+        for queue in (self.requests, self.late, self.answers, self.ring, self.completions, self.received):
+            queue.clear()
+        self.adapter.reset()
+        self.driver.dead(self.now)
+        self.out(self.engine.released(self.now))
+
+    # What holds ------------------------------------------------------------------------------------------
+
+    def check_octets(self, pair: SaPair) -> None:
+        """Octets of an SA are those of both planes."""
+        soft, hard = self.engine.soft.get(pair, [0, 0]), self.driver.carried(pair)
+        assert pair.inbound.usage.octets == soft[0] + hard[0]
+        assert pair.outbound.usage.octets == soft[1] + hard[2]
+
+    def check_slots(self) -> None:
+        """When nothing is on its way: the adapter has the SAs that the driver believes it has, no others."""
+        entries = self.adapter.table.entries()
+        lanes = {lane.handle for lane in self.driver.lanes.values()}
+        assert {one.handle for one in entries} == lanes | set(self.driver._handles)
+        assert len(entries) == self.adapter.used(PORT)
+        inbound = {one.sa.destination for one in entries if one.sa.inbound}
+        assert self.adapter.table.addresses == len(inbound)
+
+
+def _taken(queue: deque[Value], count: int) -> list[Value]:
+    return [queue.popleft() for _ in range(min(count, len(queue)))]
