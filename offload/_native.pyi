@@ -10,7 +10,7 @@ REASONS: tuple[str, ...]
 ACCOUNT: int
 CIPHERS: str
 
-# spi, packet: decrypted, for `SoftwareEngine.admitted`
+# spi, packet: decrypted and not counted, for `SoftwareEngine.admitted`
 Packet = tuple[int, bytes]
 # data, source address and port, destination address, traffic class, IPv4 header, whether it came in UDP
 Datagram = tuple[bytes, bytes, int, bytes, int, bytes, bool]

@@ -60,9 +60,7 @@ class Receiver:
             packet = contents(arrived, self._esp_open(data, high), tunnel=self._tunnel)
         else:
             packet = self._ah_open(arrived, data, high)
-        if not self.meter.take(len(packet), now):
-            raise Dropped("used-up")
-        self.admit(packet)
+        self.admit(packet, now)
         return packet
 
     def open_frame(self, mark: Mark, frame: bytes, now: float) -> tuple[list[bytes] | None, list[str]]:
@@ -75,7 +73,7 @@ class Receiver:
         head, _, count = vnet.outline(frame)
         if count != len(mark.numbers):
             raise Dropped("malformed")
-        self.admit(frame[vnet.HEADER :])
+        self._cover(frame[vnet.HEADER :])
         refused = [self._refused(low, mark.high) for low in mark.numbers]
         if not any(refused) and self.meter.take_all(size + (count - 1) * head, count, now):
             return None, []
@@ -136,8 +134,15 @@ class Receiver:
         if not self.window.accept(number):
             raise Dropped("replayed")  # another worker was faster
 
-    def admit(self, packet: bytes) -> None:
-        """Refuse what the selectors do not cover, however well it was protected (RFC 4301 section 5.2)."""
+    def admit(self, packet: bytes, now: float) -> None:
+        """Count a packet. Refuse what is beyond a hard limit, and what the selectors do not cover, however
+        well it was protected (RFC 4301 section 5.2)."""
+        if not self.meter.take(len(packet), now):
+            raise Dropped("used-up")
+        self._cover(packet)
+
+    def _cover(self, packet: bytes) -> None:
+        """Refuse what the selectors do not cover."""
         key = ip.flow_key(packet)
         if key is not None and key in self._admitted:
             return

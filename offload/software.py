@@ -396,22 +396,26 @@ class SoftwareEngine:
         for at in range(0, len(data), size):
             self._open(arrived, data[at : at + size], now, batch)
 
-    def admitted(self, spi: int, packet: bytes) -> Batch:
-        """A packet that the native loop opened, if its SA is for it: then the loop passes more of its
-        flow."""
+    def admitted(self, spi: int, packet: bytes, now: float) -> Batch:
+        """A packet that the native loop opened, if its SA is for it and no limit was met: then the loop
+        passes more of its flow."""
         batch = Batch()
         pair = self._spis.get(spi)
         try:
             if pair is None:
                 raise Dropped("unknown-spi")
             receiver = self._receivers.get(spi) or self._new_receiver(pair)
-            receiver.admit(packet)
+            try:
+                receiver.admit(packet, now)
+            finally:
+                self._look_at(receiver)
             key = ip.flow_key(packet)
             if key is not None:  # also when it was admitted before, for the loop forgets sooner
                 self._accounts.admit(key, pair)
             batch.local.append(packet)
         except Dropped as dropped:
             self._counters[dropped.reason] += 1
+        self._report()
         return batch
 
     def _open(self, arrived: Arrived, data: bytes, now: float, batch: Batch) -> None:
@@ -421,10 +425,13 @@ class SoftwareEngine:
                 packet = receiver.open(arrived, data, now)
                 batch.local.append(self._twins.inbound(receiver.pair, packet) if self._twins else packet)
             finally:
-                if receiver.meter.crossed:
-                    self._crossed(receiver.meter, receiver.pair, inbound=True)
+                self._look_at(receiver)
         except Dropped as dropped:
             self._counters[dropped.reason] += 1
+
+    def _look_at(self, receiver: Receiver) -> None:
+        if receiver.meter.crossed:
+            self._crossed(receiver.meter, receiver.pair, inbound=True)
 
     def _new_receiver(self, pair: SaPair) -> Receiver:
         receiver = self._receivers[pair.inbound.spi] = Receiver(pair, self._accounts)

@@ -262,7 +262,7 @@ class Worker:
                 if not udp:
                     self._raw_errors(fileno)
             elif len(found) == 2:
-                self._emit(self.engine.admitted(*found))
+                self._emit(self.engine.admitted(*found, time.monotonic()))
             else:
                 self._open([self._arrived(fileno, *found)])
 

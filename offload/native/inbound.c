@@ -254,11 +254,15 @@ static int unwrap(const struct association *sa, const struct arrival *from, uint
     return sa->tunnel ? inner_packet(from, next, text, size, packet) : own_packet(from, next, text, size, packet);
 }
 
-static bool limit_is_near(const struct association *sa, size_t size)
+/* Count a packet, if it is for its SA and no limit is near. */
+static bool take(const struct table *table, struct association *sa, const struct packet *packet, uint64_t now)
 {
-    const struct entry *entry = &sa->account->in;
-    return __atomic_load_n(&entry->octets, __ATOMIC_RELAXED) + size >= sa->most_octets
-        || __atomic_load_n(&entry->packets, __ATOMIC_RELAXED) + 1 >= sa->most_packets;
+    struct entry *entry = &sa->account->in;
+    if (!is_admitted(table, sa->serial, packet)
+        || !entry_take(entry, packet->head + packet->size, 1, sa->most_octets, sa->most_packets))
+        return false;
+    __atomic_store_n(&entry->last, now, __ATOMIC_RELAXED);
+    return true;
 }
 
 enum opened open_datagram(struct table *table, const struct arrival *from, const uint8_t *data, size_t size,
@@ -270,7 +274,7 @@ enum opened open_datagram(struct table *table, const struct arrival *from, const
     if (size < 12)
         return drop(table, MALFORMED);
     struct association *sa = table_spi(table, get32(data));
-    if (sa == NULL || (!sa->tunnel && (from->udp || from->head == 0)) || limit_is_near(sa, size + 60))
+    if (sa == NULL || (!sa->tunnel && (from->udp || from->head == 0)))
         return HANDED_UP;
     if (size < ESP_HEADER + IV + 2 + ICV)
         return drop(table, MALFORMED);
@@ -291,9 +295,7 @@ enum opened open_datagram(struct table *table, const struct arrival *from, const
         memcpy(text, saved, over);
         return drop(table, (enum reason)reason);
     }
-    entry_count(&sa->account->in, packet.head + packet.size, 1, now);
-
-    if (!is_admitted(table, sa->serial, &packet)) {
+    if (!take(table, sa, &packet, now)) {
         table->spare_size = copy_packet(table->spare + VNET, &packet);
         table->spare_spi = sa->spi;
         memcpy(text, saved, over);

@@ -57,6 +57,8 @@ struct account {
 
 uint64_t entry_reserve(struct entry *entry, uint64_t count, uint64_t most);
 void entry_count(struct entry *entry, uint64_t octets, uint64_t packets, uint64_t now);
+/* Count, unless that would reach one of the limits; false, and nothing is counted. */
+bool entry_take(struct entry *entry, uint64_t octets, uint64_t packets, uint64_t most_octets, uint64_t most_packets);
 
 /* The whole number that 32 bits on the wire stand for, if it is new; a reason otherwise. */
 int window_check(const struct account *account, uint32_t size, bool esn, uint32_t low, uint64_t *number);
@@ -198,7 +200,7 @@ bool outgoing_has_room(const struct outgoing *out);
 enum opened { GONE, HANDED_UP, TO_ADMIT };
 typedef void write_frame(void *context, const uint8_t *frame, size_t size);
 /* One datagram of the arrival: it went into the frame or was dropped (GONE), Python has to open it
- * (HANDED_UP), or it is in `spare` and Python has to say whether its SA is for it (TO_ADMIT). */
+ * (HANDED_UP), or it is in `spare`, and Python has to count it and to say whether its SA is for it (TO_ADMIT). */
 enum opened open_datagram(struct table *table, const struct arrival *from, const uint8_t *data, size_t size,
                           uint64_t now, write_frame *write, void *context);
 /* Write what has been put together. */

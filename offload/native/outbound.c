@@ -190,14 +190,12 @@ static bool take(struct association *sa, const struct plan *plan, uint64_t now, 
 {
     struct entry *entry = &sa->account->out;
     uint64_t octets = plan->count * plan->head + (plan->size - plan->head), packets = plan->count;
-    uint64_t had = __atomic_add_fetch(&entry->octets, octets, __ATOMIC_RELAXED);
-    uint64_t sent = __atomic_add_fetch(&entry->packets, packets, __ATOMIC_RELAXED);
-    if (had < sa->most_octets && sent < sa->most_packets) {
-        *number = entry_reserve(entry, packets, sa->esn ? UINT64_MAX : UINT32_MAX);
-        if (*number != UINT64_MAX) {
-            __atomic_store_n(&entry->last, now, __ATOMIC_RELAXED);
-            return true;
-        }
+    if (!entry_take(entry, octets, packets, sa->most_octets, sa->most_packets))
+        return false;
+    *number = entry_reserve(entry, packets, sa->esn ? UINT64_MAX : UINT32_MAX);
+    if (*number != UINT64_MAX) {
+        __atomic_store_n(&entry->last, now, __ATOMIC_RELAXED);
+        return true;
     }
     __atomic_fetch_sub(&entry->octets, octets, __ATOMIC_RELAXED);
     __atomic_fetch_sub(&entry->packets, packets, __ATOMIC_RELAXED);

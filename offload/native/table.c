@@ -28,6 +28,21 @@ void entry_count(struct entry *entry, uint64_t octets, uint64_t packets, uint64_
     __atomic_store_n(&entry->last, now, __ATOMIC_RELAXED);
 }
 
+/* Other workers may do the same at the same time: what both looked at before either counted is not enough. */
+bool entry_take(struct entry *entry, uint64_t octets, uint64_t packets, uint64_t most_octets, uint64_t most_packets)
+{
+    if (__atomic_load_n(&entry->octets, __ATOMIC_RELAXED) + octets >= most_octets
+        || __atomic_load_n(&entry->packets, __ATOMIC_RELAXED) + packets >= most_packets)
+        return false;
+    uint64_t had = __atomic_add_fetch(&entry->octets, octets, __ATOMIC_RELAXED);
+    uint64_t sent = __atomic_add_fetch(&entry->packets, packets, __ATOMIC_RELAXED);
+    if (had < most_octets && sent < most_packets)
+        return true;
+    __atomic_fetch_sub(&entry->octets, octets, __ATOMIC_RELAXED);
+    __atomic_fetch_sub(&entry->packets, packets, __ATOMIC_RELAXED);
+    return false;
+}
+
 /* Octets of the ring are a power of two, so that a number's bit is found by masking. */
 static uint64_t ring_mask(uint32_t size)
 {

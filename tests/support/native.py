@@ -98,7 +98,7 @@ class NativeEngine(SoftwareEngine):
                     self.passed += 1
                     batch.local += vnet.packets(each)
                 elif len(each) == 2:
-                    self._add(batch, self.admitted(*each))
+                    self._add(batch, self.admitted(*each, now))
                 else:
                     self._add(batch, super().inbound([replace(one, data=each[0], segment=0)], now))
             self._pull(now)
