@@ -46,6 +46,7 @@ from offload.slots import Arrivals, Broken, Codec, Completions, Octets, Transmit
 
 SLOTS: Final = 512
 ROOM: Final = 8 << 20  # octets; a ring has no more in it
+MOUTHFUL: Final = 256 << 10  # octets that end a batch: memory for more at once costs more than the copy
 
 _HEAD, _WRITER_WAITS, _TAIL, _READER_WAITS = 0, 1, 16, 17  # words of a ring
 _SLOTS_AT: Final = 256
@@ -189,8 +190,9 @@ class Reader(_Side[Value]):
         self._left = 0
 
     def take(self, limit: int) -> list[Value]:
-        """Up to `limit` values, oldest first. The other side sees that they are gone with the next `publish`.
-        Raises `Broken`; then nothing of the batch is to be had."""
+        """Up to `limit` values, oldest first, or fewer if they are long; none when the ring is empty. The
+        other side sees that they are gone with the next `publish`. Raises `Broken`; then nothing of the batch
+        is to be had."""
         first = self.count
         waiting = self._words[self._other] - first
         if not waiting:
@@ -199,17 +201,13 @@ class Reader(_Side[Value]):
             raise Broken("more has been put than there are slots")
         self._fence()
         self._left = self._room
-        memory, start, slots, stride, size = (
-            self._memory,
-            self._slots_at,
-            self._slots,
-            self._stride,
-            self._size,
-        )
-        decode, cut, found = self._decode, self._cut, []
+        enough = self._room - MOUTHFUL
+        memory, decode, cut, size, found = self._memory, self._decode, self._cut, self._size, []
         for number in range(first, first + min(limit, waiting)):
-            at = start + number % slots * stride
+            at = self._slots_at + number % self._slots * self._stride
             found.append(decode(memory[at : at + size], cut))
+            if self._left <= enough:
+                break
         self.count += len(found)
         return found
 

@@ -406,13 +406,13 @@ def examined(name: str, seeds: range, length: int) -> None:
 
 PLACE, REST = COMMANDS.index(World.place), COMMANDS.index(World.rest)
 BEGIN = [*((PLACE, number) for number in range(8)), (REST, 0), (REST, 1)]  # both ways, on both hosts
-TRACES = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=60)
+TRACES = st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=40)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_fault_costs_no_packet_but_those_it_corrupts(name: str) -> None:
     """Section 8.7 of the reference, one row after the other."""
-    examined(name, range(9), 35)
+    examined(name, range(9), 30)
 
 
 @pytest.mark.long
