@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ikd.bench import esp_report, hosts, planes
-from ikd.bench.esp_report import IKE, LATENCY_TEST, SIZES, STREAMS, TESTS, Figures, Run
+from ikd.bench import crowd, esp_report, hosts, planes
+from ikd.bench.esp_report import IKE, LATENCY_TEST, OURS_ALONE, SIZES, STREAMS, TESTS, Figures, Run
 from ikd.bench.hosts import Talker, Trouble
 from ikd.bench.machine import load, machine
-from ikd.bench.planes import LEFT, PLANES, QUIET_RULE, RIGHT, Names, Standing
+from ikd.bench.planes import CROWD_RULE, ENDS, LEFT, PLANES, QUIET_RULE, RIGHT, Names, Standing
 from ikd.bench.traffic import HEADERS, Order
 from ikd.bench.usage import spent, usage
 from ikd.control.client import Client
@@ -40,12 +40,13 @@ BETWEEN: Final = 0.02  # seconds from one exchange to the next
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, each test so many seconds in each run."""
+    """What is measured, each test so many seconds in each run; `pairs` are those that `sas` adds."""
 
     planes: tuple[str, ...] = tuple(PLANES)
     tests: tuple[str, ...] = TESTS
     runs: int = 3
     seconds: float = 3.0
+    pairs: int = 10_000
 
 
 @dataclass(slots=True)
@@ -77,11 +78,11 @@ def measure(plan: Plan, tell: Callable[[str], None]) -> Json:
 
 def _plane(plan: Plan, number: int, name: str, findings: Findings, tell: Callable[[str], None]) -> None:
     """All tests of one plane in one run."""
-    tests = [one for one in plan.tests if one != IKE or PLANES[name].ours]
+    tests = [one for one in plan.tests if one not in OURS_ALONE or PLANES[name].ours]
     try:
         with _up(name) as bench:
             for test in tests:
-                figures = bench.run(test, plan.seconds)
+                figures = bench.run(test, plan)
                 findings.runs.append(Run(number, name, test, figures))
                 tell(f"run {number} of {plan.runs}, {name}: {test} {_summary(figures)}")
     except (Trouble, OSError) as error:
@@ -93,6 +94,9 @@ def _plane(plan: Plan, number: int, name: str, findings: Findings, tell: Callabl
 
 
 def _summary(figures: Figures) -> str:
+    if "many" in figures:
+        few, many = figures["few"], figures["many"]
+        return ", ".join(f"{key} {few[key]} with few pairs, {many[key]} with many" for key in few)
     if "ike_loaded_ms" in figures:
         return f"{figures['ike_idle_ms']['p50']} ms idle, {figures['ike_loaded_ms']['p50']} ms loaded"
     packets = f", {figures['packets_s']} packets/s" if figures["packets_s"] else ""
@@ -120,13 +124,14 @@ class Bench:
         self._standing = standing
         self._log = log
 
-    def run(self, test: str, seconds: float) -> Figures:
+    def run(self, test: str, plan: Plan) -> Figures:
         """One test; raises `Trouble`, or `OSError` when a process of the plane has ended."""
+        seconds = plan.seconds
         if test in STREAMS:
             return self._tcp(STREAMS[test], seconds, latency=test == LATENCY_TEST)
         if test in SIZES:
             return self._udp(SIZES[test], seconds)
-        return self._ike(seconds)
+        return self._ike(seconds) if test == IKE else self._sas(seconds, plan.pairs)
 
     def to_and_fro(self, seconds: float) -> Json:
         """Latency of one packet after the other there and back."""
@@ -186,6 +191,35 @@ class Bench:
                     return esp_report.exchanges(idle, _rekeyed(client, seconds))
         except ControlError as error:
             raise Trouble(f"rekey: {error}") from None
+
+    def _sas(self, seconds: float, pairs: int) -> Figures:
+        """The same traffic while the daemons have few SA pairs, and while they have many more."""
+        assert self._standing.control is not None
+        few = self._both(seconds)
+        with contextlib.ExitStack() as stack:
+            for talker in [stack.enter_context(self._crowd(side, pairs)) for side, _ in ENDS]:
+                talker.hear()
+            try:
+                with Client(self._standing.control) as client:
+                    there = client.call("status")["quick"]
+            except ControlError as error:
+                raise Trouble(f"status: {error}") from None
+            if there < pairs:
+                raise Trouble(f"of {pairs} SA pairs {there} are there")
+            return {"pairs": there, "few": few, "many": self._both(seconds)}
+
+    def _both(self, seconds: float) -> Figures:
+        stream = self._tcp(1, seconds, latency=False)
+        return {"gbit_s": stream["gbit_s"], "packets_s": self._udp(min(SIZES.values()), seconds)["packets_s"]}
+
+    @contextlib.contextmanager
+    def _crowd(self, side: planes.Side, pairs: int) -> Iterator[Talker]:
+        """Other peers of one side; the first line from them says that all their pairs are there."""
+        home = str(self._standing.crowds[side.name])
+        order = crowd.Order(home, CROWD_RULE, side.crowd, side.beside, pairs)
+        command = [sys.executable, "-m", "ikd.bench.crowd", json.dumps(asdict(order))]
+        with hosts.process(self._names[side.others], command, self._log, talks=True) as made:
+            yield Talker(made, self._log, "the other peers")
 
     # Traffic ---------------------------------------------------------------------------------------------
 

@@ -18,7 +18,9 @@ STREAMS: Final = {"tcp-1": 1, "tcp-4": 4}
 SIZES: Final = {"udp-64": 64, "udp-512": 512, "udp-1400": 1400}
 LATENCY_TEST: Final = "tcp-1"  # the one beside whose stream the latency is taken
 IKE: Final = "ike"
-TESTS: Final = (*STREAMS, *SIZES, IKE)
+SAS: Final = "sas"
+TESTS: Final = (*STREAMS, *SIZES, IKE, SAS)
+OURS_ALONE: Final = frozenset((IKE, SAS))  # tests that only our planes have
 
 COMPARED: Final = (
     ("native", "strongswan"),
@@ -29,6 +31,7 @@ COMPARED: Final = (
 CPU_COMPARED: Final = ("native", "strongswan")
 # what is not a median: that would hide what one run lost, and be a window that nobody used
 _OTHERWISE: Final[Mapping[str, Callable[[Iterable[int]], int]]] = {
+    "pairs": min,
     "lost": sum,
     "sent": sum,
     "exchanges": sum,
@@ -116,7 +119,7 @@ def rows(
     found: list[Json] = []
     for plane, cipher in planes.items():
         for test in tests:
-            if test == IKE and plane not in ours:
+            if test in OURS_ALONE and plane not in ours:
                 continue
             row: dict[str, Json] = {"plane": plane, "test": test}
             these = [one.figures for one in runs if (one.plane, one.test) == (plane, test)]
@@ -148,7 +151,8 @@ def _medians(several: Sequence[Figures]) -> dict[str, Json]:
 
 def ratios(runs: Iterable[Run]) -> dict[str, Json]:
     """What goes through one plane divided by what goes through the other within the same run, and processor
-    time likewise; for IKE, the share of exchanges in time, and how much longer the slow ones take."""
+    time likewise; for IKE, the share of exchanges in time, and how much longer the slow ones take; what goes
+    through with many SA pairs divided by what does with few."""
     by = {(one.plane, one.test, one.number): one.figures for one in runs}
     found: dict[str, list[float]] = {}
     for (plane, test, number), figures in by.items():
@@ -156,6 +160,10 @@ def ratios(runs: Iterable[Run]) -> dict[str, Json]:
             found.setdefault(f"ike/{plane}", []).append(figures["within_2x"])
             slow = figures["ike_loaded_ms"]["p95"] / figures["ike_idle_ms"]["p50"]
             found.setdefault(f"ike_p95/{plane}", []).append(slow)
+            continue
+        if test == SAS:
+            for key, few in figures["few"].items():
+                found.setdefault(f"sas/{plane}/{key}", []).append(figures["many"][key] / few)
             continue
         for other in (second for first, second in COMPARED if first == plane):
             theirs = by.get((other, test, number))
@@ -172,7 +180,7 @@ def ratios(runs: Iterable[Run]) -> dict[str, Json]:
 def _place(name: str) -> tuple[int, str, int]:
     """Throughput first, then processor time, then IKE; sizes by size and not by letter."""
     pair, _, test = name.rpartition("/")
-    kind = next((n for n, head in enumerate(("cpu/", "ike"), 1) if name.startswith(head)), 0)
+    kind = next((n for n, head in enumerate(("cpu/", "ike", "sas/"), 1) if name.startswith(head)), 0)
     return kind, pair, TESTS.index(test) if test in TESTS else 0
 
 

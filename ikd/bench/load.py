@@ -97,6 +97,11 @@ class Slot:
         (association,) = self.endpoint.associations.values()
         return association.own_spi, outputs
 
+    def another(self, rule: Rule, path: Path, now: float) -> list[Output]:
+        """One more Child SA on the IKE SA that is up."""
+        self._child = False
+        return self.endpoint.initiate(rule, path, now)
+
     @property
     def done(self) -> bool:
         """Whether it is over: both SAs are up and nothing is awaited any more, or it has failed. In AuthIP
@@ -131,7 +136,7 @@ class Load:
         rule = configuration.policy.rule(order.rule)
         if rule is None:
             raise ValueError(f"no rule {order.rule}")
-        rules = (_part(rule, n) if "authip" in rule.keying else rule for n in range(order.count))
+        rules = (part(rule, n) if "authip" in rule.keying else rule for n in range(order.count))
         slots = deque(Slot(configuration, credentials, one) for one in rules)
         finished: list[Slot] = []
         result = Measured()
@@ -251,7 +256,7 @@ class Load:
         return found
 
 
-def _part(rule: Rule, number: int) -> Rule:
+def part(rule: Rule, number: int) -> Rule:
     """The rule for one address of its local traffic."""
     selector = rule.selector
     low = int(selector.local[0].low) + number

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -29,27 +29,42 @@ from ikd.control.protocol import ControlError
 MTU: Final = 1400
 RULE: Final = "net"
 QUIET_RULE: Final = "quiet"  # its keys are replaced while packets of the other pass
+CROWD_RULE: Final = "crowd"  # for pairs that nothing passes, with many other peers
+CROWD_NET: Final = "172.16.0.0/12"  # behind them, an address each
+CROWD_ID: Final = "crowd.bench"
 PATIENCE: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two hosts: `inner` is its address in the network behind it, `quiet` another such network."""
+    """One of the two hosts: `inner` is its address in the network behind it, `quiet` another such network;
+    `beside` is its address on the link to its other peers, who are at `crowd`."""
 
     name: str
     address: str
     inner: str
     net: str
     quiet: str
+    beside: str
+    crowd: str
 
     @property
     def id(self) -> str:
         """Who it is to the other."""
         return f"{self.name}.bench"
 
+    @property
+    def others(self) -> str:
+        """The namespace of its other peers."""
+        return f"{self.name}-crowd"
 
-LEFT: Final = Side("left", "198.51.100.1", "10.1.0.1", "10.1.0.0/24", "10.1.1.0/24")
-RIGHT: Final = Side("right", "198.51.100.2", "10.2.0.1", "10.2.0.0/24", "10.2.1.0/24")
+
+LEFT: Final = Side(
+    "left", "198.51.100.1", "10.1.0.1", "10.1.0.0/24", "10.1.1.0/24", "203.0.113.1", "203.0.113.2"
+)
+RIGHT: Final = Side(
+    "right", "198.51.100.2", "10.2.0.1", "10.2.0.0/24", "10.2.1.0/24", "203.0.113.1", "203.0.113.2"
+)
 ENDS: Final = ((LEFT, RIGHT), (RIGHT, LEFT))  # each with the other
 
 
@@ -59,6 +74,7 @@ class Standing:
 
     processes: Mapping[str, int]
     control: Path | None = None
+    crowds: Mapping[str, Path] = field(default_factory=dict)  # files of other peers, by side
 
 
 Names = Mapping[str, str]
@@ -77,11 +93,12 @@ class Plane:
 
 @contextlib.contextmanager
 def link() -> Iterator[Names]:
-    """The two hosts."""
-    with hosts.namespaces(LEFT.name, RIGHT.name) as names:
+    """The two hosts, and a place for other peers of each."""
+    with hosts.namespaces(*(name for side, _ in ENDS for name in (side.name, side.others))) as names:
         hosts.link((names["left"], "e0", LEFT.address), (names["right"], "e0", RIGHT.address))
         for side, _ in ENDS:
             hosts.inside(names[side.name], f"{side.inner}/24")
+            hosts.link((names[side.name], "e1", side.beside), (names[side.others], "e0", side.crowd))
         yield names
 
 
@@ -153,28 +170,29 @@ esn   = false
 """
 
 
-def settings(side: Side, home: str, engine: str) -> str:
+def settings(identity: str, home: str, engine: str) -> str:
     """ikd.toml."""
-    return _SETTINGS.format(home=home, mtu=MTU, id=side.id, engine=engine)
+    return _SETTINGS.format(home=home, mtu=MTU, id=identity, engine=engine)
 
 
 def policy(side: Side, other: Side) -> str:
-    """policy.toml: a tunnel for what is measured, and one that nothing passes."""
-    rules = (
-        _RULE.format(
-            name=name,
-            own_net=own_net,
-            peer_net=peer_net,
-            own=side.address,
-            peer=other.address,
-            identity=other.id,
-        )
-        for name, own_net, peer_net in (
-            (RULE, side.net, other.net),
-            (QUIET_RULE, side.quiet, other.quiet),
-        )
+    """policy.toml: a tunnel for what is measured, one that nothing passes, and those of the other peers."""
+    pair = side.address, other.address, other.id
+    return _policy(
+        (RULE, side.net, other.net, *pair),
+        (QUIET_RULE, side.quiet, other.quiet, *pair),
+        (CROWD_RULE, side.quiet, CROWD_NET, side.beside, "any", CROWD_ID),
     )
-    return "".join(rules) + _SETS
+
+
+def crowd_policy(side: Side) -> str:
+    """policy.toml of the other peers of a side."""
+    return _policy((CROWD_RULE, CROWD_NET, side.quiet, side.crowd, side.beside, side.id))
+
+
+def _policy(*rules: tuple[str, ...]) -> str:
+    keys = "name", "own_net", "peer_net", "own", "peer", "identity"
+    return "".join(_RULE.format(**dict(zip(keys, one, strict=True))) for one in rules) + _SETS
 
 
 def _ikd(engine: str) -> Up:
@@ -186,16 +204,25 @@ def _ikd(engine: str) -> Up:
             for side, other in reversed(ENDS):
                 home = directory / side.name
                 home.mkdir()
-                (home / "ikd.toml").write_text(settings(side, str(home), engine))
+                (home / "ikd.toml").write_text(settings(side.id, str(home), engine))
                 (home / "policy.toml").write_text(policy(side, other))
-                hosts.private(home / "secrets.toml", parties.secrets(other.id, secret).encode())
+                secrets = parties.secrets(other.id, secret) + parties.secrets(CROWD_ID, secret)
+                hosts.private(home / "secrets.toml", secrets.encode())
+                _crowd_files(directory / side.others, side, engine, secret)
                 made = hosts.ikd(names[side.name], home, None, {})
                 pids[f"{side.name}/ikd"] = stack.enter_context(made)
             control = directory / LEFT.name / "control.sock"
             _establish(names[LEFT.name], control, engine)
-            yield Standing(pids, control)
+            yield Standing(pids, control, {side.name: directory / side.others for side, _ in ENDS})
 
     return up
+
+
+def _crowd_files(home: Path, side: Side, engine: str, secret: str) -> None:
+    home.mkdir()
+    (home / "ikd.toml").write_text(settings(CROWD_ID, str(home), engine))
+    (home / "policy.toml").write_text(crowd_policy(side))
+    hosts.private(home / "secrets.toml", parties.secrets(side.id, secret).encode())
 
 
 def _establish(namespace: str, control: Path, engine: str) -> None:

@@ -119,6 +119,12 @@ def esp(out: Console, answer: Json) -> None:
         out.print("\nReplacing keys of another SA while nothing passes, and while a TCP stream does:")
         heads = ("PLANE", "IDLE p50", "p95", "LOADED p50", "p95", "WITHIN 2x IDLE p50")
         _table(out, heads, 5, map(_ike_row, exchanges))
+    crowded = [one for one in rows if "many" in one]
+    if crowded:
+        out.print("\nThe same traffic while there are few SA pairs, and while there are many:")
+        _table(
+            out, ("PLANE", "PAIRS", "GBIT/S few", "many", "PACKETS/S few", "many"), 5, map(_sas_row, crowded)
+        )
     for what, key in (("not measured", "missing"), ("failed", "failed")):
         for plane, why in dict.fromkeys((one["plane"], one[key]) for one in rows if key in one):
             tests = ", ".join(one["test"] for one in rows if (one["plane"], one.get(key)) == (plane, why))
@@ -150,6 +156,14 @@ def _ike_row(one: Json) -> tuple[str, ...]:
     kinds = (one["ike_idle_ms"], one["ike_loaded_ms"])
     times = (f"{it[name]:.1f} ms" for it in kinds for name in ("p50", "p95"))
     return one["plane"], *times, f"{one['within_2x']:.0%}"
+
+
+def _sas_row(one: Json) -> tuple[str, ...]:
+    kinds = (one["few"], one["many"])
+    rates = (
+        format(it[key], form) for key, form in (("gbit_s", ".3f"), ("packets_s", ",.0f")) for it in kinds
+    )
+    return one["plane"], f"{one['pairs']:,}", *rates
 
 
 def sadb(out: Console, answer: Json) -> None:

@@ -91,6 +91,13 @@ def ike(
 )
 @click.option("--runs", type=click.IntRange(1, 1000), default=3, show_default=True)
 @click.option(
+    "--pairs",
+    type=click.IntRange(1, 100_000),
+    default=10_000,
+    show_default=True,
+    help="SA pairs that the test sas installs more.",
+)
+@click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figures into FILE, a PNG."
 )
 @with_json
@@ -100,6 +107,7 @@ def esp(
     tests: tuple[str, ...],
     seconds: float,
     runs: int,
+    pairs: int,
     plot: Path | None,
 ) -> None:
     """Data planes of IPsec beside each other: throughput, packets per second, latency, processor time.
@@ -112,7 +120,7 @@ def esp(
 
     if plot:
         drawing.check(plot)
-    answer = _measured(measure, Plan(planes, tests, runs, seconds))
+    answer = _measured(measure, Plan(planes, tests, runs, seconds, pairs))
     if plot:
         drawing.draw(answer, plot)
     _show(shared, answer, render.esp)

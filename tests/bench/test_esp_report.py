@@ -8,6 +8,7 @@ import io
 import json
 import os
 import time
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from ikd.bench import esp_report, hosts, parties, planes, plot, render
 from ikd.bench.esp_report import TESTS, Run
+from ikd.bench.load import part
 from ikd.bench.planes import ENDS, LEFT, PLANES, RIGHT
 from ikd.bench.usage import descendants, spent, usage
 from ikd.control.cli import run
@@ -63,6 +65,16 @@ RUNS = [
     tcp(3, "native", 3.0, 0.75),
     tcp(3, "strongswan", 0.25, 0.125),
 ]
+CROWDED = Run(
+    1,
+    "native",
+    "sas",
+    {
+        "pairs": 10_002,
+        "few": {"gbit_s": 8.0, "packets_s": 1000},
+        "many": {"gbit_s": 7.6, "packets_s": 1010},
+    },
+)
 EXCHANGES = Run(1, "native", "ike", esp_report.exchanges([2.0, 3.0, 2.5], [4.0, 5.0, 6.0, 20.0]))
 
 
@@ -166,13 +178,20 @@ def test_ratios_of_ike() -> None:
     assert found["ike_p95/native"]["median"] == 8.0
 
 
+def test_ratios_of_many_pairs() -> None:
+    """The wrong way round, what slows packets down would seem to speed them up."""
+    found = esp_report.ratios([CROWDED])
+    assert found["sas/native/gbit_s"]["median"] == 0.95
+    assert found["sas/native/packets_s"]["median"] == 1.01
+
+
 def test_ratios_stand_in_the_order_of_tests() -> None:
     """By letter, 1400 stands before 512, and processor time between throughput and throughput."""
     several = [udp(1, plane, 100, 0, 256, size) for plane in ("native", "strongswan") for size in (1400, 512)]
     for one in several:
         assert isinstance(one.figures, dict)
         one.figures["cpu_s_per_gb"] = 1.0
-    assert list(esp_report.ratios([*several, *RUNS, EXCHANGES])) == [
+    assert list(esp_report.ratios([CROWDED, *several, *RUNS, EXCHANGES])) == [
         "native/strongswan/tcp-1",
         "native/strongswan/udp-512",
         "native/strongswan/udp-1400",
@@ -182,6 +201,8 @@ def test_ratios_stand_in_the_order_of_tests() -> None:
         "cpu/native/strongswan/udp-1400",
         "ike/native",
         "ike_p95/native",
+        "sas/native/gbit_s",
+        "sas/native/packets_s",
     ]
 
 
@@ -202,7 +223,7 @@ def test_the_object_is_json_with_the_agreed_keys() -> None:
 def test_people_see_every_figure_and_what_is_missing() -> None:
     """A table without the ratios, or one that fails on a missing plane, is of no use."""
     runs = [one for one in RUNS if one.plane != "strongswan"]
-    runs += [udp(1, "native", 123456, 7, 64), EXCHANGES]
+    runs += [udp(1, "native", 123456, 7, 64), EXCHANGES, CROWDED]
     failed = {("native", "udp-512"): "run 1: it ended\nits log"}
     out = Console(width=160, file=io.StringIO(), record=True)
     render.esp(out, whole(runs, missing={"strongswan": "pip install 'it[part]'"}, failed=failed))
@@ -210,6 +231,8 @@ def test_people_see_every_figure_and_what_is_missing() -> None:
     for wanted in (
         "a processor",
         "123,456",
+        "10,002",
+        "7.600",
         "2.000",
         "4.00 ms",
         "20.0 ms",
@@ -262,7 +285,7 @@ def test_our_files_load_and_meet(tmp_path: Path, engine: str) -> None:
     for side, other in ENDS:
         home = tmp_path / side.name
         home.mkdir()
-        (home / "ikd.toml").write_text(planes.settings(side, str(home), engine))
+        (home / "ikd.toml").write_text(planes.settings(side.id, str(home), engine))
         (home / "policy.toml").write_text(planes.policy(side, other))
         hosts.private(home / "secrets.toml", parties.secrets(other.id, "0123456789abcdef0123").encode())
         loaded.append(load(home))
@@ -276,6 +299,20 @@ def test_our_files_load_and_meet(tmp_path: Path, engine: str) -> None:
         assert ours.crypto
         assert [str(suite) for suite in ours.crypto.quick] == ["aes128gcm"]
     assert {one.settings.dataplane.mtu for one in loaded} == {planes.MTU}
+
+
+@pytest.mark.parametrize("side", [LEFT, RIGHT])
+def test_every_pair_of_the_crowd_is_one_of_its_own(tmp_path: Path, side: planes.Side) -> None:
+    """Pairs for the same addresses would replace each other, and few be measured as many."""
+    (tmp_path / "ikd.toml").write_text(planes.settings(planes.CROWD_ID, str(tmp_path), "native"))
+    (tmp_path / "policy.toml").write_text(planes.crowd_policy(side))
+    hosts.private(tmp_path / "secrets.toml", parties.secrets(side.id, "0123456789abcdef0123").encode())
+    rule = load(tmp_path).policy.rule(planes.CROWD_RULE)
+    assert rule
+    parts = {part(rule, number).selector.local for number in range(10_000)}
+    assert len(parts) == 10_000
+    whole = IPv4Network(planes.CROWD_NET)
+    assert all(one.low == one.high and one.low in whole for (one,) in parts)
 
 
 def test_strongswan_gets_the_same_cipher_and_networks() -> None:
@@ -292,7 +329,7 @@ def test_every_plane_of_the_agreement_is_there() -> None:
     assert list(PLANES) == ["veth", "native", "python", "strongswan", "wireguard-go"]
     assert [name for name, plane in PLANES.items() if plane.ours] == list(OURS)
     assert PLANES["wireguard-go"].cipher == "ChaCha20-Poly1305"
-    assert TESTS == ("tcp-1", "tcp-4", "udp-64", "udp-512", "udp-1400", "ike")
+    assert TESTS == ("tcp-1", "tcp-4", "udp-64", "udp-512", "udp-1400", "ike", "sas")
 
 
 def test_programs_that_are_not_there_have_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
