@@ -3,8 +3,10 @@
 What each chain does (RFC 4301 section 5: the SPD is asked for every packet, in order, on its way out and in):
 
     arriving   before any NAT: drops `block` flows and what `require` flows get in the clear
+    decrypted  the same for what comes out of the device, where only `block` flows drop
     departing  local packets, after NAT of their destination: marks what secure flows cover, so that routing
     passing    leads it into the TUN device; the same for packets this host forwards
+    led        marks local packets that routing had led there already, without asking it again
     leaving    after any NAT: drops what has to be protected and goes elsewhere than to the device
     receiving  drops ESP in UDP, and IKE on its port, for this host off interfaces that nobody listens on
 
@@ -39,6 +41,7 @@ AH: Final = 51
 OWN_BITS: Final = 0xFFFF  # the part of a mark that says it is one of ours
 WHOLE_MARK: Final = 0xFFFFFFFF
 STEERED_BITS: Final = 0xFFF1FFFF  # the part that says it is led into the device
+OURS_BITS: Final = 0xFFF0FFFF  # the part that all marks of a device have in common
 
 Span = tuple[int, int]
 
@@ -98,6 +101,7 @@ def ruleset(
     UDP is taken from `interfaces` only, which need not exist yet; none means all."""
     ordered = sorted(flows, key=lambda flow: flow.order)
     arriving = _classified(ordered, _INBOUND, lambda flow: _fate(flow, flow.inbound, "unprotected_in"))
+    decrypted = _classified(ordered, _INBOUND, lambda flow: _fate(flow, Level.NONE, ""), fragments=False)
     leaving = _classified(ordered, _OUTBOUND, lambda flow: _fate(flow, flow.outbound, "unprotected_out"))
     steering = _classified(ordered, _OUTBOUND, _steered, fragments=False)
     words = {
@@ -113,7 +117,10 @@ def ruleset(
         "mss4": max(mtu - 40, 536),
         "mss6": max(mtu - 60, 1220),
         "ports": f"{{ {IKE_PORT}, {NATT_PORT} }}",
+        "ours": f"{OURS_BITS:#x}",
+        "known": f"{marks.wish & OURS_BITS:#x}",
         "arriving": "\n".join(arriving),
+        "decrypted": "\n".join(decrypted),
         "leaving": "\n".join(leaving),
         "steering": "\n".join(steering),
         "receiving": _elsewhere(interfaces),
@@ -131,23 +138,23 @@ chain refused {{
 counter name blocked drop
 }}
 chain unprotected_in {{
-iifname {device} accept
 counter name clear_in drop
 }}
 chain unprotected_out {{
 counter name clear_out drop
 }}
 chain fragments_in {{
-iifname {device} accept
 counter name fragments drop
 }}
 chain fragments_out {{
 counter name fragments drop
 }}
 chain must {{
+oifname {device} accept
 meta mark set {must} accept
 }}
 chain wish {{
+oifname {device} accept
 meta mark set {wish} accept
 }}
 chain clear {{
@@ -155,12 +162,20 @@ oifname {device} meta mark set {clear}
 accept
 }}
 
+chain clamp {{
+meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size set {mss4}
+meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size set {mss6}
+}}
+
+chain decrypted {{
+meta mark set {opened}
+meta l4proto 6 jump clamp
+{decrypted}
+}}
 chain arriving {{
 type filter hook prerouting priority -300; policy accept;
 iifname lo accept
-iifname {device} meta mark set {opened}
-iifname {device} meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size set {mss4}
-iifname {device} meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size set {mss6}
+iifname {device} goto decrypted
 meta l4proto 50 accept
 meta nfproto ipv4 meta l4proto 51 accept
 ip6 nexthdr 51 accept
@@ -184,6 +199,10 @@ meta l4proto 50 accept
 udp sport {ports} accept
 goto steering
 }}
+chain led {{
+type filter hook output priority -98; policy accept;
+oifname {device} meta mark & {ours} != {known} meta mark set {must}
+}}
 chain passing {{
 type filter hook prerouting priority -99; policy accept;
 iifname lo accept
@@ -194,8 +213,7 @@ goto steering
 chain leaving {{
 type filter hook postrouting priority 300; policy accept;
 oifname lo accept
-oifname {device} meta nfproto ipv4 tcp flags & (syn | rst) == syn tcp option maxseg size set {mss4}
-oifname {device} meta nfproto ipv6 tcp flags & (syn | rst) == syn tcp option maxseg size set {mss6}
+oifname {device} meta l4proto 6 jump clamp
 oifname {device} accept
 meta mark {own} accept
 meta l4proto 50 accept

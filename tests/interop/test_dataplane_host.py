@@ -17,9 +17,10 @@ import pytest
 from support import lab
 from support.capture import Capture
 from support.lab import Lab
-from support.relay import SPI, Relay, outer_header
+from support.relay import MARK, SPI, Relay, outer_header
 from support.scenario import eventually
 
+from offload.filter import Marks
 from sadb.flows import FlowTable
 from sadb.sa import Action, Flow, Level, Mode
 from sadb.selector import ANY_PORT, ICMPV6, TCP, Selector, TrafficSelector, fields_of
@@ -374,6 +375,27 @@ def test_masquerading_after_a_crash(hosts: Lab, place: Path) -> None:
         with Capture(hosts.right, "e0", place / "w.pcap") as wire:
             assert lab.ping(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT, count=1, wait=1).received == 0
     assert not of_protocol(wire, "icmp")
+
+
+def test_what_routing_leads_is_marked_all_the_same(hosts: Lab) -> None:
+    """Another program's rules may route it elsewhere after that: only the mark then says that it must not
+    leave, also behind a NAT that hides where it comes from."""
+    lab.nft(hosts.left, f"table inet spy {{\nchain out {{\n{_SPY}}}\n}}\n")
+    with relays(hosts, net_flows(4)):
+        check_both_ways(hosts, *INNER[4])
+        seen = lab.run(hosts.left, "nft", "list", "table", "inet", "spy").stdout
+    must, other = (
+        int(line.split("packets ")[1].split()[0]) for line in seen.splitlines() if "packets" in line
+    )
+    assert must > 0
+    assert other == 0
+
+
+_SPY = f"""\
+type filter hook output priority -90;
+oifname ikd0 meta mark {Marks.of("ikd0", MARK).must:#x} counter accept
+oifname ikd0 counter
+"""
 
 
 def test_crash_opens_when_told_so(hosts: Lab) -> None:
