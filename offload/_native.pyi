@@ -1,7 +1,7 @@
 """The hot loop of the software engine, compiled from `offload/native/`; see `native.h` there.
 
-Slots are accounts of the ledger. Nothing here is safe to call from two threads at once; `pump_out` and
-`pump_in` release the interpreter's lock.
+Slots are accounts of the ledger. Nothing here is safe to call from two threads at once; `carry`
+releases the interpreter's lock.
 """
 
 from mmap import mmap
@@ -93,19 +93,27 @@ class Table:
     def drops(self) -> tuple[int, ...]:
         """Packets that came to nothing, for each of `REASONS`."""
 
-    def pump_out(self, device: int, budget: int, /) -> bool | bytes:
-        """Read frames and send what they come to, until nothing waits (False) or `budget` is used up (True).
-        A frame that is to be looked at is returned, everything before it having been sent."""
+    def add_source(self, fileno: int, kind: int, /) -> None:
+        """`carry` serves this descriptor: the queue of the TUN device (1), a UDP socket (2), or a raw socket
+        for ESP (3). Raises `ValueError`."""
 
-    def pump_in(self, fileno: int, udp: bool, device: int, budget: int, /) -> bool | Packet | Datagram | None:
-        """The same from a socket to the device; None when the socket has an error to fetch."""
+    def carry(
+        self, poll: int, idle: float, busy: float, /
+    ) -> tuple[int, bytes | Packet | Datagram | None] | None:
+        """Carry packets between the sources among the descriptors of a poll, until another one of them is
+        ready, or so many seconds are over without a packet, or so many from the first one on: then None. What
+        is ready at the beginning is served in any case.
+
+        Otherwise the source that Python has to do something for, and what was handed up: a frame, a packet to
+        be admitted, a datagram to be opened; or None when the socket has an error to fetch. Everything before
+        it has been sent."""
 
     def seal(self, frame: bytes, /) -> list[tuple[int, int, int, bool, bytes]] | None:
-        """What `pump_out` would do with a frame: trains as slot, segment, traffic class, DF (of UDP) and
+        """What `carry` would do with a frame: trains as slot, segment, traffic class, DF (of UDP) and
         octets. None: it would be handed up. For tests."""
 
     def open(
         self, data: bytes, segment: int, header: bytes, traffic_class: int, udp: bool, /
     ) -> tuple[list[bytes | Packet | tuple[bytes]], int]:
-        """What `pump_in` would do with a train: frames, and at the end perhaps a packet to be admitted or a
+        """What `carry` would do with a train: frames, and at the end perhaps a packet to be admitted or a
         datagram to be opened, after which it waits for Python; and how many octets that was. For tests."""

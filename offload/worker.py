@@ -19,6 +19,8 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -37,7 +39,7 @@ from sadb.backend import Notice, Unavailable
 from sadb.sa import SaPair, SecurityAssociation, State
 
 if TYPE_CHECKING:
-    from offload._native import Table
+    from offload._native import Datagram, Packet, Table
 
 TURNS: Final = 16  # reads of one source before others have a turn
 REPORT_SECONDS: Final = 0.25  # least time between two reports of drops
@@ -61,6 +63,14 @@ class Order(msgspec.Struct, frozen=True):
     queue_packets: int
     queue_flows: int
     plugs: int = -1  # where an adapter is given to it, if it may have one
+
+
+class _Kind(IntEnum):
+    """Sources of the native loop: `enum source` of offload/native/native.h."""
+
+    DEVICE = 1
+    UDP = 2
+    RAW = 3
 
 
 class Early:
@@ -128,12 +138,13 @@ class Worker:
         )
 
     def _accounts(self, engine: str) -> LedgerAccounts | NativeAccounts:
+        self.table: Table | None = None
         if engine == "python":
             self.drops: Callable[[], dict[str, int]] = dict
             return LedgerAccounts(self.ledger)
         from offload._native import REASONS, Table
 
-        table = Table(self.ledger.memory, os.urandom(16))
+        self.table = table = Table(self.ledger.memory, os.urandom(16))
         self.drops = lambda: dict(zip(REASONS, table.drops(), strict=True))
         return NativeAccounts(table, self._sockets)
 
@@ -150,8 +161,7 @@ class Worker:
     def run(self) -> None:
         """Until the daemon closes the channel."""
         self._watch(self.channel.fileno(), self._orders)
-        native = isinstance(self.accounts, NativeAccounts)
-        self._watch(self.queue.fileno(), self._device_native if native else self._device)
+        self._source(self.queue.fileno(), _Kind.DEVICE, self._device)
         for fileno in self.hints.filenos():
             self._watch_hints(fileno)
         for fileno in self.raw.senders():
@@ -164,13 +174,17 @@ class Worker:
             deadline = min(one for one in self._deadlines() if one is not None)
             if ready:
                 deadline = min(deadline, self.report_at)
-            ready = self._sleep(max(0.0, deadline - now))
+            wait = max(0.0, deadline - now)
+            if self.table is not None:
+                self._guarded(partial(self._carry, self.table, wait))
+                wait = 0.0
+            ready = self._sleep(wait)
             # the daemon first: what it said came before the packets that follow from it
             for fileno, _ in sorted(ready, key=lambda one: one[0] != self.channel.fileno()):
-                if fileno in self.work:  # else what was done before has ended it
+                if fileno in self.work:  # else the native loop's, or what was done before has ended it
                     self._guarded(self.work[fileno])
             now = time.monotonic()
-            self._guarded(lambda: self._tick(now))  # noqa: B023 - called at once
+            self._guarded(partial(self._tick, now))
             self._report(now)
 
     def _deadlines(self) -> Sequence[float | None]:
@@ -182,11 +196,11 @@ class Worker:
 
     def _watch_wire(self) -> None:
         """Read the sockets from now on."""
-        native = isinstance(self.accounts, NativeAccounts)
         for fileno in self.natt.filenos():
-            self._watch_socket(fileno, native, udp=True)
+            self._source(fileno, _Kind.UDP, partial(self._socket_python, fileno, self.natt))
         for fileno, protocol in self.raw.receivers():
-            self._watch_socket(fileno, native and protocol == ESP, udp=False)
+            kind = _Kind.RAW if protocol == ESP else None
+            self._source(fileno, kind, partial(self._socket_python, fileno, self.raw))
 
     def _tick(self, now: float) -> None:
         self.engine.tick(now)
@@ -197,11 +211,13 @@ class Worker:
         self.work[fileno] = work
         self.poll.register(fileno, events)
 
-    def _watch_socket(self, fileno: int, native: bool, *, udp: bool) -> None:
-        if native:
-            self._watch(fileno, lambda: self._socket_native(fileno, udp))
+    def _source(self, fileno: int, kind: _Kind | None, work: Callable[[], None]) -> None:
+        """Packets come from here; the native loop takes them if there is one and it knows the kind."""
+        if self.table is None or kind is None:
+            self._watch(fileno, work)
         else:
-            self._watch(fileno, lambda: self._socket_python(fileno, udp))
+            self.table.add_source(fileno, kind)
+            self.poll.register(fileno, select.EPOLLIN)
 
     def _watch_hints(self, fileno: int) -> None:
         self._watch(fileno, lambda: self._path_mtus(self.hints.read(fileno)))
@@ -225,17 +241,7 @@ class Worker:
         self._orders()
         self._emit(self.engine.frames(frames, time.monotonic()))
 
-    def _device_native(self) -> None:
-        pump, fileno = self._table().pump_out, self.queue.fileno()
-        for _ in range(TURNS):
-            found = pump(fileno, TURNS)
-            if isinstance(found, bool):
-                return
-            self._orders()
-            self._emit(self.engine.frames([found], time.monotonic()))
-
-    def _socket_python(self, fileno: int, udp: bool) -> None:
-        source = self.natt if udp else self.raw
+    def _socket_python(self, fileno: int, source: NattSockets | RawSockets) -> None:
         arrived = source.read_batch(fileno, TURNS)
         self._orders()
         self._open(arrived)
@@ -251,20 +257,26 @@ class Worker:
                 ready += self.early.keep(one, now)
         self._emit(self.engine.inbound(ready, now))
 
-    def _socket_native(self, fileno: int, udp: bool) -> None:
-        pump, device = self._table().pump_in, self.queue.fileno()
+    def _carry(self, table: Table, wait: float) -> None:
+        """Let the native loop work, and do what it hands up."""
         for _ in range(TURNS):
-            found = pump(fileno, udp, device, TURNS)
-            if isinstance(found, bool):
+            up = table.carry(self.poll.fileno(), wait, REPORT_SECONDS)
+            if up is None:
                 return
             self._orders()
-            if found is None:
-                if not udp:
-                    self._raw_errors(fileno)
-            elif len(found) == 2:
-                self._emit(self.engine.admitted(*found, time.monotonic()))
-            else:
-                self._open([self._arrived(fileno, *found)])
+            self._handed_up(*up)
+            wait = 0.0
+
+    def _handed_up(self, fileno: int, found: bytes | Packet | Datagram | None) -> None:
+        if found is None:
+            if fileno not in self.natt.filenos():
+                self._raw_errors(fileno)
+        elif isinstance(found, bytes):
+            self._emit(self.engine.frames([found], time.monotonic()))
+        elif len(found) == 2:
+            self._emit(self.engine.admitted(*found, time.monotonic()))
+        else:
+            self._open([self._arrived(fileno, *found)])
 
     def _arrived(
         self,
@@ -281,10 +293,6 @@ class Worker:
         if udp:
             return self.natt.arrived(fileno, data, source, port, local, traffic)
         return Arrived(ESP, channel.address(source), channel.address(local), data, traffic, header)
-
-    def _table(self) -> Table:
-        assert isinstance(self.accounts, NativeAccounts)
-        return self.accounts.table
 
     def _emit(self, batch: Batch) -> None:
         """Out of the engine, to the network and the host."""

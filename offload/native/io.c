@@ -8,14 +8,16 @@
 #include <linux/udp.h>
 #include <netinet/ip6.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef UDP_GRO
 #define UDP_GRO 104
 #endif
 
-enum { CONTROL = 128, BATCH = 64 };
+enum { CONTROL = 128, BATCH = 64, TURN = 64, READY = 64 };
 
 /* Sending ---------------------------------------------------------------------------------------------- */
 
@@ -207,7 +209,7 @@ static void read_control(struct table *table, struct msghdr *header, int fd)
             memcpy(from->destination, value + offsetof(struct in_pktinfo, ipi_addr), 4);
         else if (one->cmsg_level == IPPROTO_IPV6 && one->cmsg_type == IPV6_PKTINFO)
             memcpy(from->destination, value, 16);
-        else if (one->cmsg_level == SOL_SOCKET && one->cmsg_type == SO_RXQ_OVFL && fd < 1024) {
+        else if (one->cmsg_level == SOL_SOCKET && one->cmsg_type == SO_RXQ_OVFL && fd < DESCRIPTORS) {
             table->drops[RECEIVE_FULL] += (uint32_t)number - table->overflow[fd];
             table->overflow[fd] = (uint32_t)number;
         }
@@ -228,7 +230,7 @@ static enum pumped receive(struct table *table, int fd, bool udp)
     if (size < 0)
         return errno == EAGAIN ? DRAINED : TROUBLE;
     from->size = from->segment = (size_t)size;
-    from->udp = udp, from->traffic = 0, from->head = 0;
+    from->fd = fd, from->udp = udp, from->traffic = 0, from->head = 0;
     from->six = name.ss_family == AF_INET6;
     if (from->six) {
         const struct sockaddr_in6 *six = (const struct sockaddr_in6 *)&name;
@@ -282,4 +284,63 @@ enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsig
     }
     frame_close(table, write_device, &receiver);
     return result;
+}
+
+/* Waiting ---------------------------------------------------------------------------------------------- */
+
+uint64_t monotonic(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
+
+static enum source source_of(const struct table *table, const struct epoll_event *event)
+{
+    return (unsigned)event->data.fd < DESCRIPTORS ? table->sources[event->data.fd] : NO_SOURCE;
+}
+
+static enum pumped pump(struct table *table, int fd, uint64_t now)
+{
+    enum source source = table->sources[fd];
+    if (source == DEVICE)
+        return pump_device(table, fd, TURN, now);
+    return pump_socket(table, fd, source == UDP_SOCKET, table->device, TURN, now);
+}
+
+enum pumped serve(struct table *table, int poll, uint64_t idle, uint64_t busy, int *fd)
+{
+    struct epoll_event ready[READY];
+    uint64_t now = monotonic(), end = now + idle;
+    bool begun = false;
+    if (table->arrival.at < table->arrival.size) { /* the rest of a train of which a datagram was handed up */
+        *fd = table->arrival.fd;
+        enum pumped result = pump(table, *fd, now);
+        if (result != DRAINED && result != MORE)
+            return result;
+    }
+    for (int wait = 0;;) { /* the first look does not wait */
+        int count = epoll_wait(poll, ready, READY, wait), others = 0;
+        for (int i = 0; i < count; i++)
+            others += source_of(table, ready + i) == NO_SOURCE;
+        if (count < 0 || (wait != 0 && others > 0))
+            return DRAINED;
+        now = monotonic();
+        for (int i = 0; i < count; i++) {
+            if (source_of(table, ready + i) == NO_SOURCE)
+                continue;
+            enum pumped result = pump(table, ready[i].data.fd, now);
+            if (result != DRAINED && result != MORE) {
+                *fd = ready[i].data.fd;
+                return result;
+            }
+        }
+        if (count > others && !begun) {
+            begun = true;
+            end = now + busy < end ? now + busy : end;
+        }
+        if (now >= end)
+            return DRAINED;
+        wait = (int)((end - now + 999999) / 1000000);
+    }
 }

@@ -5,20 +5,12 @@
 #include "native.h"
 
 #include <string.h>
-#include <time.h>
 
 typedef struct {
     PyObject_HEAD
     struct table *table;
     Py_buffer ledger;
 } Table;
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
-}
 
 static int table_init(Table *self, PyObject *arguments, PyObject *named)
 {
@@ -230,7 +222,7 @@ static PyObject *count(Table *self, PyObject *arguments)
         return NULL;
     struct account *account = self->table->ledger + slot;
     struct entry *entry = inbound ? &account->in : &account->out;
-    entry_count(entry, (uint64_t)octets, (uint64_t)packets, now());
+    entry_count(entry, (uint64_t)octets, (uint64_t)packets, monotonic());
     return Py_BuildValue("KK", (unsigned long long)__atomic_load_n(&entry->octets, __ATOMIC_RELAXED),
                          (unsigned long long)__atomic_load_n(&entry->packets, __ATOMIC_RELAXED));
 }
@@ -307,13 +299,9 @@ static PyObject *datagram_up(const struct table *table)
                          (Py_ssize_t)from->head, from->udp ? Py_True : Py_False);
 }
 
-static PyObject *pumped(const struct table *table, enum pumped result)
+static PyObject *handed_up(const struct table *table, enum pumped result)
 {
     switch (result) {
-    case DRAINED:
-        Py_RETURN_FALSE;
-    case MORE:
-        Py_RETURN_TRUE;
     case FRAME_UP:
         return PyBytes_FromStringAndSize((const char *)table->incoming, (Py_ssize_t)table->incoming_used);
     case DATAGRAM_UP:
@@ -325,30 +313,34 @@ static PyObject *pumped(const struct table *table, enum pumped result)
     }
 }
 
-static PyObject *pump_out(Table *self, PyObject *arguments)
+static PyObject *add_source(Table *self, PyObject *arguments)
 {
-    int device;
-    unsigned budget;
-    enum pumped result;
-    if (!PyArg_ParseTuple(arguments, "iI", &device, &budget))
+    int fd, kind;
+    if (!PyArg_ParseTuple(arguments, "ii", &fd, &kind))
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    result = pump_device(self->table, device, budget, now());
-    Py_END_ALLOW_THREADS
-    return pumped(self->table, result);
+    if (fd < 0 || fd >= DESCRIPTORS || kind < DEVICE || kind > RAW_SOCKET)
+        return PyErr_Format(PyExc_ValueError, "no descriptor %d, or no kind %d", fd, kind);
+    self->table->sources[fd] = (uint8_t)kind;
+    if (kind == DEVICE)
+        self->table->device = fd;
+    Py_RETURN_NONE;
 }
 
-static PyObject *pump_in(Table *self, PyObject *arguments)
+static PyObject *carry(Table *self, PyObject *arguments)
 {
-    int fd, udp, device;
-    unsigned budget;
+    int poll, fd = -1;
+    double idle, busy;
     enum pumped result;
-    if (!PyArg_ParseTuple(arguments, "ipiI", &fd, &udp, &device, &budget))
+    if (!PyArg_ParseTuple(arguments, "idd", &poll, &idle, &busy))
         return NULL;
+    if (!(idle >= 0 && idle <= 3600 && busy >= 0 && busy <= 3600))
+        return PyErr_Format(PyExc_ValueError, "at least 0 and at most 3600 seconds");
     Py_BEGIN_ALLOW_THREADS
-    result = pump_socket(self->table, fd, udp, device, budget, now());
+    result = serve(self->table, poll, (uint64_t)(idle * 1e9), (uint64_t)(busy * 1e9), &fd);
     Py_END_ALLOW_THREADS
-    return pumped(self->table, result);
+    if (result == DRAINED)
+        Py_RETURN_NONE;
+    return Py_BuildValue("iN", fd, handed_up(self->table, result));
 }
 
 /* The same without system calls, packet by packet ------------------------------------------------------ */
@@ -363,7 +355,7 @@ static PyObject *seal(Table *self, PyObject *arguments)
     if ((size_t)size > table->incoming_size)
         Py_RETURN_NONE;
     memcpy(table->incoming, frame, (size_t)size);
-    if (!seal_frame(table, table->incoming, (size_t)size, now())) {
+    if (!seal_frame(table, table->incoming, (size_t)size, monotonic())) {
         if (memcmp(table->incoming, frame, (size_t)size) != 0)
             PyErr_SetString(PyExc_AssertionError, "a frame for Python was changed");
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
@@ -413,7 +405,7 @@ static PyObject *open_train(Table *self, PyObject *arguments)
     enum opened opened;
     do {
         size_t rest = end - at, one = segment != 0 && rest > segment ? segment : rest;
-        opened = open_datagram(table, &from, from.buffer + at, one, now(), append_frame, results);
+        opened = open_datagram(table, &from, from.buffer + at, one, monotonic(), append_frame, results);
         if (opened != GONE) {
             frame_close(table, append_frame, results);
             PyObject *up = opened == TO_ADMIT ? packet_up(table)
@@ -445,8 +437,8 @@ static PyMethodDef methods[] = {
     {"check", (PyCFunction)check, METH_VARARGS, NULL},
     {"accept", (PyCFunction)accept_number, METH_VARARGS, NULL},
     {"drops", (PyCFunction)drops, METH_NOARGS, NULL},
-    {"pump_out", (PyCFunction)pump_out, METH_VARARGS, NULL},
-    {"pump_in", (PyCFunction)pump_in, METH_VARARGS, NULL},
+    {"add_source", (PyCFunction)add_source, METH_VARARGS, NULL},
+    {"carry", (PyCFunction)carry, METH_VARARGS, NULL},
     {"seal", (PyCFunction)seal, METH_VARARGS, NULL},
     {"open", (PyCFunction)open_train, METH_VARARGS, NULL},
     {NULL},

@@ -28,6 +28,7 @@ enum {
     TRAIN_SEGMENTS = 64,    /* UDP_MAX_SEGMENTS of every kernel that has UDP_SEGMENT */
     TRAIN_OCTETS = 65507,   /* the largest UDP payload over IPv4 */
     MESSAGES = 256,
+    DESCRIPTORS = 1024,
     ROUTES = 1 << 14,
     ADMITTED = 1 << 14,
 };
@@ -138,6 +139,7 @@ struct frame {
 
 /* A datagram, or a train of them, that came off the wire. */
 struct arrival {
+    int fd;
     uint8_t *buffer;
     size_t size, segment, at;
     bool udp, six;
@@ -146,6 +148,8 @@ struct arrival {
     size_t head;  /* of an IPv4 header at the beginning, raw sockets only */
     size_t up_at, up_size; /* the datagram that was handed up */
 };
+
+enum source { NO_SOURCE, DEVICE, UDP_SOCKET, RAW_SOCKET };
 
 struct table {
     struct account *ledger;
@@ -167,7 +171,9 @@ struct table {
     uint8_t *incoming;     /* a frame read from the TUN device */
     size_t incoming_size, incoming_used;
     struct arrival arrival;
-    uint32_t overflow[1024]; /* by descriptor: what SO_RXQ_OVFL said last */
+    int device;                        /* its queue; -1: none yet */
+    uint8_t sources[DESCRIPTORS];      /* by descriptor: enum source */
+    uint32_t overflow[DESCRIPTORS];    /* by descriptor: what SO_RXQ_OVFL said last */
 };
 
 struct table *table_new(struct account *ledger, uint32_t slots, const uint8_t seed[16]);
@@ -213,3 +219,8 @@ void frame_close(struct table *table, write_frame *write, void *context);
 enum pumped { DRAINED, MORE, FRAME_UP, DATAGRAM_UP, PACKET_UP, TROUBLE };
 enum pumped pump_device(struct table *table, int device, unsigned budget, uint64_t now);
 enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsigned budget, uint64_t now);
+/* Serve those of a poll's descriptors that are the table's sources, until Python has to do something: one of them
+ * says so, and is then in `fd`; or another one is ready; or `idle` nanoseconds are over, or, after the first packet,
+ * `busy`. DRAINED in the latter cases. What is ready at the beginning is served in any case. */
+enum pumped serve(struct table *table, int poll, uint64_t idle, uint64_t busy, int *fd);
+uint64_t monotonic(void); /* nanoseconds */

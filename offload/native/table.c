@@ -199,6 +199,7 @@ struct table *table_new(struct account *ledger, uint32_t slots, const uint8_t se
     memcpy(table->seed, seed, 16);
     table->seed[1] |= 1;
     table->ident = (uint16_t)table->seed[0];
+    table->device = -1;
     table->route_generation = table->admitted_generation = 1;
     table->out.size = 8 * (LARGEST + 1);
     table->incoming_size = VNET + LARGEST + 1;
