@@ -166,6 +166,66 @@ def _sas_row(one: Json) -> tuple[str, ...]:
     return one["plane"], f"{one['pairs']:,}", *rates
 
 
+_OFFLOAD_HEADS = (
+    "PROFILE",
+    "SERIES",
+    "BUFFER",
+    "MBIT/S",
+    "HOST CPU",
+    "HOST S/GB",
+    "LEAST",
+    "MOST",
+    "/ DISABLED",
+    "ADAPTER S/GB",
+)
+
+
+def offload(out: Console, answer: Json) -> None:
+    """Receiving with an adapter."""
+    out.print(machine_line(answer["machine"]), soft_wrap=True)
+    for profile, times in answer["machine"]["aes_gcm_16k_us"].items():
+        each = ", ".join(f"{it} {took:.1f} µs" for it, took in times.items())
+        out.print(f"AES-128-GCM of 16 KiB, {profile}: {each}", soft_wrap=True)
+    out.print(f"simulated link: {answer['link_mbit_s']:g} Mb/s\n")
+    measured = [one for one in answer["rows"] if "missing" not in one]
+    _table(out, _OFFLOAD_HEADS, 8, (_offload_row(one, answer["ratios"]) for one in measured))
+    for one in answer["rows"]:
+        if "missing" in one:
+            out.print(f"not measured: {one['profile']}: {one['missing']}", soft_wrap=True, markup=False)
+    for one in answer["targets"]:
+        sort, limit = ("at least", one["at_least"]) if "at_least" in one else ("at most", one["at_most"])
+        out.print(
+            f"{one['series']}: {sort} {limit} times {one['relative_to']} in large buffers: "
+            f"{'met' if one['met'] else 'not met'}, {one['worst']:.2f}",
+            soft_wrap=True,
+        )
+    first = answer["placement"][0]
+    sizes = f"{first['sas']:,} SAs of {first['ports']} ports, {first['slots']} slots, in virtual time"
+    out.print(f"\nPlacement, {sizes}:")
+    heads = ("POLICY", "OFFLOADED", "TO FIRST COME", "MOVES", "PROMISES BROKEN")
+    _table(out, heads, 4, map(_placement_row, answer["placement"]))
+
+
+def _placement_row(one: Json) -> tuple[str, ...]:
+    share, factor = f"{one['offloaded_share']:.1%}", f"{one['to_first_come']:.2f}"
+    return one["policy"], share, factor, str(one["moves"]), str(one["broken"])
+
+
+def _offload_row(one: Json, ratios: Json) -> tuple[str, ...]:
+    ratio = ratios.get(f"host_cpu/{one['profile']}/{one['series']}/{one['size']}")
+    return (
+        one["profile"],
+        one["series"],
+        str(one["size"]),
+        f"{one['mbit_s']:.0f}",
+        f"{one['host_cpu_percent']:.0f}%",
+        f"{one['host_cpu_s_per_gb']:.2f}",
+        *(f"{edge:.2f}" for edge in one["host_cpu_s_per_gb_spread"]),
+        f"{ratio['median']:.2f}" if ratio else "-",
+        f"{one['adapter_cpu_s_per_gb']:.2f}",
+    )
+
+
 def sadb(out: Console, answer: Json) -> None:
     """The SADB."""
     out.print(machine_line(answer["machine"]), soft_wrap=True)

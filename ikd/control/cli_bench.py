@@ -11,6 +11,7 @@ import click
 
 from ikd.bench import parties, render
 from ikd.bench.esp_report import TESTS
+from ikd.bench.offload_report import PROFILES, SERIES, SIZES
 from ikd.bench.planes import PLANES
 from ikd.control.cli import Context, with_json
 from ikd.control.render import console
@@ -18,7 +19,7 @@ from ikd.control.render import console
 
 @click.group()
 def group() -> None:
-    """Measure: establishments per second, data planes, the SADB."""
+    """Measure: establishments per second, data planes, an adapter that offloads, the SADB."""
 
 
 def _names(known: Collection[str]) -> Any:
@@ -124,6 +125,78 @@ def esp(
     if plot:
         drawing.draw(answer, plot)
     _show(shared, answer, render.esp)
+
+
+def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    """Reads sizes of buffers."""
+    try:
+        sizes = tuple(sorted({int(one) for one in text.split(",")}))
+    except ValueError:
+        sizes = ()
+    if not sizes or not 1 <= sizes[0] <= sizes[-1] <= SIZES[-1]:
+        raise click.BadParameter(f"octets, from 1 to {SIZES[-1]}, with commas between them")
+    return sizes
+
+
+@group.command()
+@click.option(
+    "--profile", type=click.Choice([*PROFILES, "both"]), default="both", show_default=True, help="Of the CPU."
+)
+@click.option(
+    "--series", default=",".join(SERIES), show_default=True, callback=_names(SERIES), metavar="NAME,…"
+)
+@click.option(
+    "--sizes",
+    default=",".join(map(str, SIZES)),
+    show_default=True,
+    callback=_sizes,
+    metavar="OCTETS,…",
+    help="Of the application's buffers.",
+)
+@click.option("--runs", type=click.IntRange(1, 1000), default=5, show_default=True)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.05, 60),
+    default=0.5,
+    show_default=True,
+    help="Of each point in a run.",
+)
+@click.option(
+    "--link",
+    type=click.FloatRange(1, 10_000),
+    default=300.0,
+    show_default=True,
+    help="Rate of the simulated link, Mb/s.",
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figures into FILE, a PNG."
+)
+@with_json
+def offload(
+    shared: Context,
+    profile: str,
+    series: tuple[str, ...],
+    sizes: tuple[int, ...],
+    runs: int,
+    seconds: float,
+    link: float,
+    plot: Path | None,
+) -> None:
+    """What a host spends on receiving: IPsec disabled, in software, offloaded to a simulated adapter.
+
+    The adapter is a process on another core and its own processor time a series of its own. The profile
+    2008-like is this machine with the AES instructions masked."""
+    from ikd.bench import offload_plot as drawing
+    from ikd.bench import plot as checking
+    from ikd.bench.offload import Plan, measure
+
+    if plot:
+        checking.check(plot)
+    profiles = PROFILES if profile == "both" else (profile,)
+    answer = _measured(measure, Plan(profiles, series, sizes, runs, seconds, link))
+    if plot:
+        drawing.draw(answer, plot)
+    _show(shared, answer, render.offload)
 
 
 @group.command()
