@@ -65,7 +65,7 @@ def workers(
     ledger.begin(SLOT, pair())
     for number in range(count):
         table = Table(ledger.memory, bytes([number]) * 16)
-        accounts = NativeAccounts(table, lambda sa: (-1, True))
+        accounts = NativeAccounts(table, lambda sa: (-1, -1, True))
         one = pair(suite, size, lifetime)
         accounts.slots[one] = SLOT
         accounts.install(one)
@@ -91,7 +91,7 @@ def test_numbers_of_two_meters_are_never_the_same(turns: list[int]) -> None:
         if turn < 2:
             found.append(meters[turn].number())
         else:
-            ((_, _, _, sealed),) = made[0].table.seal(bytes(10) + packet)
+            ((_, _, _, _, sealed),) = made[0].table.seal(bytes(10) + packet)
             found.append(int.from_bytes(sealed[24:28], "big"))
     assert found == list(range(1, len(turns) + 1))
     assert ledger.number(SLOT, False) == len(turns)

@@ -30,6 +30,11 @@ NO_CHECK = {4: [(socket.SOL_SOCKET, 11)], 6: [(socket.IPPROTO_UDP, 101), (socket
 TEN = 10.0  # seconds: so long waits only who would fail
 
 
+def whole(data: bytes, path: Path, segment: int = 0, traffic: int = 0) -> Outgoing:
+    """Something to send with DF, which is the socket's that receives, too."""
+    return Outgoing(data, path, traffic, segment, True)
+
+
 class End:
     """One socket in the hands of a worker."""
 
@@ -41,7 +46,7 @@ class End:
 
     def sends(self, to: End, data: bytes, segment: int = 0, traffic: int = 0) -> None:
         """Send a datagram or a train."""
-        self.sockets.write_batch([Outgoing(data, Path(self.address, to.address), traffic, segment)])
+        self.sockets.write_batch([whole(data, Path(self.address, to.address), segment, traffic)])
 
     def gets(self, octets: int) -> list[Arrived]:
         """What comes, until there are so many octets of it."""
@@ -150,15 +155,15 @@ def test_what_the_system_does_not_cut_up_goes_one_by_one(version: int) -> None:
 def test_what_cannot_be_sent_is_counted_packet_by_packet() -> None:
     """A train that is lost is as many packets as it has segments: counters of both sides are compared."""
     with ends() as (left, right):
-        left.sends(right, octets(65508))
-        assert left.sockets.counters == {"send-too-big": 1}
+        left.sends(right, octets(65508))  # not without DF either, for which there is no socket here
+        assert left.sockets.counters == {"send-no-route": 1}
         left.sockets.counters.clear()
         elsewhere = Path(SocketAddress(ip_address("127.0.0.9"), 1), right.address)
-        left.sockets.write_batch([Outgoing(octets(1001), elsewhere, 0, 100), Outgoing(b"1234", elsewhere)])
+        left.sockets.write_batch([whole(octets(1001), elsewhere, 100), whole(b"1234", elsewhere)])
         assert left.sockets.counters == {"send-no-route": 12}
         left.sockets.counters.clear()
         outside = Path(left.address, SocketAddress(ip_address("192.0.2.1"), 9))  # not from a loopback address
-        left.sockets.write_batch([Outgoing(octets(1000), outside, 0, 100), Outgoing(b"1234", outside)])
+        left.sockets.write_batch([whole(octets(1000), outside, 100), whole(b"1234", outside)])
         assert left.sockets.counters == {"send-failed": 11}
         left.sends(right, b"1234")
         assert datagrams(right.gets(4)) == [b"1234"]
@@ -213,10 +218,10 @@ def test_a_socket_for_every_address_sends_from_the_one_it_is_told(version: int) 
             own = SocketAddress(here, every.address.port)
             path = Path(own, left.address)
             train = octets(250)
-            every.sockets.write_batch([Outgoing(train, path, 3, 100)])
+            every.sockets.write_batch([whole(train, path, 100, 3)])
             (one,) = left.gets(250)
             assert (one.path, one.traffic_class, one.segment) == (Path(left.address, own), 3, 100)
-            left.sockets.write_batch([Outgoing(b"answer", Path(left.address, own))])
+            left.sockets.write_batch([whole(b"answer", Path(left.address, own))])
             (back,) = every.gets(6)
             assert back.path == path
         finally:
@@ -232,10 +237,11 @@ def test_a_socket_of_the_address_goes_before_one_of_every_address() -> None:
             both = NattSockets([every, left.socket, other])
             port = left.address.port
             assert set(both.filenos()) == {every.fileno(), left.socket.fileno(), other.fileno()}
-            assert both.sender(left.address.address, port) == (left.socket.fileno(), False)
-            assert both.sender(HOSTS[4][1], port) == (every.fileno(), True)
-            assert both.sender(HOSTS[6][0], port) == (other.fileno(), True)
-            assert both.sender(HOSTS[4][1], port ^ 1)[0] == -1
+            assert both.sender(left.address.address, port, True) == (left.socket.fileno(), False)
+            assert both.sender(HOSTS[4][1], port, True) == (every.fileno(), True)
+            assert both.sender(HOSTS[6][0], port, True) == (other.fileno(), True)
+            assert both.sender(HOSTS[4][1], port ^ 1, True)[0] == -1
+            assert both.sender(HOSTS[4][1], port, False)[0] == -1
         finally:
             every.close()
             other.close()

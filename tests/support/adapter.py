@@ -7,12 +7,13 @@ import random as _random
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
+from offload import vnet
 from offload.adapter import Adapter
 from offload.capabilities import PROFILES, Direction
 from offload.driver import Driver
 from offload.hybrid import HybridEngine
 from offload.outer import Arrived
-from offload.software import Batch
+from offload.software import Batch, Frame
 from sadb.address import Address
 from sadb.sa import SaPair, SecurityAssociation
 
@@ -83,7 +84,13 @@ class AdapterEngine(HybridEngine):
 
     def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
         self.settle(now)
-        return self.flush(super().inbound(self.adapter.receive(PORT, arrived), now), now)
+        batch = self.flush(super().inbound(self.adapter.receive(PORT, arrived), now), now)
+        batch.local = [
+            packet
+            for one in batch.local
+            for packet in (vnet.packets(one) if isinstance(one, Frame) else [one])
+        ]
+        return batch
 
     def merge(self, batch: Batch, other: Batch, now: float) -> None:
         self.flush(other, now)
