@@ -46,6 +46,7 @@ LAYERS = (
             "logs",
             "metrics",
             "network",
+            "nic_plane",
             "offload_file",
             "paths",
             "pki",

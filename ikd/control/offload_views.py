@@ -1,4 +1,4 @@
-"""What `ikctl offload` tells and does: the adapter, its ports, and the SAs that contend for it, as JSON."""
+"""Shell. What `ikctl offload` tells and does: the adapter, its ports, and the SAs that contend for it, as JSON."""
 
 from __future__ import annotations
 
