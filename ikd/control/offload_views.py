@@ -1,4 +1,4 @@
-"""Shell. What `ikctl offload` tells and does: the adapter, its ports, and the SAs that contend for it, as JSON."""
+"""Shell. What `ikctl offload` tells and does, as JSON: adapter, ports, and SAs that contend for slots."""
 
 from __future__ import annotations
 
