@@ -136,7 +136,7 @@ class NattSockets:
         found: list[Arrived] = []
         for _ in range(limit):
             try:
-                data, ancillary, _, source = sock.recvmsg(LARGEST, _SPACE)
+                data, ancillary, _, source = sock.recvmsg(LARGEST, _SPACE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             except OSError:  # an error of an earlier datagram, reported late
@@ -198,7 +198,7 @@ class NattSockets:
                 ancillary.append((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, from_))
         if segment:
             ancillary.append((socket.IPPROTO_UDP, UDP_SEGMENT, _SHORT.pack(segment)))
-        self._sockets[fileno].sendmsg([data], ancillary, 0, (str(peer.address), peer.port))
+        self._sockets[fileno].sendmsg([data], ancillary, socket.MSG_DONTWAIT, (str(peer.address), peer.port))
 
     def _arrived(
         self, sock: socket.socket, data: bytes, ancillary: _Ancillary, source: tuple[str, int]

@@ -139,7 +139,7 @@ class RawSockets:
         packets: list[Arrived] = []
         for _ in range(limit):
             try:
-                data, ancillary, _, source = sock.recvmsg(LARGEST, 0 if four else _SPACE)
+                data, ancillary, _, source = sock.recvmsg(LARGEST, 0 if four else _SPACE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             except OSError:  # an ICMP message about a packet of ours; it waits in the queue
@@ -164,7 +164,7 @@ class RawSockets:
                 self.counters["no socket" if data else "malformed"] += 1
                 continue
             try:
-                sender.sendto(data, (_destination(data), 0))
+                sender.sendto(data, socket.MSG_DONTWAIT, (_destination(data), 0))
                 sent += 1
             except OSError as error:
                 self.counters[_FAILURES.get(error.errno or 0, "send failed")] += 1
@@ -188,7 +188,9 @@ class RawSockets:
         """Take what a socket's error queue holds, and keep what says something about the path MTU."""
         with suppress(OSError):
             for _ in range(HEARD):
-                data, ancillary, _, about = sock.recvmsg(64, _ERROR_SPACE, socket.MSG_ERRQUEUE)
+                data, ancillary, _, about = sock.recvmsg(
+                    64, _ERROR_SPACE, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
+                )
                 receiver = self._receivers.get(sock.fileno())
                 if receiver:
                     self.counters["icmp errors"] += 1

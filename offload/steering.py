@@ -23,7 +23,8 @@ Move = Callable[[frozenset[Direction], bool], None]
 @dataclass(slots=True, eq=False)
 class Member:
     """One pair. `name` and `rule` are for people; `hard` has the directions that are in the adapter as last
-    told, `failed` why one is not although it was to be."""
+    told, `leaving` those of them that are to leave it; members in `waiting` get its slots then. `failed` has
+    why a direction is in software although it was to be in the adapter."""
 
     claim: Claim
     inbound: SecurityAssociation
@@ -33,6 +34,8 @@ class Member:
     wished: bool
     move: Move
     hard: set[Direction] = field(default_factory=set)
+    leaving: set[Direction] = field(default_factory=set)
+    waiting: list[tuple[Member, frozenset[Direction]]] = field(default_factory=list)
     failed: dict[Direction, Reason] = field(default_factory=dict)
     since: float = 0.0
     moves: int = 0
@@ -93,6 +96,7 @@ class Steering:
         """The pair is gone."""
         if self._members.pop(member.claim.sa, None) is not None:
             self._carry_out(self.placement.release(member.claim, now), now)
+            self._left(member)
 
     def came(self, member: Member, direction: Direction, what: str, now: float) -> None:
         """A plane tells what became of one direction, see `offload.driver.Report`."""
@@ -107,6 +111,9 @@ class Steering:
         if direction in member.hard:
             member.hard.discard(direction)
             member.since = now
+        member.leaving.discard(direction)
+        if not member.leaving:
+            self._left(member)
         if what == "software" or direction not in member.claim.placed:
             return
         reason = _REASONS.get(what, Reason.REFUSED)
@@ -136,6 +143,8 @@ class Steering:
             for member in self._members.values():
                 if member.claim.placed:
                     member.hard.clear()
+                    member.leaving.clear()
+                    member.waiting.clear()
                     self._carry_out(self.placement.release(member.claim, now, Reason.LINK), now)
         self.rebalance(now)
 
@@ -180,19 +189,33 @@ class Steering:
             else:
                 barred[direction] = reason
 
+    def _left(self, member: Member) -> None:
+        """Its slots are empty: who was to have them gets them, if that is still so."""
+        waiting, member.waiting = member.waiting, []
+        for other, directions in waiting:
+            if other.claim.sa in self._members and directions <= other.claim.placed:
+                other.move(directions, True)
+
     def _carry_out(self, decisions: Iterable[Decision], now: float) -> None:
+        """Decisions are in the order in which slots become free."""
+        evicted: Member | None = None
         for decision in decisions:
             member = self._members.get(decision.sa)
             if member is None:
                 continue
             directions = frozenset(decision.directions)
+            other = self._members.get(decision.other) if decision.other is not None else None
             if decision.outcome is Outcome.PLACED:
                 for direction in directions:
                     member.failed.pop(direction, None)
-                member.move(directions, True)
+                if evicted is not None and evicted.leaving:
+                    evicted.waiting.append((member, directions))
+                else:
+                    member.move(directions, True)
             elif decision.outcome is Outcome.EVICTED:
+                member.leaving |= directions & member.hard
                 member.move(directions, False)
-            other = self._members.get(decision.other) if decision.other is not None else None
+                evicted = member
             self._decided(member, decision, other)
 
 
