@@ -152,7 +152,7 @@ def proven(peer: Authenticated, user: Authenticated | None) -> tuple[Link, Assoc
 
 def texts(link: Link, one: Association) -> tuple[str, str, str]:
     """What `ikctl status`, `ikctl sa main` and `ikctl sa extended` print of it."""
-    peer = views.peer(one, link.left.pairs, {}, "software", link.now)
+    peer = views.peer(one, link.left.pairs, {}, lambda pairs: "software", link.now)
     main = views.association(one, link.left.pairs, link.now)
     json.dumps([peer, main])
     status = views.status(up=1, engine="software", quick=1, peers=[peer], sentences=[])

@@ -20,7 +20,7 @@ from support.lab import Lab
 from support.relay import MARK, SPI, Relay, outer_header
 from support.scenario import eventually
 
-from offload.filter import Marks
+from offload.filter import REASONS, Marks
 from sadb.flows import FlowTable
 from sadb.sa import Action, Flow, Level, Mode
 from sadb.selector import ANY_PORT, ICMPV6, TCP, Selector, TrafficSelector, fields_of
@@ -549,7 +549,7 @@ def test_filter_agrees_with_the_order_of_flows(hosts: Lab, seed: int) -> None:
     exempt = [flow(*ends, Action.PERMIT) for ends in (quiet, quiet[::-1])]
     flows = ordered(*exempt, *(random_flow(dice) for _ in range(40)))
     table = FlowTable(flows)
-    expected = dict.fromkeys(("blocked", "clear_in", "clear_out", "fragments"), 0)
+    expected = dict.fromkeys(REASONS, 0)
     with Relay(hosts.left, lab.LEFT, lab.RIGHT, flows) as one:
         link = lab.run(hosts.left, "cat", "/sys/class/net/e0/address").stdout.strip()
         begin, sent = one.ask("drops"), 0
