@@ -7,7 +7,7 @@ material. On the control socket an event's name is its class name with hyphens (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from sadb.address import Path
 
@@ -91,13 +91,20 @@ class AdapterGone(Event):
         return f"the adapter ended ({self.reason}); its SAs go on in software until it is back"
 
 
+_OUTCOMES: Final = {
+    "placed": "goes into the adapter",
+    "evicted": "leaves the adapter",
+    "kept_out": "stays in software",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SaMoved(Event):
-    """It was decided that an adapter is to carry an SA pair, or no longer; `spi` is the inbound one. Scores
-    are octets per second times the port's weight."""
+class SaPlaced(Event):
+    """It was decided whether an adapter is to carry an SA pair: `outcome` is placed, evicted or kept_out.
+    `spi` is the inbound one. Scores are octets per second times the port's weight."""
 
     level: ClassVar[str] = "debug"
-    to: str
+    outcome: str
     spi: str
     peer: str
     rule: str
@@ -114,7 +121,7 @@ class SaMoved(Event):
         other = f", instead of {self.instead_of} ({self.other_score})" if self.instead_of else ""
         return (
             f"{self.rule}: SA {self.spi} of {self.peer} ({' and '.join(self.directions)}, port {self.port}, "
-            f"score {self.score}) to the {self.to}{why}{other}"
+            f"score {self.score}) {_OUTCOMES.get(self.outcome, self.outcome)}{why}{other}"
         )
 
 

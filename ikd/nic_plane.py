@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ikd.events import AdapterGone, Event, SaMoved, Warned
+from ikd.events import AdapterGone, Event, SaPlaced, Warned
 from ikd.plane import Guarded, HostPlane, MemoryPlane, Plane
 from ikd.settings import DataplaneSettings
 from ikd.transport import Transport
@@ -20,7 +20,7 @@ from offload.capabilities import Direction
 from offload.faults import Faults
 from offload.guest import Guest
 from offload.pair_steering import Arbiter, PairSteering
-from offload.placement import Decision, Outcome
+from offload.placement import Decision
 from offload.ports import Ports
 from offload.steering import Member
 from offload.switch import Switch
@@ -157,12 +157,10 @@ class AdapterPlane(HostPlane):
     # What happens ----------------------------------------------------------------------------------------
 
     def _decided(self, member: Member, decision: Decision, other: Member | None) -> None:
-        if decision.outcome is Outcome.KEPT_OUT:
-            return  # `ikctl offload` says why; for 100 000 SAs these would be as many events
         score = decision.other_score
         self.tell(
-            SaMoved(
-                to="adapter" if decision.outcome is Outcome.PLACED else "software",
+            SaPlaced(
+                outcome=decision.outcome.value,
                 spi=f"{member.inbound.spi:08x}",
                 peer=member.name,
                 rule=member.rule,

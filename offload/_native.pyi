@@ -15,6 +15,17 @@ Packet = tuple[int, bytes]
 # data, source address and port, destination address, traffic class, IPv4 header, whether it came in UDP
 Datagram = tuple[bytes, bytes, int, bytes, int, bytes, bool]
 
+class Aead:
+    """AES-GCM (0) or ChaCha20-Poly1305 (1) with one key, which has no salt; check values of 16 octets. Raises
+    `ValueError` for what is none."""
+
+    def __init__(self, cipher: int, key: bytes) -> None: ...
+    def seal(self, nonce: bytes, aad: bytes, data: bytes, /) -> bytes:
+        """Ciphertext and check value."""
+
+    def open(self, nonce: bytes, aad: bytes, data: bytes, /) -> bytes:
+        """Plaintext; raises `ValueError` when the check value is wrong."""
+
 class Table:
     """What the loop knows. `ledger` is memory of `ACCOUNT` octets for each slot, `seed` 16 unpredictable
     octets."""

@@ -24,10 +24,10 @@ from offload.outer import Arrived, Outgoing
 from offload.ports import Port
 from offload.receiver import contents, shown
 from offload.requests import HALF, Added, AddSa, Deleted, DeleteSa, Refused, UpdateSa, association
-from offload.sa_table import Entry, SaTable, slot_of
+from offload.sa_table import Entry, MakeCipher, SaTable, slot_of
 from offload.sender import in_trains
 from sadb.address import Address
-from sadb.crypto import Unverified
+from sadb.crypto import Unverified, cipher
 
 ICV = 16
 _IV = 8
@@ -43,9 +43,10 @@ class Adapter:
         capabilities: Capabilities,
         random: Callable[[int], bytes],
         address: Callable[[bytes], Address],
+        make_cipher: MakeCipher = cipher,
     ) -> None:
         self.capabilities, self.faults = capabilities, Faults()
-        self.table = SaTable(capabilities)
+        self.table = SaTable(capabilities, make_cipher)
         self.up = True
         self.limits: dict[str, int] = {}  # of ports; what is not here may have all
         self.counters: Counter[str] = Counter()

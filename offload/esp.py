@@ -28,11 +28,11 @@ class _Transform:
 
     __slots__ = ("_cipher", "_esn", "_iv", "_mac", "_spi", "align", "overhead")
 
-    def __init__(self, sa: SecurityAssociation) -> None:
+    def __init__(self, sa: SecurityAssociation, made: Cipher | None = None) -> None:
         row = sa.suite.encryption
         if row is None:
             raise ValueError("ESP without an encryption algorithm")
-        made = cipher(row, bytes(sa.encryption_key), sa.suite.integrity, bytes(sa.integrity_key))
+        made = made or cipher(row, bytes(sa.encryption_key), sa.suite.integrity, bytes(sa.integrity_key))
         # With a separate integrity algorithm the high half of an extended sequence number is authenticated
         # behind the packet, with a combined one inside the associated data (RFC 4303 section 2.2.1, RFC 4106
         # section 5).
@@ -50,8 +50,11 @@ class Sealer(_Transform):
 
     __slots__ = ("_random",)
 
-    def __init__(self, sa: SecurityAssociation, random: Callable[[int], bytes]) -> None:
-        super().__init__(sa)
+    def __init__(
+        self, sa: SecurityAssociation, random: Callable[[int], bytes], made: Cipher | None = None
+    ) -> None:
+        """With another cipher than that of `sadb.crypto`, if it is given."""
+        super().__init__(sa, made)
         self._random = random
 
     def seal(self, number: int, payload: bytes, next_header: int) -> bytes:

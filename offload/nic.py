@@ -26,6 +26,7 @@ from offload.adapter import Adapter
 from offload.capabilities import PROFILES
 from offload.channel import ALIVE_SECONDS, Decoder, Garbled, address, framed
 from offload.descriptors import Completion
+from offload.native_cipher import maker
 from offload.natt import NattSockets
 from offload.outer import Arrived, Outgoing
 from offload.raw import RawSockets
@@ -173,7 +174,7 @@ class Nic:
     def __init__(self, order: Order) -> None:
         self.manager = socket.socket(fileno=order.manager)
         self.manager.setblocking(False)
-        self.adapter = Adapter(PROFILES[order.profile], os.urandom, address)
+        self.adapter = Adapter(PROFILES[order.profile], os.urandom, address, maker())
         self.ports: dict[str, Port] = {}
         self.poll = select.epoll()
         self.work: dict[int, Callable[[], object]] = {}

@@ -8,17 +8,19 @@ may have one is the host's (`offload.placement`).
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from offload.ah import Authenticator
 from offload.capabilities import Capabilities
 from offload.esp import Sealer
 from sadb.address import Address
-from sadb.algorithms import SecurityProtocol
+from sadb.algorithms import Encryption, SecurityProtocol
 from sadb.crypto import Cipher, cipher
 from sadb.sa import Mode, SecurityAssociation
 
 _SLOT = 0xFFFF
+MakeCipher = Callable[[Encryption, bytes], Cipher]
 
 
 def slot_of(handle: int) -> int:
@@ -57,8 +59,8 @@ def _no_random(octets: int) -> bytes:
 class SaTable:
     """Rows of both directions, in one pool or two (`Capabilities.shared`)."""
 
-    def __init__(self, capabilities: Capabilities) -> None:
-        self._capabilities = capabilities
+    def __init__(self, capabilities: Capabilities, make: MakeCipher = cipher) -> None:
+        self._capabilities, self._make = capabilities, make
         shared = capabilities.shared
         count = capabilities.rx_slots if shared else capabilities.rx_slots + capabilities.tx_slots
         self._slots: list[Entry | None] = [None] * count
@@ -94,14 +96,15 @@ class SaTable:
         esp = sa.suite.protocol is SecurityProtocol.ESP
         row = sa.suite.encryption
         assert row is not None
+        made = self._make(row, bytes(sa.encryption_key)) if esp else None
         entry = Entry(
             self._generations[slot] << 16 | slot,
             port,
             sa,
             sa.spi.to_bytes(4, "big"),
             high or 0,
-            cipher(row, bytes(sa.encryption_key)) if esp else None,
-            Sealer(sa, _no_random) if esp and not inbound else None,
+            made,
+            Sealer(sa, _no_random, made) if esp and not inbound else None,
             None if esp else Authenticator(sa),
         )
         self._slots[slot] = entry

@@ -12,6 +12,7 @@ from offload.adapter import Adapter
 from offload.capabilities import PROFILES, Direction
 from offload.driver import Driver
 from offload.hybrid import HybridEngine
+from offload.native_cipher import maker
 from offload.outer import Arrived
 from offload.software import Batch, Frame
 from sadb.address import Address
@@ -30,7 +31,7 @@ class AdapterEngine(HybridEngine):
     def __init__(self, random: Callable[[int], bytes], *, profile: str = "ideal", **options: int) -> None:
         capabilities = PROFILES[profile]
         super().__init__(random, Driver(capabilities), **options)  # type: ignore[arg-type]
-        self.adapter = Adapter(capabilities, _random.Random(1).randbytes, address)
+        self.adapter = Adapter(capabilities, _random.Random(1).randbytes, address, maker())
         self.everything = True  # every SA is placed when it comes
 
     def install(self, pair: SaPair) -> None:
