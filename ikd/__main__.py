@@ -6,12 +6,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from ikd import __version__
 from ikd.daemon import CannotStart, Daemon
 from ikd.loading import ConfigurationError, load
+
+NICE: Final = -5  # IKE does not wait for packets: who carries them has the usual priority
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
 async def _serve(directory: Path) -> None:
     configuration = await load(directory).resolved()
     daemon = Daemon(configuration)
+    with suppress(OSError):  # without the right to it
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
     gc.freeze()  # what is here stays: collections need not look at it again
     gc.set_threshold(20_000, 50, 50)  # an IKE SA has hundreds of objects and stays: look at them less often
     await daemon.run()

@@ -18,7 +18,10 @@ def ignore_signals() -> None:
 
 
 def give_up() -> None:
-    """Everything is open; from now on a packet that took us over would find a process that may nothing."""
+    """Everything is open; from now on a packet that took us over would find a process that may nothing. Nor
+    does it keep the daemon's priority."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(0, os.getpriority(os.PRIO_PROCESS, 0)))
     with suppress(PermissionError):  # root without CAP_SETUID, as in a container, stays root without rights
         if os.geteuid() == 0:
             os.setgroups([])
