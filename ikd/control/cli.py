@@ -427,8 +427,9 @@ def completion(shell: str) -> None:
 
 def _register_lazily() -> None:
     """Groups whose modules are loaded only when used."""
-    from ikd.control.lazy import LazyGroup
+    from ikd.control.lazy import LazyCommand, LazyGroup
 
+    cli.add_command(LazyCommand("init", "ikd.control.cli_init", "Write a first configuration."))
     cli.add_command(
         LazyGroup("bench", "ikd.control.cli_bench", "Measure: establishments per second, the SADB.")
     )

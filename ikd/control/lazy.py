@@ -1,4 +1,4 @@
-"""A command group whose module is imported when it is used, so that `ikctl` starts quickly."""
+"""Commands and groups of them whose module is imported when it is used, so that `ikctl` starts quickly."""
 
 from __future__ import annotations
 
@@ -33,3 +33,17 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return self._group().get_command(ctx, cmd_name)
+
+
+class LazyCommand(click.Command):
+    """Shows its help line at once and loads `command` out of `module` for everything else."""
+
+    def __init__(self, name: str, module: str, text: str) -> None:
+        super().__init__(name, short_help=text)
+        self._module = module
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        loaded: click.Command = import_module(self._module).command
+        return loaded.make_context(info_name, args, parent, **extra)
