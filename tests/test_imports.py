@@ -45,6 +45,7 @@ LAYERS = (
             "loading",
             "logs",
             "metrics",
+            "migrate",
             "network",
             "nic_plane",
             "offload_file",

@@ -1,6 +1,6 @@
 """Shell. `ikctl`: every command is a request on the control socket and a rendering of its answer.
 
-`check`, `explain --config`, `policy check` and `cert` also work without a daemon. Modules that take long to
+`check`, `explain --config`, `policy check`, `cert`, `init` and `import` also work without a daemon. Modules that take long to
 import are imported by the command that needs them, so that completion and `--help` answer at once.
 """
 
@@ -430,6 +430,9 @@ def _register_lazily() -> None:
     from ikd.control.lazy import LazyCommand, LazyGroup
 
     cli.add_command(LazyCommand("init", "ikd.control.cli_init", "Write a first configuration."))
+    cli.add_command(
+        LazyGroup("import", "ikd.control.cli_import", "Translate strongSwan's swanctl.conf or ipsec.conf.")
+    )
     cli.add_command(
         LazyGroup("bench", "ikd.control.cli_bench", "Measure: establishments per second, the SADB.")
     )

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
 import shlex
-import shutil
 import socket
 import sys
-import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from ikd import loading, pki
+from ikd import pki
 from ikd.control import first
 from ikd.control.cli import Context, with_json
 from ikd.control.first import CERTIFICATE, PSK, Plan
+from ikd.control.placing import place
 from ikd.control.protocol import ControlError
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _AUTHORITY = "CN=ikd {name}"
 _PEER = "peer"  # directory with what the other host needs
 _SHORTEST_KEY = 20  # characters; anybody who has seen a handshake may guess at leisure
-_MODES = {".key": 0o600, ".toml": 0o640, ".pem": 0o644}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,7 @@ def command(
     _complete(plan, sources)
     plan = replace(plan, local=local or _towards(plan.peer))
     directory = (config or shared.config).absolute()
-    written, warnings = _write(directory, plan, sources, force)
+    written, warnings = place(directory, _contents(plan, sources), force)
     _tell(shared, directory, plan, written, warnings)
 
 
@@ -172,61 +168,6 @@ def _towards(peer: str) -> str:
 
 
 # Files ------------------------------------------------------------------------------------------------------
-
-
-def _write(directory: Path, plan: Plan, sources: Sources, force: bool) -> tuple[list[Path], tuple[str, ...]]:
-    """Make the files aside, let the daemon's own loader check them, and put them in place; the files and what
-    the loader warns of."""
-    stage: Path | None = None
-    try:
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".init-", dir=directory))
-        for name, data in _contents(plan, sources).items():
-            path = stage / name
-            path.parent.mkdir(mode=0o750, exist_ok=True)
-            mode = 0o600 if name == "secrets.toml" else _MODES[path.suffix]
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-                file.write(data)
-        _check(stage)
-        written = _install(stage, directory, force)
-        return written, _check(directory)
-    except OSError as error:
-        raise ControlError(
-            "configuration",
-            f"{error.filename or directory}: {error.strerror}",
-            "name another directory: --config",
-        ) from None
-    finally:
-        if stage is not None:
-            shutil.rmtree(stage, ignore_errors=True)
-        with suppress(OSError):  # one that we made and that stayed empty
-            directory.rmdir()
-
-
-def _check(directory: Path) -> tuple[str, ...]:
-    try:
-        return loading.load(directory).warnings
-    except loading.ConfigurationError as error:
-        # what is wrong with a file that is still aside is told as if it were in place
-        text = "\n".join(error.complaints).replace(f"{directory}/", "")
-        raise ControlError("configuration", text, "correct the options; ikctl init --help") from None
-
-
-def _install(stage: Path, directory: Path, force: bool) -> list[Path]:
-    """Move what is in `stage`, all or, when one is there already and `force` is not given, nothing."""
-    names = sorted(path.relative_to(stage) for path in stage.rglob("*") if path.is_file())
-    there = [str(name) for name in names if os.path.lexists(directory / name)]
-    if there and not force:
-        raise ControlError(
-            "configuration",
-            f"{directory} has {', '.join(there)} already",
-            "name another directory with --config, or overwrite with --force",
-        )
-    move = os.replace if force else os.link  # a link never overwrites
-    for name in names:
-        (directory / name).parent.mkdir(mode=0o750, exist_ok=True)
-        move(stage / name, directory / name)
-    return [directory / name for name in names]
 
 
 def _contents(plan: Plan, sources: Sources) -> Mapping[str, bytes]:

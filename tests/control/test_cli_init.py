@@ -101,7 +101,7 @@ def test_secrets_are_the_owner_s_alone(inside: Path) -> None:
     init("--config", "two", *PAIR, "--auth", "certificate", "--make-ca")
     private = ["one/secrets.toml", "two/pki/ca.key", "two/pki/host.key", "two/peer/host.key"]
     assert [(inside / name).stat().st_mode & 0o777 for name in private] == [0o600] * 4
-    assert not list(inside.rglob(".init-*"))
+    assert not list(inside.rglob(".new-*"))
 
 
 def test_nothing_is_overwritten_unasked(inside: Path) -> None:

@@ -1,0 +1,1 @@
+"""Configurations of other daemons as policies of ours; `ikctl import` is its command."""
