@@ -1,7 +1,8 @@
 """Shell. `ikctl`: every command is a request on the control socket and a rendering of its answer.
 
-`check`, `explain --config`, `policy check`, `cert`, `init` and `import` also work without a daemon. Modules that take long to
-import are imported by the command that needs them, so that completion and `--help` answer at once.
+`check`, `explain --config`, `policy check`, `cert`, `init` and `import` also work without a daemon. Modules
+that take long to import are imported by the command that needs them, so that completion and `--help` answer
+at once.
 """
 
 from __future__ import annotations
