@@ -128,7 +128,8 @@ def _child(
             ", ".join(one if "[" in one else f"{one}[{service}]" for one in listed(ends_of.text)),
             value.place,
         )
-    if "remote_id" not in found and found.get("remote", Setting("%any", place)).text[:1] != "%":
+    named = found.keys() & {"remote_id", "pinned"}  # a certificate's own name, which is not known here
+    if not named and found.get("remote", Setting("%any", place)).text[:1] != "%":
         found["remote_id"] = found["remote"]  # the default of rightid
     enabled = values.get("auto", Setting("ignore", place)).text != "ignore"
     if not enabled:

@@ -6,6 +6,7 @@ combination is an entry. An algorithm that is unknown or refused here is left ou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from itertools import islice, product
 
@@ -38,6 +39,7 @@ class _Words:
         self.groups: list[str] = []
         self.esn = False
         words = text.lower().split("-")
+        self.hybrid = any(re.match(r"ke\d_", word) for word in words)  # RFC 9370
         if len(words) > _MOST_WORDS:
             source.note(
                 setting.place, f"a proposal has more than {_MOST_WORDS} algorithms: the rest is left out"
@@ -109,7 +111,8 @@ def _all(
     texts = [one for one in listed(setting.text.removesuffix("!")) if one != "default"]
     for text in texts[:MOST_PROPOSALS]:
         words = _Words(text, setting, source)
-        some = list(islice(_good(combine(words), check), MOST_PROPOSALS))
+        # without its further key exchanges a proposal would be weaker than it was meant
+        some = [] if words.hybrid else list(islice(_good(combine(words), check), MOST_PROPOSALS))
         if not some:
             source.note(setting.place, f'proposal "{text[:80]}": nothing of it can be translated')
         found |= dict.fromkeys(some)

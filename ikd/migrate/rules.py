@@ -128,6 +128,8 @@ class _Rule:
         if mode.text in _PLAIN_ACTIONS:
             self.table["action"] = _PLAIN_ACTIONS[mode.text]
             self.traffic(transport=True)
+            if "remote" not in self.table:  # the packets of every host would pass, or none
+                raise _Left(mode.place, "remote_ts is the address of an end, which is not known")
         elif mode.text in ("tunnel", "transport"):
             self.refuse_what_would_widen()
             self.traffic(transport=mode.text == "transport")
@@ -187,7 +189,7 @@ class _Rule:
         for side, address in (("local", self.here), ("remote", self.there)):
             one = self.settings.get(f"{side}_ts", Setting("dynamic", self.child.place))
             covered: list[str] = []
-            for text in listed(one.text):
+            for text in listed(one.text) or ["dynamic"]:
                 prefix, protocol, port = self.selector(one, text)
                 if prefix != "dynamic":
                     covered.append(prefix)

@@ -1,8 +1,8 @@
 """The language of swanctl.conf and strongswan.conf: sections in braces, `key = value`, `include`, comments.
 
 As strongSwan's own reader has it: a later value replaces an earlier one, a section that comes again goes on,
-values end with the line or a brace, text in quotes may have anything in it. Only references between sections
-(`name : other`) are not read, and are refused.
+values end with the line or a brace, text in quotes may have anything in it. A section `name : other.path` has
+what that one has, where it says nothing itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ikd.migrate.model import DEEPEST, Budget, Include, Place, Setting, Unreadable
+from ikd.migrate.model import DEEPEST, Budget, Include, Place, Setting, Unreadable, listed
 
 _BLANK = " \t\r"
 _WORD = re.compile(r"[^#{}=\"\r\n\t ]+")
@@ -27,6 +27,7 @@ class Section:
     place: Place
     values: dict[str, Setting] = field(default_factory=dict)
     sections: dict[str, Section] = field(default_factory=dict)
+    references: list[Setting] = field(default_factory=list)
 
     def section(self, name: str) -> Section:
         """One section; an empty one when it is not there."""
@@ -40,8 +41,44 @@ class Section:
 def read(name: str, text: str, include: Include) -> Section:
     """The whole of a file and of those it includes; raises `Unreadable`."""
     root = Section(Place(name, 1))
-    _Reader(name, text, include, Budget(), 0).into(root)
+    budget = Budget()
+    _Reader(name, text, include, budget, 0).into(root)
+    _resolve(root, root, budget, 0)
     return root
+
+
+def _resolve(root: Section, section: Section, budget: Budget, depth: int) -> None:
+    """Take in what the sections have that this one and those in it refer to: its own goes before, then what
+    the references name, from left to right."""
+    if depth > 2 * DEEPEST:
+        raise Unreadable(f"{section.place}: more than {2 * DEEPEST} sections or references after each other")
+    for inner in list(section.sections.values()):
+        _resolve(root, inner, budget, depth + 1)
+    references, section.references = section.references, []
+    for reference in references:
+        target = root
+        for name in reference.text.split("."):
+            if name not in target.sections:
+                _resolve(root, target, budget, depth + 1)  # it may inherit it
+            if name not in target.sections:
+                raise Unreadable(f'{reference.place}: there is no section "{reference.text}"')
+            target = target.sections[name]
+        _resolve(root, target, budget, depth + 1)
+        if target is not section:
+            _merge(section, target, reference.place, budget, 0)
+
+
+def _merge(section: Section, other: Section, place: Place, budget: Budget, depth: int) -> None:
+    if depth > DEEPEST:  # a section inside the one it refers to
+        raise Unreadable(f"{place}: more than {DEEPEST} sections inside each other")
+    for key, value in other.values.items():
+        budget.spend(place)
+        section.values.setdefault(key, value)
+    for name, inner in list(other.sections.items()):
+        budget.spend(place)
+        mine = section.sections.setdefault(name, Section(inner.place))
+        if mine is not inner:
+            _merge(mine, inner, place, budget, depth + 1)
 
 
 class _Reader:
@@ -91,13 +128,21 @@ class _Reader:
             self.position += 1
             section.values[name] = Setting(self.value(), place)
             return None
-        if after == ":" or name.endswith(":") or (":" in name and after != "{"):
-            raise Unreadable(f'{place}: "{name}": references to other sections are not read; write it out')
+        references: list[Setting] = []
+        if after == ":" or name.endswith(":"):
+            name = name.removesuffix(":")
+            self.position += after == ":"
+            self.skip()
+            while self.peek() not in ("", "{", "\n"):
+                references += [Setting(one, place) for one in listed(self.word(_WORD))]
+                self.skip()
         self.skip(newlines=True)
         if self.peek() != "{":
             raise Unreadable(f'{place}: "{name}" is followed by neither = nor an opening brace')
         self.position += 1
-        return section.sections.setdefault(name, Section(place))
+        inner = section.sections.setdefault(name, Section(place))
+        inner.references += references
+        return inner
 
     def value(self) -> str:
         """Up to the end of the line, a comment or a brace; its parts with one space between them."""

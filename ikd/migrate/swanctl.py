@@ -71,7 +71,8 @@ def _children(source: Source, title: str, section: Section) -> Mapping[str, Mapp
 
 
 def _renamed(section: Section, names: Mapping[str, str]) -> dict[str, Setting]:
-    return {names[key]: value for key, value in section.values.items() if key in names}
+    """What is in the table; an empty value stands for the default."""
+    return {names[key]: value for key, value in section.values.items() if key in names and value.text}
 
 
 def _left_over(

@@ -148,6 +148,7 @@ def test_name_of_the_peer() -> None:
         (["authby=xauthpsk"], "xauthpsk"),
         (["leftauth=pubkey"], "the same way"),
         (["rightid=%any", "rightcert=sun.pem"], "anybody would be admitted"),
+        (["rightcert=sun.pem"], "anybody would be admitted"),
         (["keyexchange=ikev3"], "is not known"),
         (["right=%any"], "address of an end"),
     ],

@@ -208,6 +208,9 @@ def test_certificates() -> None:
         (connection(child="mode = transport\nremote_ts = dynamic[tcp], dynamic[udp]"), "several protocols"),
         (connection(child="mode = transport\nremote_ts = dynamic[udp/opaque]"), "opaque"),
         (connection(child="remote_ts = 10.0.0.0/99"), "is no prefix"),
+        (connection(child="mode = pass\nremote_ts = dynamic[tcp/22]").replace("192.0.2.2", "%any"), "an end"),
+        (connection(child="remote_ts =").replace("192.0.2.2", "%any"), "address of an end"),
+        (connection(child="remote_ts = ,").replace("192.0.2.2", "%any"), "address of an end"),
         (connection(child="remote_ts = 224.0.0.0/4"), "multicast"),
         (connection().replace("192.0.2.2", "%any"), "address of an end"),
         (connection(child="mode = transport").replace("192.0.2.2", "%any"), "address of an end"),
@@ -327,7 +330,14 @@ def test_language() -> None:
         ('"a" = b', "not expected"),
         ('a = "b', "quotes does not end"),
         ('a = "b\\', "quotes does not end"),
-        ("a : b { }", "references"),
+        ("a : b { }", 's:1: there is no section "b"'),
+        ("a : b { }\nb : a { }\nc : a.x {\n}", 'no section "a.x"'),
+        ("a : b", "neither"),
+        ("a { b : a { } }", "more than 16 sections"),
+        (
+            "x { y = 1 }\n" + "\n".join(f"s{n} : s{n + 1} {{ }}" for n in range(100)) + "\ns100 { }",
+            "after each other",
+        ),
         ("a{" * 100_000, "more than 16 sections"),
         ("a = 1\n" * (MOST_ENTRIES + 1), "more than 20000 entries"),
         ("include x", "no such file"),
@@ -337,6 +347,47 @@ def test_what_is_no_such_file(text: str, reason: str) -> None:
     """Half of a file would be taken for all of it, or a file of braces exhaust the stack."""
     with pytest.raises(Unreadable, match=reason):
         read("s", text, none)
+
+
+def test_references() -> None:
+    """A connection that says only what differs from another would be one without authentication."""
+    text = """\
+        home {
+          a = 1
+          in { b = 2
+            c = 3 }
+        }
+        x : home, other, last { in { c = 4 } }
+        y : x {
+          a = 5
+        }
+        other { d = 6 }
+        last { d = 7
+          more : home { } }
+        """
+    root = read("s", text, none)
+    assert {key: value.text for key, value in root.section("y").values.items()} == {"a": "5", "d": "6"}
+    inner = root.section("y").section("in")
+    assert {key: value.text for key, value in inner.values.items()} == {"b": "2", "c": "4"}
+    assert root.section("y").section("more").section("in").values["c"].text == "3"
+    assert root.section("home").section("in").values["c"].text == "3"
+
+
+def test_references_that_multiply() -> None:
+    """A few lines would become more than fits into memory."""
+    text = "s0 { a = 1 }\n" + "\n".join(
+        f"s{n} {{\nx : s{n - 1} {{ }}\ny : s{n - 1} {{ }}\n}}" for n in range(1, 40)
+    )
+    with pytest.raises(Unreadable, match="more than"):
+        read("s", text, none)
+
+
+def test_proposals_with_several_key_exchanges() -> None:
+    """Without the second one they would be weaker than what was written."""
+    text = connection("proposals = aes256-sha256-x25519-ke1_mlkem768, aes256-sha256-ecp256")
+    crypto = rule_of(text).crypto
+    assert crypto
+    assert [one.group.name for one in crypto.main] == ["p256"]
 
 
 def test_file_that_includes_itself() -> None:
