@@ -7,7 +7,8 @@ out: a second authentication, a certificate that is pinned without a name, virtu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
@@ -72,6 +73,7 @@ def translate(source: Source, local: str = "") -> Result:
     """Rules, sets and keys; what is left out is added to the source's findings. `local` is the address of
     this host where a connection names none."""
     result = Result()
+    kept = []
     for child in source.children:
         made = Result(auth=dict(result.auth), crypto=dict(result.crypto))
         try:
@@ -87,9 +89,10 @@ def translate(source: Source, local: str = "") -> Result:
             rule["name"] = f"{child.name}-{number}"
             number += 1
         result.rules.append(rule)
+        kept.append(child)
         result.auth |= made.auth
         result.crypto |= made.crypto
-    _identity(source, result)
+    _identity(source, kept, result)
     _keys(source, result, local)
     return result
 
@@ -387,9 +390,9 @@ def identity(text: str) -> str:
     return plain
 
 
-def _identity(source: Source, result: Result) -> None:
-    """The host has one identity; the first connection's."""
-    for child in source.children:
+def _identity(source: Source, kept: Sequence[Child], result: Result) -> None:
+    """The host has one identity: that of the first connection that became a rule."""
+    for child in kept:
         one = child.settings.get("local_id")
         if one is None or one.text in _ANYBODY:
             continue
@@ -411,6 +414,8 @@ def _keys(source: Source, result: Result, local: str) -> None:
     for child in source.children:
         one = child.settings.get("local")
         ours |= {text for text in listed(one.text) if _is_address(text)} if one else set()
+        with suppress(ValueError, KeyError):
+            ours.add(identity(child.settings["local_id"].text).casefold())
     for key in source.keys:
         entry = _key(source, key, ours)
         if entry is None:

@@ -252,6 +252,19 @@ def test_children_of_the_same_name() -> None:
     assert [one["name"] for one in load(text)[1].rules] == ["host-one", "other-one"]
 
 
+def test_two_names_of_this_host() -> None:
+    """The identity would be that of a connection that is not there, or our own name pass for a peer's."""
+    one, two, three = (
+        connection().replace("host {", f"{name} {{").replace("auth = psk", f"auth = psk\nid = {name}", 1)
+        for name in ("one", "two", "three")
+    )
+    keys = "secrets {\nike {\nid-a = three\nid-b = sun\nsecret = x\n}\n}\n"
+    source, result = load(one.replace("{\nlocal_addrs", "{\nvips = ::\nlocal_addrs") + two + three + keys)
+    assert result.identity == "two"
+    assert any('this host is "two" and cannot be "three", too' in one.text for one in source.findings)
+    assert result.keys == [{"peers": ["sun"], "secret": "x"}]
+
+
 @pytest.mark.parametrize(
     ("ids", "secret", "entry"),
     [
