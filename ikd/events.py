@@ -401,6 +401,8 @@ class PeerMoved(Event):
 
 # Authentication ------------------------------------------------------------------------------------------
 
+REFUSED_BY_PEER: Final = "refused-by-peer"  # the cause when it is we who are not believed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerAuthenticated(Event):
@@ -459,8 +461,9 @@ class Reauthenticated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticationFailed(Event):
-    """The peer did not prove what it claims, or may not have what it proved for. For this host's
-    administrator only; the peer hears AUTHENTICATION_FAILED."""
+    """The peer did not prove what it claims, may not have what it proved for, or does not believe us. For
+    this host's administrator only; the peer hears AUTHENTICATION_FAILED. `identity` is what the peer claims,
+    `method` what was tried or else what the rule asks for, `cause` the reason in one of a few words."""
 
     group: ClassVar[str] = "auth"
     level: ClassVar[str] = "warning"
@@ -469,11 +472,14 @@ class AuthenticationFailed(Event):
     identity: str
     address: str
     reason: str
+    method: str = ""
+    cause: str = "unproven"
 
     @property
     def text(self) -> str:
         claimed = f" as {self.identity}" if self.identity else ""
-        return f"{self.address}{claimed} is refused: {self.reason}"
+        what = "refuses us" if self.cause == REFUSED_BY_PEER else "is refused"
+        return f"{self.address}{claimed} {what}: {self.reason}"
 
 
 # Failures ------------------------------------------------------------------------------------------------

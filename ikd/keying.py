@@ -12,9 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ikd.auth import Authenticated, Identity
+from ikd.auth import UNPROVEN, Authenticated, Identity
 from ikd.auth.credentials import Credentials
-from ikd.events import ChildClosed, ChildEstablished, PeerAuthenticated
+from ikd.events import (
+    REFUSED_BY_PEER,
+    AuthenticationFailed,
+    ChildClosed,
+    ChildEstablished,
+    PeerAuthenticated,
+)
 from ikd.outputs import Output, Remove
 from ikd.riders.announced import PROFILES, Announced
 from ikd.riders.vendor import Known
@@ -200,6 +206,19 @@ class MainMode(ABC):
                 description=self.peer.description,
                 address=str(self.path.peer.address),
             )
+        )
+
+    def unproven(self, error: Exception, rule: str) -> AuthenticationFailed:
+        """The event that the peer has not proven itself, or does not believe us."""
+        asked = methods(self.env.policy.rule(rule) or self.rule)
+        return AuthenticationFailed(
+            ike=self.number,
+            rule=rule,
+            identity=str(self.claimed) if self.claimed else "",
+            address=str(self.path.peer.address),
+            reason=str(error),
+            method=" or ".join(dict.fromkeys(one.method for one in asked)),
+            cause=getattr(error, "cause", REFUSED_BY_PEER if getattr(error, "by_peer", False) else UNPROVEN),
         )
 
     # Child SAs -------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ object. The keying protocols ask `Authenticate(side, token)` and never know whic
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from ikd.auth.identity import Identity, IdKind
 from ikd.exchange import Question
@@ -17,6 +17,8 @@ from sadb.secret import Secret
 
 __all__ = [
     "ANONYMOUS",
+    "NOT_ADMITTED",
+    "UNPROVEN",
     "Authenticate",
     "Authenticated",
     "Authenticator",
@@ -28,14 +30,20 @@ __all__ = [
 ]
 
 
+UNPROVEN: Final = "unproven"  # causes of refusals, for counting; this one where none is more precise
+NOT_ADMITTED: Final = "not-admitted"  # proven, and the rule is for others
+
+
 class Declined(Exception):
     """The token proves nothing, or we cannot make one. `str()` is for the administrator of this host only;
-    `remedy` says what to do; `token` is what the mechanism itself would tell the peer, if anything."""
+    `remedy` says what to do; `token` is what the mechanism itself would tell the peer, if anything; `cause`
+    is the reason in one of a few words, for counting."""
 
-    def __init__(self, reason: str, remedy: str = "", token: bytes = b"") -> None:
+    def __init__(self, reason: str, remedy: str = "", token: bytes = b"", *, cause: str = UNPROVEN) -> None:
         super().__init__(reason)
         self.remedy = remedy
         self.token = token
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,7 @@ class CertificateVerifier:
             raise Declined(
                 f"the peer claims to be {self.identity}, but its certificate names {known}",
                 "let the peer claim a name its certificate has, or issue one with that subjectAltName",
+                cause="wrong-identity",
             )
         if facts.key is None:
             raise Declined(f"the key of certificate {facts.title} has a type that is not accepted")

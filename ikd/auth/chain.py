@@ -183,7 +183,9 @@ class Trust:
 
 def _nobody_trusted() -> Declined:
     return Declined(
-        "this host trusts no certificate authority", "name the CA's certificate in identity.trust of ikd.toml"
+        "this host trusts no certificate authority",
+        "name the CA's certificate in identity.trust of ikd.toml",
+        cause="untrusted",
     )
 
 
@@ -325,6 +327,7 @@ class _Walk:
             f"issuer {shown(name_text(child.issuer))} of certificate {title(child)} is not trusted; "
             f"trusted are: {self.anchors}",
             "add the issuing CA to identity.trust, or let the peer send the intermediate certificates",
+            cause="untrusted",
         )
 
     def _check_issuer(self, issuer: x509.Certificate, path: list[x509.Certificate]) -> None:
@@ -358,11 +361,13 @@ class _Walk:
             raise Declined(
                 f"certificate {name} expired {certificate.not_valid_after_utc:%Y-%m-%d}",
                 "renew it; if it is new, compare the clocks of both hosts",
+                cause="expired",
             )
         if self.when < certificate.not_valid_before_utc:
             raise Declined(
                 f"certificate {name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M}",
                 "compare the clocks of both hosts",
+                cause="not-valid-yet",
             )
         key = certificate.public_key()
         if key_type(key) is None:

@@ -171,6 +171,7 @@ class Credentials:
                 f"no pre-shared key for {whom}",
                 f'add a [[psk]] with peers = ["{whom}"] to secrets.toml, '
                 "or correct the identity the peer claims",
+                cause="no-key",
             )
         return entry
 

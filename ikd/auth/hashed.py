@@ -82,5 +82,6 @@ class HashVerifier(CertificateVerifier):
             raise Declined(
                 f"the peer's signature (rsa) does not fit its certificate {facts.title}",
                 "the peer's certificate and private key may not belong together",
+                cause="wrong-signature",
             ) from error
         return "rsa"

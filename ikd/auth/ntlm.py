@@ -249,11 +249,13 @@ class NtlmAcceptor:
             raise Declined(
                 f"the peer calls itself {clean(claimed)}, an account that this host does not know",
                 "add it as [[ntlm]] to secrets.toml, or let the peer use another account",
+                cause="unknown-account",
             )
         if not genuine:
             raise Declined(
                 f"the peer's password for {account.name} is not the one we have",
                 f"compare the password of {account.name} in both hosts' secrets.toml",
+                cause="wrong-key",
             )
         if not answer.protected(key, self._messages):
             raise Declined("an NTLM message of the peer was altered on the way (its MIC is wrong)")

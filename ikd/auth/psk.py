@@ -52,6 +52,7 @@ class PskVerifier:
             raise Declined(
                 f"the pre-shared key for {self.identity} is not the one the peer has",
                 "compare the secret for this peer in both hosts' secrets.toml",
+                cause="wrong-key",
             )
         name = str(self.identity)
         return Step(peer=Authenticated(self.identity, "psk", f"pre-shared key {name}", names=(name,)))

@@ -68,6 +68,7 @@ class Revocation:
                 raise Declined(
                     f"certificate {title(certificate)} was revoked {revoked:%Y-%m-%d}",
                     "the peer needs a new certificate",
+                    cause="revoked",
                 )
             if crl.last_update_utc > now:
                 until = min(until, crl.last_update_utc)
@@ -78,6 +79,7 @@ class Revocation:
             raise Declined(
                 f"no current revocation list of {title(issuer)} is loaded",
                 'add a fresh list to identity.crls and reload, or set crl_check = "attempt"',
+                cause="no-revocation-list",
             )
         return until
 

@@ -56,7 +56,7 @@ class Runner:
     ) -> None:
         self._loop = loop
         self._most_threads = threads
-        self._most = threads + waiting
+        self.most = threads + waiting
         self._deadline = deadline
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unfinished: set[_Job] = set()
@@ -71,9 +71,11 @@ class Runner:
     def run(self, work: Work, done: Done) -> None:
         """Call `done` later, once, with what `work` returns or raises, or with a `Declined` when that takes
         too long. Raises `Declined` at once when there is too much to do already."""
-        if self._closed or len(self._unfinished) >= self._most:
+        if self._closed or len(self._unfinished) >= self.most:
             raise Declined(
-                f"{len(self._unfinished)} authentications wait for a KDC already", f"try again; {_REMEDY}"
+                f"{len(self._unfinished)} authentications wait for a KDC already",
+                f"try again; {_REMEDY}",
+                cause="no-kdc",
             )
         job = _Job(work, done)
         job.timer = self._loop.call_later(self._deadline, self._late, job)
@@ -96,7 +98,7 @@ class Runner:
     def _late(self, job: _Job) -> None:
         done, job.done = job.done, None
         if done is not None:
-            done(Declined(f"the KDC does not answer within {self._deadline:g} s", _REMEDY))
+            done(Declined(f"the KDC does not answer within {self._deadline:g} s", _REMEDY, cause="no-kdc"))
 
     def _finished(self, job: _Job, value: object) -> None:
         self._unfinished.discard(job)

@@ -210,6 +210,7 @@ def verify(key: PublicKey, method: int, data: bytes, octets: bytes, *, hashed: b
         raise Declined(
             f"the peer's signature ({scheme.name}) does not fit its certificate",
             "the peer's certificate and private key may not belong together, or the messages were altered",
+            cause="wrong-signature",
         ) from error
     return scheme
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 
-from ikd.auth import Declined
+from ikd.auth import NOT_ADMITTED, Declined
 from ikd.authip import shapes
 from ikd.authip.message import Message, notify, sealed
 from ikd.authip.numbers import Exchange, N, Subject
@@ -48,7 +48,7 @@ def check_peer(session: Session, rule: Rule) -> None:
     verdict = session.admits(rule)
     if not verdict:
         remedy = f'if this is the right host, correct `peer` or `allow` of rule "{rule.name}"'
-        raise Declined(verdict.reason, remedy)
+        raise Declined(verdict.reason, remedy, cause=NOT_ADMITTED)
 
 
 def proven(session: Session, rule: Rule) -> None:

@@ -352,9 +352,11 @@ class Acceptance:
         return AuthenticationFailed(
             ike=session.number,
             rule=self._rule.name,
-            identity=method_name(number),
+            identity=str(session.claimed) if session.claimed else "",
             address=str(session.path.peer.address),
             reason=str(declined),
+            method=method_name(number),
+            cause=declined.cause,
         )
 
 

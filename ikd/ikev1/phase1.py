@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ikd.auth import Declined, Identity
+from ikd.auth import NOT_ADMITTED, Declined, Identity
 from ikd.events import PeerAnnounced
 from ikd.exchange import Steps
 from ikd.ikev1.keys import derive
@@ -218,7 +218,7 @@ def verify(session: Session, rule: Rule, message: Message, named: Message | None
     verdict = admits(rule, peer.claims)
     if not verdict:
         remedy = f'if this is the right host, correct `peer` or `allow` of rule "{rule.name}"'
-        raise Declined(verdict.reason, remedy)
+        raise Declined(verdict.reason, remedy, cause=NOT_ADMITTED)
     session.peer = peer
 
 

@@ -127,6 +127,7 @@ class PskProof(Proof):
             raise Declined(
                 f"the pre-shared key for {claimed} is not the one the peer has",
                 "compare the secret for this peer in both hosts' secrets",
+                cause="wrong-key",
             )
         credentials, address = self.session.env.credentials, self.session.path.peer.address
         if not credentials.shared_key_names(rule, claimed, address, self._key):

@@ -60,10 +60,4 @@ def not_authenticated(session: Session, error: Exception, rule: str) -> Authenti
     failed = isinstance(error, Refused) and error.notify == N.AUTHENTICATION_FAILED
     if not failed and not isinstance(error, Declined):
         return None
-    return AuthenticationFailed(
-        ike=session.number,
-        rule=rule,
-        identity=str(session.claimed) if session.claimed else "",
-        address=str(session.path.peer.address),
-        reason=str(error),
-    )
+    return session.unproven(error, rule)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ikd.auth import Authenticate, Declined, Identity, Token
+from ikd.auth import NOT_ADMITTED, Authenticate, Declined, Identity, Token
 from ikd.auth.signature import ANNOUNCED
 from ikd.events import PeerAnnounced
 from ikd.exchange import Send, Step, Steps, Wait, ask, send
@@ -361,7 +361,8 @@ def _verify_responder(session: Session, rule: Rule, reply: Message) -> Steps[Non
 
 
 def _not_admitted(rule: Rule, reason: str) -> Declined:
-    return Declined(reason, f'if this is the right host, correct `peer` or `allow` of rule "{rule.name}"')
+    remedy = f'if this is the right host, correct `peer` or `allow` of rule "{rule.name}"'
+    return Declined(reason, remedy, cause=NOT_ADMITTED)
 
 
 # Responder --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ikd.auth import Declined
 from ikd.events import AuthenticationFailed, NegotiationFailed
 from ikd.isakmp.message import Refused
+from ikd.isakmp.numbers import N
 from ikd.keying import MainMode
 
 
@@ -29,12 +30,7 @@ def told(
 
 def not_authenticated(main: MainMode, error: Exception, rule: str) -> AuthenticationFailed | None:
     """The event for the security log when an error says that somebody is not who he should be."""
-    if not isinstance(error, Declined):
+    refused = isinstance(error, Refused) and error.by_peer and error.notify == N.AUTHENTICATION_FAILED
+    if not refused and not isinstance(error, Declined):
         return None
-    return AuthenticationFailed(
-        ike=main.number,
-        rule=rule,
-        identity=str(main.claimed) if main.claimed else "",
-        address=str(main.path.peer.address),
-        reason=str(error),
-    )
+    return main.unproven(error, rule)
