@@ -35,6 +35,8 @@ from ikd.offload_file import save as save_ports
 from ikd.plane import Plane
 from ikd.publisher import Publisher
 from ikd.readings import readings
+from ikd.scraping import Scraping
+from ikd.traffic import Traffic
 from ikd.transport import Transport
 from policy.engine import Changes, diff
 from sadb.backend import Unavailable
@@ -43,6 +45,7 @@ from sadb.sa import SaPair
 
 FAREWELL: Final = 2.0  # seconds for the peers to answer when the daemon stops
 RESOLVE_EVERY: Final = 60.0
+LAG_EVERY: Final = 0.5  # seconds between two looks at how late the loop is
 
 
 class CannotStart(Exception):
@@ -83,6 +86,8 @@ class Daemon:
             settings.dataplane, self.transport, self._guarded, self.publisher.publish, adapter
         )
         self.database = Database(self.plane.backend, os.urandom, settings.dataplane.pairs)
+        self.traffic = Traffic(self.plane.backend.usage, settings.metrics.peers)
+        self.database.removing = self.traffic.end
         credentials = Credentials(configuration.material, time.time)
         self.endpoint = Endpoint(settings.ike, configuration.policy, credentials, os.urandom)
         self.driver: Driver = Driver(
@@ -150,16 +155,23 @@ class Daemon:
         self.plane.route(self.endpoint.policy.flows())
         server = Server(file, self._dispatch, lambda error: self.broken("a request", error))
         await stack.enter_async_context(server.serve(sock))
+        if self.settings.metrics.listen is not None:
+            scraping = Scraping(self.metrics.text, self.broken)
+            await stack.enter_async_context(scraping.serve(self.settings.metrics.listen))
 
     def _started(self) -> None:
         for warning in self.configuration.warnings:
             self.warn("configuration", warning)
         for notice in self.plane.notices:
             self.warn("data plane", notice)
+        place = self.settings.metrics.listen
+        if place is not None and not place.address.is_loopback:
+            self.warn("metrics", f"whoever reaches {place} may read them: metrics.listen is not loopback")
         rules = len(self.endpoint.policy.in_force)
         self.publisher.publish(events.Started(version=__version__, plane=self.plane.name, rules=rules))
         systemd.notify("READY=1", f"STATUS={rules} rules, {self.plane.name}")
         self._keep(self._resolve_again())
+        self._keep(self._measure_lag())
         if (interval := systemd.watchdog()) is not None:
             self._keep(self._ping(interval))
 
@@ -196,6 +208,13 @@ class Daemon:
         while True:
             systemd.notify("WATCHDOG=1")
             await asyncio.sleep(interval)
+
+    async def _measure_lag(self) -> None:
+        """How late the loop is with what is due."""
+        while True:
+            due = self.loop.time() + LAG_EVERY
+            await asyncio.sleep(LAG_EVERY)
+            self.metrics.lag.observe(max(0.0, self.loop.time() - due))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside everything else; what it raises is told."""

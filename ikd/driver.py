@@ -80,6 +80,14 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
 
+    @property
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """What waits, with how many entries of how many at most."""
+        return {
+            "notices": (len(self._notices), MOST_NOTICES),
+            "authentications": (self.runner.busy, self.runner.most),
+        }
+
     # What the core wants done ----------------------------------------------------------------------------
 
     def _table(self) -> dict[type[Any], Handler]:

@@ -50,7 +50,9 @@ class Configuration:
         """As a daemon that runs with `running` can take it over: what it has opened stays as it is."""
         wanted = self.settings
         ports = replace(wanted.ike, port=running.ike.port, nat_port=running.ike.nat_port)
-        kept = replace(wanted, daemon=running.daemon, dataplane=running.dataplane, ike=ports)
+        kept = replace(
+            wanted, daemon=running.daemon, dataplane=running.dataplane, ike=ports, metrics=running.metrics
+        )
         postponed = [
             f"{option.table}.{option.key}: takes effect at the next start"
             for option in options()

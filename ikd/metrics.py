@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ikd import events
@@ -20,6 +20,8 @@ from ikd.control.protocol import hyphened
 from ikd.events import Event
 
 MOST_VALUES: Final = 64
+OTHER: Final = "other"
+LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 
 Listener = Callable[[Event], None]
 Count = Callable[[Any], None]
@@ -62,7 +64,7 @@ class _Labelled:
             counts[values] += by
             return
         if len(counts) >= MOST_VALUES:
-            values = ("other",) * len(values)
+            values = (OTHER,) * len(values)
         counts[values] = counts.get(values, 0) + by
 
     def collect(self) -> Iterator[Metric]:
@@ -74,12 +76,19 @@ class _Labelled:
 
 
 class Metrics:
-    """All of them. `listener` says who counts an event; `text` is the exposition."""
+    """All of them. `listener` says who counts an event; `text` is the exposition; `lag` is told how late the
+    event loop was."""
 
     def __init__(self, readings: Readings) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)
         self.registry.register(_Asked(readings))
+        self.lag = Histogram(
+            "ikd_loop_lag_seconds",
+            "How late the event loop is with what is due.",
+            buckets=LAGS,
+            registry=self.registry,
+        )
         self._happened = self._make("events", "Events by name.", "event")
         self._counting: dict[type[Event], Count] = self._table()
 
@@ -111,6 +120,9 @@ class Metrics:
         established = self._make("ike_established", "IKE SAs established or rekeyed.", "role", "how")
         authenticated = self._make("peers_authenticated", "Peers that proved who they are.", "method")
         failed = self._make("negotiations_failed", "Negotiations that came to nothing.", "stage", "notify")
+        handshakes = self._make("handshakes", "Negotiations of IKE SAs.", "module", "role", "outcome")
+        unproven = self._make("authentication_failures", "Peers not believed.", "method", "reason")
+        users = self._make("users_authenticated", "Second authentications.", "method")
         children = self._make("child_established", "Child SAs established or rekeyed.", "mode", "how")
         octets = self._make("child_octets", "Octets through Child SAs that have ended.", "direction")
         expired = self._make("child_expired", "Child SAs that met a limit.", "limit", "reason")
@@ -125,6 +137,17 @@ class Metrics:
             if event.repeated:
                 repeated.add("received")
 
+        def negotiated(event: events.IkeEstablished) -> None:
+            role = _role(event.initiator)
+            established.add(role, "rekeyed" if event.replaces else "new")
+            if not event.replaces:
+                handshakes.add(event.keying, role, "established")
+
+        def came_to_nothing(event: events.NegotiationFailed) -> None:
+            failed.add(event.stage, event.notify)
+            if event.ike and not event.child:  # else none was begun, or its IKE SA stays
+                handshakes.add(event.keying, _role(event.initiator), "failed")
+
         def closed(event: events.ChildClosed) -> None:
             octets.add("in", by=event.octets_in)
             octets.add("out", by=event.octets_out)
@@ -133,15 +156,20 @@ class Metrics:
             events.MessageSent: sent,
             events.MessageReceived: received,
             events.DatagramDropped: lambda e: dropped.add(e.reason),
-            events.IkeEstablished: lambda e: established.add(
-                "initiator" if e.initiator else "responder", "rekeyed" if e.replaces else "new"
-            ),
+            events.NegotiationStarted: lambda e: handshakes.add(e.keying, _role(e.initiator), "begun"),
+            events.IkeEstablished: negotiated,
             events.PeerAuthenticated: lambda e: authenticated.add(e.method),
-            events.NegotiationFailed: lambda e: failed.add(e.stage, e.notify),
+            events.UserAuthenticated: lambda e: users.add(e.method),
+            events.AuthenticationFailed: lambda e: unproven.add(e.method, e.cause),
+            events.NegotiationFailed: came_to_nothing,
             events.ChildEstablished: lambda e: children.add(e.mode, "rekeyed" if e.replaces else "new"),
             events.ChildClosed: closed,
             events.ChildExpired: lambda e: expired.add("hard" if e.hard else "soft", e.reason),
         }
+
+
+def _role(initiator: bool) -> str:
+    return "initiator" if initiator else "responder"
 
 
 class _Asked:

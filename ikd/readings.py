@@ -29,21 +29,13 @@ def readings(daemon: Daemon) -> Iterator[Reading]:
         yield Reading("sadb_pairs", "SA pairs, by state.", getattr(counts, state), (("state", state),))
     yield Reading("sadb_limit", "Most SA pairs there may be.", counts.limit)
     yield Reading("sadb_refused", "SPIs not given out.", counts.refused, counter=True)
-    for direction, octets, packets in _traffic(daemon):
-        label = (("direction", direction),)
-        yield Reading("sa_octets", "Octets through the Child SAs there are now.", octets, label)
-        yield Reading("sa_packets", "Packets through the Child SAs there are now.", packets, label)
+    yield Reading("sadb_unremoved", "Expired pairs the data plane kept.", counts.unremoved, counter=True)
+    yield from daemon.traffic.readings(daemon.database.pairs())
     for reason, number in sorted(daemon.plane.dropped().items()):
         label = (("reason", reason),)
         yield Reading("packets_dropped", "Packets that came to nothing.", number, label, counter=True)
     yield Reading("packets_held", "Packets that wait for a Child SA.", daemon.plane.held)
-
-
-def _traffic(daemon: Daemon) -> Iterator[tuple[str, int, int]]:
-    used = [daemon.plane.backend.usage(pair) for pair in daemon.database.pairs()]
-    for number, direction in enumerate(("in", "out")):
-        yield (
-            direction,
-            sum(each[number].octets for each in used),
-            sum(each[number].packets for each in used),
-        )
+    for queue, (length, limit) in sorted(daemon.driver.queues.items()):
+        label = (("queue", queue),)
+        yield Reading("queue_depth", "Entries that wait in a queue.", length, label)
+        yield Reading("queue_limit", "Most entries a queue has.", limit, label)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from sadb.address import IKE_PORT, NATT_PORT, Address
+from sadb.address import IKE_PORT, NATT_PORT, Address, SocketAddress
 
 FILE: Final = "ikd.toml"
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -146,6 +146,25 @@ def _must_be_text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not an address")
     return value
+
+
+def _place() -> tuple[Reader, str]:
+    """An address and a port of this host; without an address it is the loopback one."""
+    what = 'an address and a port such as "127.0.0.1:9550" or "[::1]:9550"'
+
+    def read(value: Any) -> SocketAddress:
+        host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+        try:
+            if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError
+            bare = host.removeprefix("[").removesuffix("]")
+            if (":" in bare) != (host != bare):
+                raise ValueError
+            return SocketAddress(ip_address(bare or "127.0.0.1"), int(port))
+        except ValueError:
+            raise _Wrong(f"{what}, not {value!r}") from None
+
+    return read, what
 
 
 def _mode() -> tuple[Reader, str]:
@@ -508,6 +527,24 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where Prometheus reads metrics over HTTP, besides `ikctl metrics`."""
+
+    listen: SocketAddress | None = _option(  # noqa: RUF009 - its value is frozen
+        None,
+        _place(),
+        "Where to answer `GET /metrics`; without an address, as in `:9550`, that is loopback. Whoever "
+        "reaches it learns who speaks with this host and how much: there is no authentication. Not set: "
+        "nowhere.",
+    )
+    peers: int = _option(
+        256,
+        _number(0, 10_000, "peers", whole=True),
+        "Peers that have time series of their own, the first ones seen; all others are counted together.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole file. `directory` is where it stands; paths in it are relative to that."""
 
@@ -517,6 +554,7 @@ class Settings:
     identity: IdentitySettings = field(default_factory=IdentitySettings)
     ike: IkeSettings = field(default_factory=IkeSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,6 +578,7 @@ SECTIONS: Final[Mapping[str, type[Any]]] = MappingProxyType(
         "identity": IdentitySettings,
         "ike": IkeSettings,
         "log": LogSettings,
+        "metrics": MetricsSettings,
     }
 )
 
@@ -565,7 +604,7 @@ def options() -> Iterator[Option]:
 OPTIONS: Final[Mapping[str, Mapping[str, Option]]] = MappingProxyType(
     {
         table: MappingProxyType({o.key: o for o in options() if o.table == table})
-        for table in ("daemon", "dataplane", "identity", "ike", "authip", "limits", "log")
+        for table in ("daemon", "dataplane", "identity", "ike", "authip", "limits", "log", "metrics")
     }
 )
 

@@ -59,6 +59,7 @@ class Database:
         "_refused",
         "_serial",
         "_unremoved",
+        "removing",
     )
 
     def __init__(self, backend: Backend, random: Callable[[int], bytes], limit: int = LIMIT) -> None:
@@ -74,6 +75,7 @@ class Database:
         self._dying = 0
         self._refused = 0
         self._unremoved = 0
+        self.removing: Callable[[SaPair], object] = lambda pair: None  # hears of a pair just before it goes
 
     # Life ------------------------------------------------------------------------------------------------
 
@@ -270,6 +272,7 @@ class Database:
     def _forget(self, pair: SaPair) -> bool:
         if not self._alive(pair):
             return False
+        self.removing(pair)
         del self._pairs[pair.inbound.spi]
         owned = self._owners[pair.owner]
         owned.remove(pair)

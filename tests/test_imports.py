@@ -54,7 +54,9 @@ LAYERS = (
             "plane",
             "publisher",
             "readings",
+            "scraping",
             "systemd",
+            "traffic",
             "transport",
         }
     ),

@@ -5,7 +5,16 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from ikd.events import ChildClosed, DatagramDropped, Event, MessageSent, NegotiationFailed, Started
+from ikd.events import (
+    AuthenticationFailed,
+    ChildClosed,
+    DatagramDropped,
+    Event,
+    MessageSent,
+    NegotiationFailed,
+    NegotiationStarted,
+    Started,
+)
 from ikd.metrics import MOST_VALUES, Metrics, Reading
 from sadb.address import Path, SocketAddress, parse
 
@@ -45,6 +54,31 @@ def test_events_are_counted_by_name_and_detail() -> None:
     assert found["ikd_ike_repetitions_total", ("sent",)] == 1
     assert found["ikd_child_octets_total", ("in",)] == 700
     assert found["ikd_child_octets_total", ("out",)] == 30
+
+
+def test_handshakes_and_refusals_are_told_apart() -> None:
+    """What an alarm is made of: which protocol fails, and why nobody believes whom; a Child SA that fails, or
+    an IKE SA that is rekeyed, is no handshake."""
+    metrics = Metrics(list)
+    path = Path(HERE, HERE)
+    failed = {"rule": "net", "peer": "", "initiator": False, "stage": "", "notify": "", "reason": ""}
+    feed(
+        metrics,
+        NegotiationStarted(ike=1, rule="", initiator=False, path=path, keying="ikev1"),
+        NegotiationFailed(ike=1, keying="ikev1", **failed),  # type: ignore[arg-type]
+        NegotiationFailed(ike=2, keying="ikev1", child=True, **failed),  # type: ignore[arg-type]
+        NegotiationFailed(ike=0, keying="ikev1", **failed),  # type: ignore[arg-type]
+        AuthenticationFailed(
+            ike=1, rule="net", identity="", address="", reason="long", method="psk", cause="wrong-key"
+        ),
+    )
+    found = values(metrics)
+    handshakes = {labels: value for (name, labels), value in found.items() if name == "ikd_handshakes_total"}
+    assert {frozenset(labels): value for labels, value in handshakes.items()} == {
+        frozenset(("ikev1", "responder", "begun")): 1,
+        frozenset(("ikev1", "responder", "failed")): 1,
+    }
+    assert found["ikd_authentication_failures_total", ("psk", "wrong-key")] == 1
 
 
 def test_labels_are_bounded() -> None:
