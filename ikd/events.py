@@ -14,10 +14,12 @@ from sadb.address import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something happened. `group` is one of `ikd.settings.GROUPS`, `level` one of LEVELS."""
+    """Something happened. `group` is one of `ikd.settings.GROUPS`, `level` one of LEVELS; `audit` when it
+    tells that somebody was or was not believed."""
 
     group: ClassVar[str] = "daemon"
     level: ClassVar[str] = "info"
+    audit: ClassVar[bool] = False
 
     @property
     def text(self) -> str:
@@ -409,6 +411,7 @@ class PeerAuthenticated(Event):
     """The peer proved who it is."""
 
     group: ClassVar[str] = "auth"
+    audit: ClassVar[bool] = True
     ike: int
     rule: str
     identity: str
@@ -426,6 +429,7 @@ class UserAuthenticated(Event):
     """The second authentication proved who uses the peer, or with `health` in what condition it is."""
 
     group: ClassVar[str] = "auth"
+    audit: ClassVar[bool] = True
     ike: int
     rule: str
     identity: str
@@ -445,18 +449,22 @@ class UserAuthenticated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reauthenticated(Event):
-    """An IKE SA that lives was proven again, by the peer or by us (MS-IKEE section 3.10)."""
+    """An IKE SA that lives was proven again, by the peer or by us (MS-IKEE section 3.10). `method` is what we
+    have proven ourselves by, or the peer with `by_peer`."""
 
     group: ClassVar[str] = "auth"
+    audit: ClassVar[bool] = True
     ike: int
+    rule: str
     peer: str
+    address: str
     by_peer: bool
     method: str
 
     @property
     def text(self) -> str:
         who = "has proven itself to us again" if self.by_peer else "has believed us again"
-        return f"{self.peer} {who}"
+        return f"{self.peer} {who}, rule {self.rule}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -466,6 +474,7 @@ class AuthenticationFailed(Event):
     `method` what was tried or else what the rule asks for, `cause` the reason in one of a few words."""
 
     group: ClassVar[str] = "auth"
+    audit: ClassVar[bool] = True
     level: ClassVar[str] = "warning"
     ike: int
     rule: str

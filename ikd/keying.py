@@ -107,6 +107,7 @@ class MainMode(ABC):
         "peer",
         "rule",
         "suite",
+        "tried",
         "user",
         "vendors",
     )
@@ -122,6 +123,7 @@ class MainMode(ABC):
         self.suite: MainSuite | None = None
         self.local_identity: Identity | None = None
         self.claimed: Identity | None = None  # what the peer says it is, proven or not
+        self.tried = ""  # the method by which the peer proves itself, as rules name it; empty while unknown
         self.peer: Authenticated | None = None
         self.user: Authenticated | None = None  # of the second authentication: a user, or the peer's health
         self.nat_local = self.nat_peer = False
@@ -208,17 +210,16 @@ class MainMode(ABC):
             )
         )
 
-    def unproven(self, error: Exception, rule: str) -> AuthenticationFailed:
-        """The event that the peer has not proven itself, or does not believe us."""
-        asked = methods(self.env.policy.rule(rule) or self.rule)
+    def unproven(self, error: Exception, rule: str, *, by_peer: bool) -> AuthenticationFailed:
+        """The event that the peer has not proven itself or, `by_peer`, does not believe us."""
         return AuthenticationFailed(
             ike=self.number,
             rule=rule,
             identity=str(self.claimed) if self.claimed else "",
             address=str(self.path.peer.address),
             reason=str(error),
-            method=" or ".join(dict.fromkeys(one.method for one in asked)),
-            cause=getattr(error, "cause", REFUSED_BY_PEER if getattr(error, "by_peer", False) else UNPROVEN),
+            method=self.tried or method_names(self.env.policy.rule(rule) or self.rule),
+            cause=REFUSED_BY_PEER if by_peer else getattr(error, "cause", UNPROVEN),
         )
 
     # Child SAs -------------------------------------------------------------------------------------------
@@ -331,6 +332,11 @@ def lifetime(rule: Rule) -> Lifetime:
 def methods(rule: Rule | None) -> tuple[AuthMethod, ...]:
     """The first authentication of a rule."""
     return rule.auth.first if rule and rule.auth else ()
+
+
+def method_names(rule: Rule | None) -> str:
+    """The first authentication of a rule, for people."""
+    return " or ".join(dict.fromkeys(one.method for one in methods(rule)))
 
 
 def second(rule: Rule | None) -> tuple[AuthMethod, ...]:

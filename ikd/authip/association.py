@@ -322,7 +322,7 @@ class AuthipAssociation(Reception):
         whole = talk.message_id in (MAIN_MESSAGE_ID, EXTENDED_MESSAGE_ID)
         sent = self._tell_peer(talk, error, whole=whole)
         rule = talk.rule or session.rule_name
-        if declined := not_authenticated(session, error, rule):
+        if declined := not_authenticated(session, error, rule, Status.AUTH_FAIL):
             self.owner.emit(declined)
         if whole:
             self._end(str(error) or "refused", False)

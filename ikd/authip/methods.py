@@ -25,6 +25,14 @@ _KINDS = {
     "user-certificate": Method.TLS,
     "anonymous": Method.ANONYMOUS,
 }
+NAMES: dict[int, str] = {  # as rules have them
+    Method.KERBEROS: "kerberos",
+    Method.NTLM: "ntlm",
+    Method.TLS: "certificate",
+    Method.TLS_ECDSA_256: "certificate",
+    Method.TLS_ECDSA_384: "certificate",
+    Method.ANONYMOUS: "anonymous",
+}
 _ECDSA = {"ecdsa-p256": Method.TLS_ECDSA_256, "ecdsa-p384": Method.TLS_ECDSA_384}
 
 

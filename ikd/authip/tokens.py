@@ -355,7 +355,7 @@ class Acceptance:
             identity=str(session.claimed) if session.claimed else "",
             address=str(session.path.peer.address),
             reason=str(declined),
-            method=method_name(number),
+            method=methods.NAMES.get(number, ""),
             cause=declined.cause,
         )
 

@@ -104,6 +104,7 @@ def chosen(session: Session, choice: MainChoice, terms: Terms) -> None:
     """Take note of what was agreed."""
     session.suite, session.method = choice.suite, choice.method
     session.proof = proof_of(session, choice, terms.name)
+    session.tried = session.proof.method
 
 
 def serves(session: Session, rule: Rule) -> bool:

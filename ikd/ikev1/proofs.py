@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ikd.auth import Authenticate, Authenticated, Authenticator, Declined, Identity, Step, Token
 from ikd.auth.hashed import hash_of
@@ -33,6 +33,8 @@ class Proof(ABC):
     further messages if need be; only Kerberos has them."""
 
     __slots__ = ("session",)
+
+    method: ClassVar[str]  # as rules name it
 
     def __init__(self, session: Session, choice: MainChoice, name: str) -> None:
         self.session = session
@@ -107,6 +109,8 @@ class PskProof(Proof):
 
     __slots__ = ("_key",)
 
+    method = "psk"
+
     def skeyid(self, rule: Rule, shared: bytes) -> Secret:
         """SKEYID = prf(pre-shared-key, Ni_b | Nr_b)."""
         session = self.session
@@ -143,6 +147,8 @@ class SignatureProof(Proof):
     """A certificate, whose key signs the hash."""
 
     __slots__ = ()
+
+    method = "certificate"
 
     @property
     def row(self) -> Prf:
@@ -213,6 +219,8 @@ class KerberosProof(Proof):
     peer is the principal that Kerberos has proven; what its identity payload says is only recorded."""
 
     __slots__ = ("_heard", "_name", "_peer", "_sent", "_side", "_spoken")
+
+    method = "kerberos"
 
     def __init__(self, session: Session, choice: MainChoice, name: str) -> None:
         Proof.__init__(self, session, choice, name)

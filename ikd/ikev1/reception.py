@@ -37,6 +37,7 @@ _RESPONDERS = {Exchange.MAIN: main_mode.respond, Exchange.AGGRESSIVE: aggressive
 _WRONG_KEY = Declined(
     "the peer's message cannot be read: most likely the pre-shared key is not the one the peer has",
     "compare the secret for this peer in both hosts' secrets",
+    cause="wrong-key",
 )
 
 

@@ -18,6 +18,7 @@ from ikd.ikev2.message import Message, Refused, status
 from ikd.ikev2.numbers import Exchange, N
 from ikd.ikev2.payloads import Correlation
 from ikd.ikev2.session import Session
+from ikd.keying import method_names
 from ikd.riders import windows_status
 from ikd.riders.correlation import Spis, proof
 from sadb.secret import Secret
@@ -67,9 +68,20 @@ def concluded(session: Session, original: Session, reply: Message) -> None:
     if declined is None or told != windows_status.NO_ERROR:
         number = declined.type if declined else int(N.AUTHENTICATION_FAILED)
         raise Refused(number, "the peer did not accept our proof for the living IKE SA", by_peer=True)
-    session.emit(Reauthenticated(ike=original.number, peer=original.peer_name, by_peer=False, method=""))
+    session.emit(_proven_again(original, by_peer=False, method=method_names(session.rule)))
     session.rule = None  # it has failed at nothing that a packet would have to wait for
     session.hooks.close(REASON, False)
+
+
+def _proven_again(original: Session, *, by_peer: bool, method: str) -> Reauthenticated:
+    return Reauthenticated(
+        ike=original.number,
+        rule=original.rule_name,
+        peer=original.peer_name,
+        address=str(original.path.peer.address),
+        by_peer=by_peer,
+        method=method,
+    )
 
 
 # Responder --------------------------------------------------------------------------------------------------
@@ -90,9 +102,7 @@ def conclude(session: Session, payload: Correlation, peer: Authenticated) -> Mes
             f"{peer.identity} cannot prove an IKE SA of {original.peer.identity} again",
         )
     original.peer = peer
-    session.emit(
-        Reauthenticated(ike=original.number, peer=original.peer_name, by_peer=True, method=peer.method)
-    )
+    session.emit(_proven_again(original, by_peer=True, method=peer.method))
     session.hooks.linger()
     success = windows_status.NO_ERROR.to_bytes(4, "big")
     return Message(Exchange.IKE_AUTH, (status(N.NO_ADDITIONAL_SAS), status(N.NOTIFY_STATUS, success)))

@@ -60,4 +60,4 @@ def not_authenticated(session: Session, error: Exception, rule: str) -> Authenti
     failed = isinstance(error, Refused) and error.notify == N.AUTHENTICATION_FAILED
     if not failed and not isinstance(error, Declined):
         return None
-    return session.unproven(error, rule)
+    return session.unproven(error, rule, by_peer=isinstance(error, Refused) and error.by_peer)

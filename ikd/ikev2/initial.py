@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ikd.auth import NOT_ADMITTED, Authenticate, Declined, Identity, Token
+from ikd.auth.psk import METHOD as PSK
 from ikd.auth.signature import ANNOUNCED
 from ikd.events import PeerAnnounced
 from ikd.exchange import Send, Step, Steps, Wait, ask, send
@@ -115,7 +116,7 @@ def _authorities(message: Message) -> tuple[bytes, ...]:
     return tuple(data[at : at + 20] for data in found for at in range(0, len(data) - 19, 20))
 
 
-def _token(message: Message) -> Token:
+def _token(session: Session, message: Message) -> Token:
     """The peer's proof; raises `Refused` when there is none, which is how EAP begins."""
     proof = message.maybe(Authentication)
     if proof is None:
@@ -124,6 +125,7 @@ def _token(message: Message) -> Token:
             "the peer sent no AUTH payload: it wants to authenticate with EAP",
             "configure a certificate or a pre-shared key at the peer",
         )
+    session.tried = "psk" if proof.method == PSK else "certificate"
     certificates = tuple(one.data for one in message.every(Certificate) if one.encoding == _X509)
     return Token(proof.data, proof.method, certificates)
 
@@ -352,7 +354,7 @@ def _verify_responder(session: Session, rule: Rule, reply: Message) -> Steps[Non
     verifier = session.env.credentials.verifier(
         rule, session.claimed, transcript, session.peer_hashes, session.local_identity
     )
-    step = yield from ask(Authenticate(verifier, _token(reply)))
+    step = yield from ask(Authenticate(verifier, _token(session, reply)))
     assert step.peer is not None
     verdict = admits(rule, step.peer.claims)
     if not verdict:
@@ -384,7 +386,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     identity = credentials.local_identity(rule, session.path.local.address)
     session.local_identity = identity
     verifier = credentials.verifier(rule, session.claimed, transcript, session.peer_hashes, identity)
-    step = yield from ask(Authenticate(verifier, _token(request)))
+    step = yield from ask(Authenticate(verifier, _token(session, request)))
     assert step.peer is not None
     rule = _admitted(session, rule, step.peer.claims)
     if payload := request.maybe(Correlation):

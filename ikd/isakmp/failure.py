@@ -28,9 +28,12 @@ def told(
     )
 
 
-def not_authenticated(main: MainMode, error: Exception, rule: str) -> AuthenticationFailed | None:
-    """The event for the security log when an error says that somebody is not who he should be."""
-    refused = isinstance(error, Refused) and error.by_peer and error.notify == N.AUTHENTICATION_FAILED
+def not_authenticated(
+    main: MainMode, error: Exception, rule: str, refusal: int = N.AUTHENTICATION_FAILED
+) -> AuthenticationFailed | None:
+    """The event for the security log when an error says that somebody is not who he should be; `refusal` is
+    how a peer says so of us."""
+    refused = isinstance(error, Refused) and error.notify == refusal
     if not refused and not isinstance(error, Declined):
         return None
-    return main.unproven(error, rule)
+    return main.unproven(error, rule, by_peer=refused)

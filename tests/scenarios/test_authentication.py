@@ -144,6 +144,13 @@ def test_a_wrong_key(first: str) -> None:
     initiator = link.named(first)
     responder = link.other(initiator)
     assert "key" in refusal(responder)
+    audit = [
+        [(e.identity, e.method, e.rule, e.cause) for e in one.of(AuthenticationFailed)]
+        for one in (responder, initiator)
+    ]
+    name = f"{first}.example"
+    assert audit[0] == [(name, "psk", "net", "wrong-key")]
+    assert [one[1:] for one in audit[1]] == [("certificate or psk", "net", "refused-by-peer")]
     assert responder.failures[0].rule == "net"
     assert initiator.failures[0].notify == "AUTHENTICATION_FAILED"
     assert initiator.failures[0].reason == "the peer refused our authentication"

@@ -182,7 +182,8 @@ def test_a_method_that_the_responder_cannot_check(second: bool, stubs: Callable[
     link.up("net")
     link.run(5)
     agree(link, ikes=1, pairs=1)
-    assert "our keytab has gone" in [one.reason for one in link.right.of(AuthenticationFailed)]
+    (failed,) = (one for one in link.right.of(AuthenticationFailed) if one.reason == "our keytab has gone")
+    assert (failed.method, failed.rule) == ("kerberos", "net")
 
 
 @COURSES

@@ -305,12 +305,14 @@ def test_a_name_that_is_not_expected(first: str) -> None:
     link = begun(first, left=left, right=right, right_rule='peer = "nobody.example"\n')
     nothing(link)
     refused = link.right.of(AuthenticationFailed)[0]
-    assert refused.identity == "left.example"
+    assert (refused.identity, refused.rule) == ("left.example", "net")
+    assert (refused.method, refused.cause) == ("psk", "not-admitted")
     assert "nobody.example" in refused.reason
     assert why(link.right).remedy
     if first == "left":
         assert why(link.left).notify == "AUTHENTICATION_FAILED"
         assert "nobody.example" not in why(link.left).reason
+        assert [one.cause for one in link.left.of(AuthenticationFailed)] == ["refused-by-peer"]
 
 
 @ORDERS
