@@ -23,6 +23,7 @@ from ikd.control import requests
 from ikd.control.failures import Failures
 from ikd.control.host import DaemonHost
 from ikd.control.protocol import Caller, Json
+from ikd.control.recent import Recent
 from ikd.control.server import Occupied, Server, SocketFile
 from ikd.driver import Driver
 from ikd.endpoint import Endpoint
@@ -65,7 +66,9 @@ class Daemon:
         self.log = Log(settings.log.level, settings.log.format, stream or sys.stderr, self.loop.call_later)
         self.failures = Failures(self.loop.time)
         self.metrics = Metrics(lambda: readings(self))
-        for source in (self.log.writer, self.metrics.listener, self.failures.listener):
+        self.recent = Recent(time.time)
+        heard = (self.log.writer, self.metrics.listener, self.failures.listener, self.recent.listener)
+        for source in heard:
             self.publisher.add_source(source)
         self.keylog = KeyLog(lambda text: self.warn("exported keys", text))
         self.transport = Transport(

@@ -406,6 +406,23 @@ def metrics(shared: Context) -> None:
 
 
 @cli.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@with_json
+def bundle(shared: Context, file: Path) -> None:
+    """Collect what a bug report needs into FILE, a tar.gz: configuration without secrets, status, SAs,
+    policy, metrics, recent events and versions.
+
+    Pre-shared keys, passwords, private keys and keytabs are never in it. Only you can read FILE."""
+    from ikd.control import bundle
+
+    answer = bundle.write(file, shared.config, shared.call)
+    if shared.as_json:
+        click.echo(json.dumps(answer))
+    else:
+        click.echo(f"{answer['file']}: {len(answer['members'])} files; {answer['warning']}")
+
+
+@cli.command()
 @with_json
 def version(shared: Context) -> None:
     """Version of the daemon and of its control socket."""

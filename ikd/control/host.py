@@ -96,6 +96,10 @@ class DaemonHost:
         """For Prometheus."""
         return self.daemon.metrics.text()
 
+    def recent(self) -> list[Json]:
+        """The latest events."""
+        return self.daemon.recent.lines()
+
     # Listening -------------------------------------------------------------------------------------------
 
     def event_names(self) -> tuple[str, ...]:

@@ -67,6 +67,9 @@ class FakeHost:
     def export_keys(self, file: str) -> Json:
         return {"file": file}
 
+    def recent(self) -> list[Json]:
+        return []
+
     def may_export(self, user: int) -> bool:
         return user in self.exporters
 
