@@ -53,7 +53,7 @@ class Driver:
         self.database = database
         self.plane = plane
         self.transport = transport
-        self.keylog = keylog
+        self.keylogs = [keylog]  # and those of captures
         self.publish = publish
         self.broken = broken
         self.negotiating = True
@@ -144,8 +144,8 @@ class Driver:
 
     def _install(self, question: Install) -> None:
         self.database.install(question.pair, self._clock(), question.replaces)
-        if self.keylog.on:
-            self.keylog.child(question.pair)
+        for one in self.keylogs:
+            one.child(question.pair)
 
     def _move(self, output: Move) -> None:
         """A pair keeps its encapsulation; its addresses and ports are those of the IKE SA now."""
@@ -154,8 +154,8 @@ class Driver:
         self.plane.backend.moved(output.pair, local.address, peer.address, ports)
 
     def _export(self, output: Keys) -> None:
-        if self.keylog.on:
-            self.keylog.ike(output)
+        for one in self.keylogs:
+            one.ike(output)
 
     # What comes in ---------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from ikd.events import (
     ChildEstablished,
     PeerAuthenticated,
 )
-from ikd.outputs import Output, Remove
+from ikd.outputs import Keys, Output, Remove
 from ikd.riders.announced import PROFILES, Announced
 from ikd.riders.vendor import Known
 from ikd.settings import IkeSettings
@@ -221,6 +221,10 @@ class MainMode(ABC):
             method=self.tried or method_names(self.env.policy.rule(rule) or self.rule),
             cause=REFUSED_BY_PEER if by_peer else getattr(error, "cause", UNPROVEN),
         )
+
+    def exported(self) -> Keys | None:
+        """Its keys in a form that can be exported; None where Wireshark could not use them."""
+        return None
 
     # Child SAs -------------------------------------------------------------------------------------------
 

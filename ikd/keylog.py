@@ -15,6 +15,7 @@ from typing import Final, TextIO
 
 from ikd.control.protocol import ControlError, Json
 from ikd.outputs import Keys
+from sadb.address import Address
 from sadb.algorithms import Encryption, Integrity, Kind, MainSuite, QuickSuite, SecurityProtocol
 from sadb.sa import SaPair, SecurityAssociation
 from sadb.secret import Secret
@@ -45,10 +46,12 @@ _ESP_CIPHER: Final = {
 
 
 class KeyLog:
-    """The file, when there is one. `trouble` hears that writing failed; then it is closed."""
+    """The file, when there is one. `trouble` hears that writing failed; then it is closed. With `only`, keys
+    of that peer."""
 
-    def __init__(self, trouble: Callable[[str], None]) -> None:
+    def __init__(self, trouble: Callable[[str], None], only: Address | None = None) -> None:
         self._trouble = trouble
+        self._only = only
         self._file: TextIO | None = None
         self.path: Path | None = None
 
@@ -78,10 +81,14 @@ class KeyLog:
 
     def ike(self, keys: Keys) -> None:
         """A new IKE SA."""
+        if not self.on or self._only not in (None, keys.peer):
+            return
         self._write(ike_line(keys) or f"# {keys.spi_i.hex()}: Wireshark cannot read {keys.suite}")
 
     def child(self, pair: SaPair) -> None:
         """A new Child SA, a line for each direction."""
+        if not self.on or self._only not in (None, pair.outbound.destination):
+            return
         for sa in (pair.inbound, pair.outbound):
             self._write(esp_line(sa) or f"# {sa.spi:08x}: Wireshark cannot read {sa.suite}")
 

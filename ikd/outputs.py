@@ -11,7 +11,7 @@ from typing import Any
 
 from ikd.events import Event
 from ikd.exchange import Question
-from sadb.address import Path
+from sadb.address import Address, Path
 from sadb.algorithms import MainSuite
 from sadb.sa import SaPair
 from sadb.secret import Secret
@@ -72,6 +72,7 @@ class Keys:
     suite: MainSuite
     encryption: tuple[Secret, Secret]  # initiator's, responder's; with salt
     integrity: tuple[Secret, Secret]
+    peer: Address | None = None  # whose they are, where that matters
 
 
 Output = Transmit | Ask | Release | Remove | Inherit | Move | Keys | Event

@@ -423,6 +423,23 @@ def bundle(shared: Context, file: Path) -> None:
 
 
 @cli.command()
+@click.argument("name", metavar="NAME|PEER|SPI", shell_complete=complete_names)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--seconds", type=click.FloatRange(min=0), help="End after so long; else with Ctrl-C.")
+@with_json
+def capture(shared: Context, name: str, file: Path, seconds: float | None) -> None:
+    """Capture IKE and ESP of one peer into FILE, a pcap, and its keys into FILE.keys. Only for root.
+
+    Whoever can read both files can read the traffic. The keys are lines of Wireshark's tables, as those of
+    ikctl log --keys: of the SAs that are there and of those made meanwhile."""
+    from ikd.control import capture
+
+    with shared.client() as client:
+        count = capture.run(client, name, file, capture.warn, seconds)
+    click.echo(json.dumps({"file": str(file), "packets": count}) if shared.as_json else f"{count} packets")
+
+
+@cli.command()
 @with_json
 def version(shared: Context) -> None:
     """Version of the daemon and of its control socket."""

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from ikd.control import offload_views, rule_views, steering, views
+from ikd.control import capturing, offload_views, rule_views, steering, views
 from ikd.control.protocol import Caller, ControlError, Json, hyphened
 from ikd.events import EVENTS
 from ikd.loading import ConfigurationError
@@ -133,6 +133,10 @@ class DaemonHost:
         answer = self.daemon.keylog.export(file)
         self.daemon.warn("exported keys", answer["text"])
         return answer
+
+    def capture(self, name: str, file: str, caller: Caller) -> Json:
+        """Write a peer's keys to a file until the caller hangs up."""
+        return capturing.begin(self.daemon, name, file, caller)
 
     # Steering --------------------------------------------------------------------------------------------
 

@@ -161,7 +161,16 @@ class Session(keying.MainMode):
         keys = expand(suite, skeyseed, self.nonce_i, self.nonce_r, channel.spi_i, channel.spi_r)
         self.suite, self.keys = suite, keys
         channel.arm(suite, keys)
-        self.emit(Keys(channel.spi_i, channel.spi_r, suite, (keys.ei, keys.er), (keys.ai, keys.ar)))
+        if (exported := self.exported()) is not None:
+            self.emit(exported)
+
+    def exported(self) -> Keys | None:
+        """Its keys, for whoever asked to have them exported; None while there are none."""
+        channel, keys = self.channel, self.keys
+        if keys is None or self.suite is None:
+            return None
+        ends = channel.spi_i, channel.spi_r
+        return Keys(*ends, self.suite, (keys.ei, keys.er), (keys.ai, keys.ar), self.path.peer.address)
 
     def successor(self, *, initiator: bool, spi_i: bytes, spi_r: bytes, now: float) -> Session:
         """An IKE SA that inherits all that was proven (section 2.8); it has no keys and number yet."""

@@ -67,6 +67,9 @@ class FakeHost:
     def export_keys(self, file: str) -> Json:
         return {"file": file}
 
+    def capture(self, name: str, file: str, caller: Caller) -> Json:
+        return {"file": file}
+
     def recent(self) -> list[Json]:
         return []
 
