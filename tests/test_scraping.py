@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.loopback import INSIDE, datagram, free_ports, pair, start, until, write
 
-from ikd import scraping, settings
+from ikd import keying, scraping, settings
 from ikd.events import Broken, ChildClosed, Warned
 from ikd.scraping import MOST_CONNECTIONS, MOST_OCTETS, Scraping
 from ikd.settings import SettingsError
@@ -147,6 +147,7 @@ async def test_totals_and_dashboard_of_two_daemons(tmp_path: Path, monkeypatch: 
     """Over HTTP a rule's traffic goes on counting over a rekey; and every metric and label that the dashboard
     names exists, or its panel stays empty."""
     monkeypatch.setattr(scraping, "FRESH", 0.0)
+    monkeypatch.setattr(keying, "LINGER", 0.05)
     port = free_ports()[0]
     async with pair(tmp_path, settings=f'[metrics]\nlisten = ":{port}"\n') as (left, _):
         place = SocketAddress(parse("127.0.0.1"), port)

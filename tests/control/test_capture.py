@@ -13,6 +13,7 @@ import pytest
 from support.capture import Recording
 from support.loopback import INSIDE, datagram, pair, until
 
+from ikd import keying
 from ikd.control import capture
 from ikd.control.cli import run
 from ikd.control.client import Client
@@ -94,9 +95,10 @@ def test_only_ike_and_esp(text: str) -> None:
     assert capture.wanted(bytes(later), ports)
 
 
-async def test_keys_of_one_peer_while_the_capture_lasts(tmp_path: Path) -> None:
+async def test_keys_of_one_peer_while_it_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of SAs that are there and of new ones, of this peer only; none after the connection ends, even
     when whoever asked has died."""
+    monkeypatch.setattr(keying, "LINGER", 0.05)
     async with pair(tmp_path) as (left, _):
         await left.ask("up", name="net")
         mine, other = tmp_path / "mine", tmp_path / "other"
