@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import lab
-from support.capture import Capture
+from support.capture import Capture, wireshark_tables
 from support.lab import Lab
 from support.scenario import certificate_peers, eventually, psk_peers
 
@@ -127,15 +127,3 @@ def test_exported_keys_decrypt_the_capture(hosts: Lab, place: Path) -> None:
         configuration=configuration,
     )
     assert "Echo (ping) reply" in decoded
-
-
-def wireshark_tables(keys: Path, directory: Path) -> Path:
-    """The exported lines sorted into the tables in which tshark looks for them."""
-    assert keys.stat().st_mode & 0o077 == 0, "exported keys are readable by others"
-    lines = [one for one in keys.read_text().splitlines() if one and not one.startswith("#")]
-    esp = [one for one in lines if one.startswith('"IP')]
-    (directory / "wireshark").mkdir()
-    (directory / "wireshark" / "esp_sa").write_text("\n".join(esp) + "\n")
-    ike = [one for one in lines if one not in esp]
-    (directory / "wireshark" / "ikev2_decryption_table").write_text("\n".join(ike) + "\n")
-    return directory

@@ -110,3 +110,15 @@ def written(path: Path, datagrams: Iterable[tuple[Ends, bytes]]) -> Recording:
         octets += struct.pack("=IIII", n, 0, len(packet), len(packet)) + packet
     path.write_bytes(octets)
     return Recording(path)
+
+
+def wireshark_tables(keys: Path, directory: Path) -> Path:
+    """The exported lines sorted into the tables in which tshark looks for them."""
+    assert keys.stat().st_mode & 0o077 == 0, "exported keys are readable by others"
+    lines = [one for one in keys.read_text().splitlines() if one and not one.startswith("#")]
+    esp = [one for one in lines if one.startswith('"IP')]
+    (directory / "wireshark").mkdir()
+    (directory / "wireshark" / "esp_sa").write_text("\n".join(esp) + "\n")
+    ike = [one for one in lines if one not in esp]
+    (directory / "wireshark" / "ikev2_decryption_table").write_text("\n".join(ike) + "\n")
+    return directory
