@@ -78,6 +78,11 @@ def _members(directory: Path, call: Call) -> Iterator[tuple[str, Json]]:
             yield f"{name}.json", {"error": error.plain()}
         else:
             yield (f"{name}.txt", answer["text"]) if name == "metrics" else (f"{name}.json", answer)
+    try:
+        os.listdir(directory)
+    except OSError as error:  # who may steer the daemon need not be one who may read its files
+        yield "configuration/files.json", {"error": f"{directory}: {error.strerror}"}
+        return
     yield "configuration/files.json", _listing(directory)
     for path in _configuration(directory):
         name = str(path.relative_to(directory))
@@ -95,7 +100,7 @@ def _members(directory: Path, call: Call) -> Iterator[tuple[str, Json]]:
 def _configuration(directory: Path) -> list[Path]:
     """The files that may be shown."""
     names = ("ikd.toml", "policy.toml", "offload.toml", "groups.toml", _SECRETS)
-    found = [directory / name for name in names if (directory / name).exists()]
+    found = [directory / name for name in names if os.path.lexists(directory / name)]
     return [*found, *sorted(directory.glob("policy.d/*.toml"))]
 
 

@@ -140,6 +140,15 @@ def test_without_a_daemon(home: Path, tmp_path: Path) -> None:
     assert not shows(b"".join(members.values()), CANARY, SECRET, HASH)
 
 
+def test_without_the_files(tmp_path: Path) -> None:
+    """Whoever is in the socket's group may not be able to read the configuration: the rest is of use, too."""
+    target = tmp_path / "report.tar.gz"
+    bundle.write(target, tmp_path / "nowhere", lambda do: {"text": do})
+    members = unpacked(target)
+    assert "No such file" in json.loads(members["configuration/files.json"])["error"]
+    assert members["metrics.txt"] == b"metrics"
+
+
 def test_what_is_there_is_not_overwritten(home: Path, tmp_path: Path) -> None:
     """Run as root, it must not follow a link that somebody has put in its way, nor destroy a file."""
     victim, link = tmp_path / "victim", tmp_path / "link"
