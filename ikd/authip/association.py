@@ -199,17 +199,20 @@ class AuthipAssociation(Reception):
         self.session.now = now
         if self.state is State.CONNECTING:
             self._abort(reason)
-        elif self.life.move(Input.DELETE):
-            for pair in list(self.children.values()):
-                self._say_deleted(pair, reason)
+        else:
+            begun = self.life.move(Input.DELETE)
+            for pair in list(self.children.values()) if self.state is State.DELETING else ():
+                self._say_deleted(pair, reason)  # the peer may have kept those of an SA it has deleted
                 self.session.drop(pair, reason)
-            self.talks.close()
-            code = failure.deletion(reason)
-            self.notices.say(
-                self._message_id(),
-                status(code, Subject.MAIN, RELIABLE),
-                over=lambda: self._end(reason, False),
-            )
+            if begun:
+                self.life.hard_at = None  # it ends with the acknowledgement, or for want of one
+                self.talks.close()
+                code = failure.deletion(reason)
+                self.notices.say(
+                    self._message_id(),
+                    status(code, Subject.MAIN, RELIABLE),
+                    over=lambda: self._end(reason, False),
+                )
         self._settle(now)
 
     def _abort(self, reason: str) -> None:

@@ -3,7 +3,7 @@ addresses behind a NAT (RFC 2407 section 4.5, RFC 3947 section 5)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from ikd.isakmp import identities
@@ -110,9 +110,13 @@ def same(session: IsakmpSession, reply: Contents, asked: tuple[TrafficSelector, 
     if answered and answered != asked and not session.nat:
         raise Refused(
             N.INVALID_ID_INFORMATION,
-            f"the peer answered with {answered[0]} and {answered[1]}, we asked for {asked[0]} and {asked[1]}",
+            f"the peer answered with {_listed(answered)}, we asked for {_listed(asked)}",
             "`local` and `remote` of both hosts' rules must mirror each other",
         )
+
+
+def _listed(selectors: Iterable[TrafficSelector]) -> str:
+    return " and ".join(map(str, selectors))
 
 
 def asked_for(session: IsakmpSession, request: Contents) -> tuple[TrafficSelector, TrafficSelector]:
