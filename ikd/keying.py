@@ -256,6 +256,8 @@ class MainMode(ABC):
         if linger:
             pair.standby = True
             children.lingering.append((self.now + LINGER, pair))
+            if len(children.lingering) > self.env.settings.children:  # a peer may replace without a pause
+                self.emit(Remove(children.lingering.pop(0)[1]))
         else:
             self.emit(Remove(pair))
         self.emit(

@@ -40,7 +40,7 @@ LINGER_SECONDS = 8.0  # a peer repeats itself after 1, 3 and 6
 class Ikev2Association(Association):
     """One IKE SA."""
 
-    __slots__ = ("_deferred", "_over", "session", "talks", "undecided")
+    __slots__ = ("_deferred", "_former", "_over", "session", "talks", "undecided")
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
         Association.__init__(self, session, owner, now)
@@ -51,6 +51,7 @@ class Ikev2Association(Association):
         # made while our own exchange replaces the same IKE SA: it may have to go again
         self.undecided = False
         self._deferred: list[Talk] = []  # exchanges that begin once the IKE SA is up
+        self._former: Ikev2Association | None = None  # the one that this one has replaced
         self._over: tuple[str, bool] | None = None
         hooks = session.hooks
         hooks.emit, hooks.new_spi = owner.emit, owner.new_spi
@@ -401,6 +402,9 @@ class Ikev2Association(Association):
             return
         heir.undecided = False
         self.hand_over(heir)
+        former, self._former, heir._former = self._former, None, self
+        if former is not None and former.life.up:  # a peer that goes on without deleting it
+            former.abandon("replaced", self.session.now)
         self.owner.emit(heir.established(self.number))
         if self.state is State.DELETING:  # it was told to go while its successor was being made
             heir.delete("deleted", self.session.now)

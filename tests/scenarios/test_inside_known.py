@@ -557,3 +557,40 @@ def test_a_deletion_that_nobody_acknowledges_outlives_the_lifetime(
     link.run(600)
     assert victim.calls[0] < 300, trial.told()  # type: ignore[attr-defined]
     assert not victim.ikes
+
+
+@EVERY
+def test_pairs_replaced_without_a_pause(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been replaced goes on receiving for a moment, but no more of it than there may be pairs."""
+    trial = Trial(monkeypatch, protocol)
+    link, victim = trial.link, trial.victim
+    victim.endpoint.env.settings = replace(victim.endpoint.env.settings, children=5)
+    link.up("net")
+    link.run(1)
+    for _ in range(30):
+        link.rekey_child(trial.hostile)
+        link.run(0.05)
+        assert len(list(victim.database.pairs())) <= 11
+    link.run(30)
+    trial.unharmed()
+    assert len(victim.pairs) == 1
+    trial.over()
+
+
+@EVERY
+def test_main_mode_sas_replaced_without_a_pause(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And never deleted by the peer: those that have been replaced go by themselves, and there are never more
+    of them than the limit."""
+    trial = Trial(monkeypatch, protocol)
+    link, victim = trial.link, trial.victim
+    victim.endpoint.env.settings = replace(victim.endpoint.env.settings, associations=12)
+    deletes = (one.Delete, two.Delete)
+    for _ in range(40):
+        link.up("net")
+        link.run(0.2)
+        trial.change = each(lambda it: None if isinstance(it, deletes) else it)
+        link.rekey(trial.hostile)
+        link.run(0.1)
+        assert len(victim.ikes) <= 12, trial.told()
+    trial.change = tuple
+    trial.over()
