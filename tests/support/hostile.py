@@ -12,15 +12,18 @@ import sys
 import time
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from support.authip import CERTIFICATE
-from support.link import LEFT, RIGHT, TUNNEL, Flight, Host, Link, host, story
+from support.authip import CERTIFICATE, USER, person
+from support.link import LEFT, RIGHT, SECRET, TUNNEL, Flight, Host, Link, host, story
 from support.mutation import Mutator, encode_chain
-from support.phases import certified, sets
+from support.phases import AGGRESSIVE, certified, sets
 
+from ikd.auth.credentials import Material
+from ikd.auth.identity import Identity
+from ikd.auth.psk import PskEntry
 from ikd.authip import channel as channel_a
 from ikd.authip import message as message_a
 from ikd.authip.association import AuthipAssociation
@@ -37,8 +40,33 @@ from ikd.ikev2.numbers import Exchange as Exchange2
 from ikd.outputs import Install
 from ikd.settings import IkeSettings
 from sadb.address import Address
+from sadb.secret import Secret
 
 PROTOCOLS = ("ikev2", "ikev1", "authip")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A protocol and how the hosts prove themselves in it."""
+
+    keying: str
+    auth: str = CERTIFICATE
+    rule: str = ""
+    material: Callable[[str], Material] = certified
+
+
+def _shared(name: str) -> Material:
+    peers = tuple(f"{other}.example" for other in ADDRESSES if other != name)
+    return Material(Identity.parse(f"{name}.example"), (PskEntry(Secret(SECRET), peers),))
+
+
+PSK = '[auth.machine]\nfirst = ["psk"]\n'
+VARIANTS = {
+    **{name: Variant(name) for name in PROTOCOLS},
+    "ikev2 with a secret": Variant("ikev2", PSK, material=_shared),
+    "ikev1 aggressive": Variant("ikev1", rule=AGGRESSIVE),
+    "authip with users": Variant("authip", USER, material=person),
+}
 THIRD = RIGHT + 1
 ADDRESSES = {"left": LEFT, "right": RIGHT, "third": THIRD}
 NETS = {"left": "10.1.{}.0/24", "right": "10.2.{}.0/24", "third": "10.3.{}.0/24"}
@@ -48,7 +76,7 @@ MOST_SECONDS = 2.0  # of processor time for one message: what is well behaved ta
 FEW_RULES = 3
 
 
-def _rule(name: str, own: str, peer: str, protocol: str, n: int = 0) -> str:
+def _rule(name: str, own: str, peer: str, protocol: str, n: int = 0, extra: str = "") -> str:
     return TUNNEL.format(
         name=name,
         local=NETS[own].format(n),
@@ -56,21 +84,23 @@ def _rule(name: str, own: str, peer: str, protocol: str, n: int = 0) -> str:
         own=ADDRESSES[own],
         peer=ADDRESSES[peer],
         auth="machine",
-        extra=f'keying = ["{protocol}"]\ncrypto = "old"\npeer = "{peer}.example"\n',
+        extra=f'keying = ["{protocol}"]\ncrypto = "old"\npeer = "{peer}.example"\n{extra}',
     )
 
 
 def _host(name: str, protocol: str, seed: int, **how: Any) -> Host:
+    variant = VARIANTS[protocol]
+    protocol, extra = variant.keying, variant.rule
     others = ["left", "third"] if name == "right" else ["right"]
     rules = "".join(
-        _rule(f"{'net' if other != 'third' else 'third'}{n or ''}", name, other, protocol, n)
+        _rule(f"{'net' if other != 'third' else 'third'}{n or ''}", name, other, protocol, n, extra)
         for other in others
         for n in range(FEW_RULES)
     )
     crypto = how.pop("crypto", None) or sets()
-    rules += crypto + CERTIFICATE
+    rules += crypto + variant.auth
     address: Address = ADDRESSES[name]
-    material = how.pop("material", None) or certified(name)
+    material = how.pop("material", None) or variant.material(name)
     return host(name, address, rules, material, how.pop("settings", LIMITS), seed)
 
 
@@ -380,7 +410,7 @@ def _command(trial: Trial, mutator: Mutator) -> None:
         (link.rekey_child, link.rekey, link.close_child, link.close)[choice - 2](side)
     else:
         payloads = [mutator.material() for _ in range(luck.randrange(5))]
-        trial.say(luck.choice(EXCHANGES[trial.protocol]), *payloads)
+        trial.say(luck.choice(EXCHANGES[VARIANTS[trial.protocol].keying]), *payloads)
 
 
 # Weight -----------------------------------------------------------------------------------------------------
