@@ -4,7 +4,7 @@
 #   make unit      the tests that need neither root nor network, without the long ones: under a minute
 #   make interop   real peers in network namespaces and containers (root)
 #   make bench     establishments per second beside strongSwan's, and AuthIP beside IKEv2
-#   make fuzz      the fuzz target alone; FUZZ_SECONDS=600 for longer
+#   make fuzz      octets, and hostile peers inside the encryption; FUZZ_SECONDS=600 for longer
 #   make lint      formatter, linter, type checker
 #   make clean     remove what the targets above made in this directory
 
@@ -59,7 +59,7 @@ bench: system $(STAMP) compiled
 	$(BIN)/ikctl bench ike
 
 fuzz: $(STAMP)
-	$(PYTEST) tests/fuzz
+	INSIDE_SECONDS=$(FUZZ_SECONDS) $(PYTEST) tests/fuzz tests/scenarios/test_inside.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

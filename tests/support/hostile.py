@@ -368,6 +368,7 @@ def trace(trial: Trial, mutator: Mutator) -> None:
     trial.victim.calls[0] = 0  # type: ignore[attr-defined]
     mutator.rarity = luck.choice((0.0, 0.5, 2.0, 6.0))
     mutator.spared = luck.choice((0, 0, 1, 2, 4, 8))
+    trial.victim.slow = luck.choice((0.0, 0.0, 0.03))
     link.fate = lambda flight: setattr(flight, "copies", int(luck.random() < 0.05))
     mutator.active = luck.random() < 0.4  # else it is honest until it is trusted
     link.up("net", luck.choice(("left", "left", "right")))
@@ -377,7 +378,7 @@ def trace(trial: Trial, mutator: Mutator) -> None:
         _command(trial, mutator)
         link.run(luck.choice((0.005, 0.05, 0.05, 1.0, 30.0)))
         trial.unharmed()
-    trial.unharmed()
+    trial.victim.slow = 0.0
 
 
 def _fragment(prefix: bytes, mutator: Mutator) -> bytes:
