@@ -456,7 +456,8 @@ def build(
 ) -> Steps[tuple[SaPair, list[Payload]]]:
     """Install the responder's side of a Child SA and give the payloads of the answer: [N,] SA, TSi, TSr."""
     limit = session.env.settings.children
-    if len(session.children.pairs) >= limit and old is None:
+    # a pair and its replacement are both there until the peer deletes the former, if it does
+    if len(session.children.pairs) >= (limit if old is None else 2 * limit):
         raise Refused(N.NO_ADDITIONAL_SAS, f"this peer has {limit} Child SAs, the most it may have")
     spi = yield from ask(AllocateSpi())
     try:

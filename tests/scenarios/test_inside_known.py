@@ -594,3 +594,25 @@ def test_main_mode_sas_replaced_without_a_pause(protocol: str, monkeypatch: pyte
         assert len(victim.ikes) <= 12, trial.told()
     trial.change = tuple
     trial.over()
+
+
+def test_one_pair_replaced_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """N(REKEY_SA) for the same pair, which the peer never deletes, is no way around the limit."""
+    trial = Trial(monkeypatch, "ikev2")
+    link, victim, hostile = trial.link, trial.victim, trial.hostile
+    victim.endpoint.env.settings = replace(victim.endpoint.env.settings, children=5)
+    link.up("net")
+    link.run(1)
+    spi = hostile.pairs[0].inbound.spi.to_bytes(4, "big")
+    rekey = two.Notify(type=16393, protocol=3, spi=spi)
+    trial.change = lambda found: [rekey, *found] if any(it.kind == 33 for it in found) else found
+    (ike,) = hostile.ikes
+    rule = hostile.endpoint.policy.rule("net")
+    assert rule is not None
+    for _ in range(30):
+        with hostile.endpoint._outputs as outputs:
+            ike.create_child(rule, None, link.now)
+        link.perform(hostile, outputs)
+        link.run(0.1)
+        assert len(list(victim.database.pairs())) <= 11
+    trial.over()
