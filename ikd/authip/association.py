@@ -570,6 +570,10 @@ class AuthipAssociation(Reception):
             self.owner.disown(self)  # it only answers repetitions, and need not be looked through
             if now >= self._leaving_at:
                 self._end(self._said_deleted, True)
+        if session.channel.used_up and self.life.up:
+            self.delete("its keys are used up", now)
+        elif session.channel.used_up and self._leaving_at is not None:
+            self._end("its keys are used up", False)
         if self._over is not None and self.state is not State.CLOSED:
             self._finish(*self._over)
 

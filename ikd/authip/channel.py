@@ -25,6 +25,7 @@ CLEAR_IV = 8  # octets of an IV in the clear variant
 OLD_VERSIONS = range(5, 8)  # Microsoft's implementations whose check values have 12 octets always
 _OLD_ICV = 12
 _MARK = 8  # octets of a check value that tell it from all others
+MOST_WRITTEN = 1 << 18  # messages of ours that are told from the peer's; after those the keys are used up
 _ICV = {"sha1": 12, "sha256": 16, "sha384": 24, "sha512": 32}  # RFC 2404, RFC 4868
 
 
@@ -75,6 +76,11 @@ class Channel:
     def arm(self, suite: MainSuite, keys: MainKeys, *, old: bool) -> None:
         """Take keys into use; `old` as in `icv_size`."""
         self._suite, self._keys, self._icv = suite, keys, icv_size(suite, old=old)
+
+    @property
+    def used_up(self) -> bool:
+        """Whether so much has been encrypted that nothing more should be."""
+        return len(self._written) >= MOST_WRITTEN * _MARK
 
     def disarm(self) -> None:
         """Forget the keys: the authentication they came from did not succeed."""

@@ -616,3 +616,29 @@ def test_one_pair_replaced_again_and_again(monkeypatch: pytest.MonkeyPatch) -> N
         link.run(0.1)
         assert len(list(victim.database.pairs())) <= 11
     trial.over()
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_acknowledgements_without_end(deleted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AuthIP keeps a mark of each message it has encrypted, to know it when it is sent back: whoever asks for
+    one after the other, even on an SA that it has deleted, uses up the keys, and not our memory."""
+    monkeypatch.setattr("ikd.authip.channel.MOST_WRITTEN", 100)
+    trial = Trial(monkeypatch, "authip")
+    link, victim = trial.link, trial.victim
+    link.up("net")
+    link.run(1)
+    (ike,) = victim.ikes
+    if deleted:
+        assert trial.say(ExchangeA.NOTIFY, status_a(13807, Subject.MAIN, RELIABLE))
+    for n in range(300):
+        trial.say(
+            ExchangeA.NOTIFY,
+            Raw(11, bytes((0, 0, 0, 1, 1, RELIABLE, 0x9C, 0x46)) + bytes(4)),
+            number=5000 + n,
+        )
+        link.run(0.1)
+    written: bytearray = ike.main.channel._written  # type: ignore[attr-defined]
+    assert 8 * 90 < len(written) < 8 * 300, trial.told()
+    assert ike not in victim.ikes
+    trial.unharmed()
+    trial.served()
