@@ -16,7 +16,7 @@ from ikd import __version__
 from ikd.daemon import CannotStart, Daemon
 from ikd.loading import ConfigurationError, load
 
-NICE: Final = -5  # IKE does not wait for packets: who carries them has the usual priority
+NICE: Final = -10  # IKE does not wait for packets: who carries them has the usual priority
 
 
 def main(arguments: list[str] | None = None) -> int:
