@@ -111,7 +111,7 @@ def _profile(
         shared=shared,
         rx_addresses=rx_addresses,
         protocols=frozenset(SecurityProtocol),
-        ah_esp=everything,
+        ah_esp=False,  # the SADB has no such bundles
         transport=True,
         tunnel=everything,
         udp_encap=frozenset(UdpShape) if everything else frozenset(),
@@ -122,7 +122,7 @@ def _profile(
         transforms=frozenset(Transform(one, bits, 16) for one in Algorithm for bits in key_bits),
         lso=True,
         lro=everything,
-        packet_mode=everything,
+        packet_mode=False,  # not built
     )
 
 
