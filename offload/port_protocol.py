@@ -1,8 +1,9 @@
 """What a virtual machine's daemon and the host's say to each other over a port's socket: values and octets.
 
 The socket keeps messages apart and carries descriptors. Which port it is is the socket's business, not the
-guest's; no key goes over it, since the guest speaks with the adapter through a socket of its own. The host
-believes of a guest nothing that could cost another port something.
+guest's; no key goes over it, since the guest speaks with the adapter through a socket of its own. What a
+guest says of its traffic is believed: one that boasts can win slots from other ports, up to its own limit and
+never out of their reserves.
 """
 
 from __future__ import annotations
@@ -113,6 +114,11 @@ FromHost = Welcome | Denied | Plugged | Moved
 encode = msgspec.msgpack.Encoder().encode
 from_guest = msgspec.msgpack.Decoder(FromGuest).decode
 from_host = msgspec.msgpack.Decoder(FromHost).decode
+
+
+def plain(text: str) -> str:
+    """A name that a guest gave, as it may stand in a log: short, and nothing but what can be seen."""
+    return "".join(one for one in text[:64] if one.isprintable())
 
 
 def facts(sa: SecurityAssociation) -> Facts:

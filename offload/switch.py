@@ -275,8 +275,8 @@ class Switch:
             outbound,
             move,
             now,
-            name=claim.name[:64],
-            rule=claim.rule[:64],
+            name=port_protocol.plain(claim.name),
+            rule=port_protocol.plain(claim.rule),
             wished=claim.wished,
             replaces=guest.members.get(claim.replaces) if claim.replaces is not None else None,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.capture import Recording
 from support.loopback import INSIDE, datagram, pair, until
+from support.require import require
 
 from ikd import keying
 from ikd.control import capture
@@ -134,9 +135,9 @@ async def test_keys_of_one_peer_while_it_lasts(tmp_path: Path, monkeypatch: pyte
         assert not left.happened(Broken)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a packet socket needs root")
 async def test_a_capture(tmp_path: Path) -> None:
     """The file has the IKE and the ESP that went over the wire meanwhile, each packet once."""
+    require(os.geteuid() == 0, "root, for a packet socket")
     async with pair(tmp_path) as (left, _):
         target = tmp_path / "peer.pcap"
         words = ["--socket", str(left.home / "c.sock"), "capture", "net", str(target), "--seconds", "0.8"]
