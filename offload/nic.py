@@ -126,8 +126,8 @@ class Port:
         self.control = socket.socket(fileno=control)
         self.control.setblocking(False)
         self.decoder = Decoder(requests.Request, LONGEST)
-        self.raw = RawSockets(socket.socket(fileno=one) for one in raw)
-        self.natt = NattSockets(socket.socket(fileno=one) for one in natt)
+        self.raw = RawSockets(_sockets(raw, socket.SOCK_RAW))
+        self.natt = NattSockets(_sockets(natt, socket.SOCK_DGRAM))
         self.waiting = bytearray()
         self.arrived: deque[Arrived] = deque()  # found no place
         self.done: deque[Completion] = deque()
@@ -166,6 +166,15 @@ class Port:
         self.control.close()
         self.raw.close()
         self.natt.close()
+
+
+def _sockets(filenos: Sequence[int], kind: socket.SocketKind) -> list[socket.socket]:
+    """A guest's sockets, which may be anything: raises `OSError` when they are not of this kind and of IP."""
+    made = [socket.socket(fileno=one) for one in filenos]
+    for one in made:
+        if one.type != kind or one.family not in (socket.AF_INET, socket.AF_INET6):
+            raise OSError("not a socket of the network")
+    return made
 
 
 class Nic:
@@ -315,6 +324,9 @@ class Nic:
             return
         self.ports[port.name] = port
         self.adapter.limits[port.name] = command.limit
+        self._guarded(port, lambda: self._serve(port))
+
+    def _serve(self, port: Port) -> None:
         self._watch(port.rings.fileno(), lambda: None)
         self._watch(port.control.fileno(), lambda: self._guarded(port, lambda: self._requests(port)))
         for fileno, udp in port.sources:
@@ -331,8 +343,8 @@ class Nic:
         if port is None:
             return
         for fileno in (port.rings.fileno(), port.control.fileno(), *(one for one, _ in port.sources)):
-            self.work.pop(fileno, None)
-            self.poll.unregister(fileno)
+            if self.work.pop(fileno, None) is not None:
+                self.poll.unregister(fileno)
         self.dropped.update(_counted(port))
         port.close()
 
