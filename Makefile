@@ -14,7 +14,8 @@ STAMP := $(VENV)/.installed
 ROOT := $(filter 0,$(shell id -u))
 FUZZ_SECONDS ?= 30
 PYTEST := $(BIN)/python -m pytest
-WORKERS ?= 2
+# one more than cores: tests with real peers mostly wait
+WORKERS ?= $(shell expr $$(nproc) + 1)
 
 # With root, a tool that is missing is a failure and not a skipped test.
 export REQUIRE_INTEROP := $(if $(ROOT),1,)
