@@ -147,11 +147,12 @@ class Daemon:
         """In this order, so that a second daemon is refused before it touches anything."""
         daemon = self.settings.daemon
         place = self.settings.directory / daemon.control
+        given = systemd.sockets(systemd.passed())
         file = SocketFile(place, daemon.control_mode, daemon.control_group)
-        sock = file.bind()
+        sock = file.bind(given.control)
         for undo in (file.release, sock.close, self.keylog.close, self.driver.close, self._cancel):
             stack.callback(undo)
-        self.transport.open(self.loop)
+        self.transport.open(self.loop, given.udp)
         stack.callback(self.transport.close)
         stack.callback(self.plane.close)
         self.plane.open(self.loop)
@@ -161,6 +162,8 @@ class Daemon:
         if self.settings.metrics.listen is not None:
             scraping = Scraping(self.metrics.text, self.broken)
             await stack.enter_async_context(scraping.serve(self.settings.metrics.listen))
+        if file.notice:
+            self.warn("control socket", file.notice)
 
     def _started(self) -> None:
         for warning in self.configuration.warnings:
@@ -172,11 +175,15 @@ class Daemon:
             self.warn("metrics", f"whoever reaches {place} may read them: metrics.listen is not loopback")
         rules = len(self.endpoint.policy.in_force)
         self.publisher.publish(events.Started(version=__version__, plane=self.plane.name, rules=rules))
-        systemd.notify("READY=1", f"STATUS={rules} rules, {self.plane.name}")
+        systemd.notify("READY=1", self._status())
         self._keep(self._resolve_again())
         self._keep(self._measure_lag())
         if (interval := systemd.watchdog()) is not None:
             self._keep(self._ping(interval))
+
+    def _status(self) -> str:
+        """What `systemctl status` shows."""
+        return f"STATUS={len(self.endpoint.policy.in_force)} rules, {self.plane.name}"
 
     async def _say_goodbye(self) -> None:
         """Delete everything at the peers, and give them a moment to answer."""
@@ -279,6 +286,7 @@ class Daemon:
         )
         for warning in new.warnings:
             self.warn("configuration", warning)
+        systemd.notify(self._status())
 
     async def _reload_quietly(self) -> None:
         """SIGHUP: who sent it cannot be answered; the log has it."""
@@ -327,7 +335,10 @@ def told(error: BaseException) -> str:
     """An error that keeps the daemon from starting, with what to do about the usual ones."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     if isinstance(error, PermissionError):
-        return f"{text}; run it as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE"
+        return (
+            f"{text}; run it as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE; under "
+            "systemd with ikd.socket, which opens the ports (systemctl status ikd.socket)"
+        )
     if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
         return f"{text}; is another IKE daemon running on this host?"
     return text

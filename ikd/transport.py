@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -97,14 +98,29 @@ class Transport:
         self._wanted: dict[int, bool] = {}
         self._addresses: dict[bytes, Address] = {}
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+    def open(self, loop: asyncio.AbstractEventLoop, given: Sequence[socket.socket] = ()) -> None:
         """Bind every address on both ports; raises `OSError` with the address in its text, and then nothing
-        stays open. A wildcard whose family this host does not have is left out."""
+        stays open. A wildcard whose family this host does not have is left out. Sockets that are `given` are
+        bound already and take the places of ours: all of them must be places where we want to listen."""
+        places = [(address, port) for address in self.listen for port in (self.port, self.nat_port)]
+        ready = {_place(one): one for one in given}
         try:
-            for address in self.listen:
-                for port in (self.port, self.nat_port):
-                    self._bind(address, port)
+            for address, port in ready.keys() - places:
+                wanted = ", ".join(map(str, self.listen))
+                raise OSError(
+                    errno.EINVAL,
+                    f"systemd listens on UDP {SocketAddress(address, port)}, but daemon.listen is {wanted} "
+                    f"with ports {self.port} and {self.nat_port}: change ListenDatagram= of ikd.socket "
+                    "(systemctl edit ikd.socket), or ikd.toml",
+                )
+            for place in places:
+                if place in ready:
+                    self._take(ready[place], *place)
+                else:
+                    self._bind(*place)
         except OSError:
+            for sock in given:
+                sock.close()
             self.close()
             raise
         if not self._sockets:
@@ -156,7 +172,9 @@ class Transport:
             raise
         try:
             self.marked = _mark(sock)
-            _prepare(sock, family)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _prepare(sock)
             if self.shared and port == self.nat_port:
                 _refuse_second(sock, address, port)
             sock.bind((str(address), port))
@@ -171,6 +189,25 @@ class Transport:
                 return  # IPv6 is compiled in and switched off
             where = SocketAddress(address, port)
             raise OSError(error.errno, f"cannot listen on UDP {where}: {error.strerror}") from None
+        self._use(sock, address, port)
+
+    def _take(self, sock: socket.socket, address: Address, port: int) -> None:
+        """A socket that somebody else bound, with everything that ours have."""
+        try:
+            if address.version == 6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
+                raise OSError(errno.EINVAL, "it takes IPv4, too; set BindIPv6Only=ipv6-only")
+            sock.setblocking(False)
+            self.marked = _mark(sock)
+            _prepare(sock)
+            if self.shared and port == self.nat_port:
+                _share(sock)
+        except OSError as error:
+            where = SocketAddress(address, port)
+            raise OSError(error.errno, f"UDP {where} from systemd: {error.strerror}") from None
+        self._use(sock, address, port)
+
+    def _use(self, sock: socket.socket, address: Address, port: int) -> None:
+        wildcard = unspecified(address)
         one = _Socket(sock, address, port, wildcard, port == self.nat_port)
         self._sockets.append(one)
         self._routes[(address.version, port, None if wildcard else address)] = one
@@ -291,13 +328,29 @@ def _refuse_second(sock: socket.socket, address: Address, port: int) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
-def _prepare(sock: socket.socket, family: int) -> None:
+def _share(sock: socket.socket) -> None:
+    """Let the workers share the place of a socket that systemd made: sharing takes the same owner
+    (socket(7), SO_REUSEPORT), and that is root."""
+    if os.fstat(sock.fileno()).st_uid != os.geteuid():
+        try:
+            os.fchown(sock.fileno(), os.geteuid(), -1)
+        except PermissionError as error:
+            raise OSError(error.errno, "root owns it, and CAP_CHOWN is missing") from None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _place(sock: socket.socket) -> tuple[Address, int]:
+    """Where a socket is bound."""
+    host, port = sock.getsockname()[:2]
+    return ip_address(host), port
+
+
+def _prepare(sock: socket.socket) -> None:
     """Options of every socket: destination address wanted, no DF, room for a burst of first messages."""
-    if family == socket.AF_INET:
+    if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DONT)
     else:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
     try:

@@ -7,10 +7,13 @@ connections at a time, and events waiting for a slow reader, which loses the old
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
+import grp
 import os
 import shutil
 import socket
+import stat
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -41,10 +44,13 @@ class SocketFile:
         self.path = path
         self.mode = mode
         self.group = group
+        self.notice = ""  # what an administrator should know about it
         self._lock: int | None = None
+        self._given = False
 
-    def bind(self) -> socket.socket:
-        """A listening socket; raises `Occupied` or `OSError`. A socket left by a dead daemon is replaced."""
+    def bind(self, given: socket.socket | None = None) -> socket.socket:
+        """A listening socket; raises `Occupied` or `OSError`. A socket left by a dead daemon is replaced. One
+        that is `given` must listen at the same path, and its file is somebody else's, also at the end."""
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._lock = os.open(
             self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -55,6 +61,8 @@ class SocketFile:
             os.close(self._lock)
             self._lock = None
             raise Occupied(f"another ikd is running with the control socket {self.path}") from None
+        if given is not None:
+            return self._take(given)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         before = os.umask(0o177)  # nobody connects before mode and group are right
         try:
@@ -72,6 +80,28 @@ class SocketFile:
         sock.listen(MOST_CONNECTIONS)
         return sock
 
+    def _take(self, sock: socket.socket) -> socket.socket:
+        self._given = True
+        if (place := sock.getsockname()) != str(self.path):
+            self.release()
+            raise OSError(
+                errno.EINVAL,
+                f"systemd listens at {place!r}, but daemon.control is {self.path}: change ListenStream= of "
+                "ikd-control.socket (systemctl edit ikd-control.socket), or ikd.toml",
+            )
+        status = self.path.stat()
+        try:
+            group = self.group is not None and grp.getgrnam(self.group).gr_gid != status.st_gid
+        except KeyError:
+            group = True
+        if group or stat.S_IMODE(status.st_mode) != self.mode:
+            self.notice = (
+                f"{self.path} comes from systemd: SocketMode= and SocketGroup= of ikd-control.socket apply, "
+                "daemon.control_mode and control_group do not"
+            )
+        sock.setblocking(False)
+        return sock
+
     def _clear(self) -> None:
         """Remove a stale socket, and nothing that is not a socket."""
         if self.path.is_socket():
@@ -81,8 +111,9 @@ class SocketFile:
         """Remove the socket and give the path free."""
         if self._lock is None:
             return
-        with suppress(OSError):
-            self._clear()
+        if not self._given:
+            with suppress(OSError):
+                self._clear()
         os.close(
             self._lock
         )  # the lock file stays: removing it would let two daemons lock two files of one name
@@ -207,7 +238,8 @@ class Server:
     @asynccontextmanager
     async def serve(self, sock: socket.socket) -> AsyncIterator[None]:
         """Serve on a bound socket until the context ends; the socket file goes with it."""
-        server = await asyncio.start_unix_server(self._accept, sock=sock, limit=LARGEST_LINE)
+        # start_unix_server would remove the file at the end, from Python 3.13 on
+        server = await asyncio.start_server(self._accept, sock=sock, limit=LARGEST_LINE)
         try:
             yield
         finally:

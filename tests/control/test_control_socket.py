@@ -110,7 +110,10 @@ Ask = Callable[..., Awaitable[Any]]
 
 @asynccontextmanager
 async def serving(
-    path: Path, host: FakeHost, broken: list[BaseException] | None = None
+    path: Path,
+    host: FakeHost,
+    broken: list[BaseException] | None = None,
+    given: socket.socket | None = None,
 ) -> AsyncIterator[Ask]:
     """A server on `path`; yields a function that runs something blocking with the path in a thread."""
     file = SocketFile(path, 0o600, None)
@@ -119,7 +122,7 @@ async def serving(
         return await requests.dispatch(host, do, given, caller)
 
     server = Server(file, dispatch, (broken if broken is not None else []).append)
-    async with server.serve(file.bind()):
+    async with server.serve(file.bind(given)):
         yield lambda function, *more: asyncio.to_thread(function, path, *more)
 
 
@@ -293,6 +296,43 @@ def test_second_owner_is_refused_and_stale_socket_replaced(tmp_path: Path) -> No
     second.bind().close()
     second.release()
     assert not path.exists()
+
+
+def listening(path: Path) -> socket.socket:
+    """As systemd makes it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    path.chmod(0o600)
+    sock.listen()
+    return sock
+
+
+async def test_given_socket_serves_and_outlives_the_server(tmp_path: Path) -> None:
+    """Systemd listens on: with the file gone, ikctl would find nobody until somebody restarts the socket."""
+    path = tmp_path / "control.sock"
+    with listening(path) as systemd:
+        async with serving(path, FakeHost(), given=systemd.dup()) as ask:
+            assert await ask(one, "version")
+            with pytest.raises(Occupied, match="another ikd is running"):
+                SocketFile(path, 0o600, None).bind(systemd.dup())
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_given_socket_must_be_the_one_of_the_configuration(tmp_path: Path) -> None:
+    """Else ikctl is told of one place and the daemon listens at another; and a mode that is not in force is
+    told."""
+    path = tmp_path / "control.sock"
+    with listening(path) as systemd:
+        other = SocketFile(tmp_path / "other.sock", 0o600, None)
+        with pytest.raises(OSError, match=r"ListenStream= of ikd-control\.socket"):
+            other.bind(systemd.dup())
+        for mode, group, told in ((0o600, None, False), (0o660, None, True), (0o600, "no such group", True)):
+            file = SocketFile(path, mode, group)
+            file.bind(systemd.dup()).close()
+            file.release()
+            assert bool(file.notice) == told
+    assert path.is_socket()
 
 
 def test_only_a_socket_is_ever_removed(tmp_path: Path) -> None:

@@ -112,6 +112,69 @@ async def test_occupied_port_names_it_and_leaves_nothing_open() -> None:
             pass
 
 
+def given(address: str, port: int = 0, *, dual: bool = False) -> socket.socket:
+    """A socket as systemd binds it: blocking, and with no option of ours."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
+    sock.bind((address, port))
+    return sock
+
+
+async def test_given_socket_serves_with_what_waited_in_it() -> None:
+    """Systemd keeps the socket while the daemon restarts: what came then must be read, and be answered from
+    the address it was sent to."""
+    first, second = given("0.0.0.0"), given("0.0.0.0")
+    ports = first.getsockname()[1], second.getsockname()[1]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(2)
+        peer.sendto(b"early", ("127.0.0.2", ports[0]))
+        seen = Recorder()
+        ours = Transport((ANY,), ports, seen)
+        ours.open(asyncio.get_running_loop(), (second, first))
+        try:
+            await settle()
+            ((data, path),) = seen.messages
+            assert (data, path.local.address) == (b"early", TWO)
+            assert ours.send(b"answer", path)
+            assert peer.recvfrom(100) == (b"answer", ("127.0.0.2", ports[0]))
+            assert not first.getblocking()
+        finally:
+            ours.close()
+
+
+async def test_given_socket_in_another_place_is_refused() -> None:
+    """A daemon that is to listen on one address and gets a wildcard must not answer on all of them."""
+    sock = given("0.0.0.0")
+    ours = Transport((ONE,), (sock.getsockname()[1], free_port()), Recorder())
+    with pytest.raises(OSError, match=r"0\.0\.0\.0:.* daemon.listen is 127\.0\.0\.1 .*ListenDatagram="):
+        ours.open(asyncio.get_running_loop(), (sock,))
+    assert sock.fileno() == -1
+
+
+async def test_given_socket_for_both_families_is_refused() -> None:
+    """Its IPv4 peers would have addresses of IPv6, which no rule covers."""
+    sock = given("::", dual=True)
+    ours = Transport((parse("::"),), (sock.getsockname()[1], free_port()), Recorder())
+    with pytest.raises(OSError, match="BindIPv6Only=ipv6-only"):
+        ours.open(asyncio.get_running_loop(), (sock,))
+
+
+async def test_given_socket_shares_its_port_with_the_data_plane() -> None:
+    """Workers bind the port for ESP in UDP beside it, though systemd did not bind it to be shared."""
+    sock = given("127.0.0.1")
+    ours = Transport((ONE,), (free_port(), sock.getsockname()[1]), Recorder())
+    ours.shared = True
+    ours.open(asyncio.get_running_loop(), (sock,))
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as worker:
+            worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            worker.bind(("127.0.0.1", ours.nat_port))
+    finally:
+        ours.close()
+
+
 async def test_source_for_asks_the_routing_table() -> None:
     """Before the first datagram the local address has to be known: NAT detection hashes it."""
     async with transport(ANY) as (ours, _):
