@@ -1,4 +1,4 @@
-"""Shell. The log: events as text, as JSON lines, or for journald, on standard error.
+"""Shell. The log: events as text, as JSON lines, or for journald, on standard error or to journald itself.
 
 Each group of events has its own level. What strangers cause can come thousands of times a second, so of
 each kind of event only the first few of a second are written, and then how many were not. Octets of
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TextIO
 
 import structlog
@@ -18,6 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from ikd.control.protocol import hyphened, plain, stamp
 from ikd.events import EVENTS, DatagramDropped, Event
+from ikd.journal import Journal
 from ikd.settings import LEVELS, Levels
 
 MOST_PER_SECOND: Final = 50  # of one kind of event and reason
@@ -78,9 +79,11 @@ class Log:
         self._limiter = Limiter()
         self._waiting = False
         self._most: dict[str, int] = {}
-        self._logger: Any = structlog.wrap_logger(
-            structlog.WriteLogger(stream), processors=[self._stamped, _FORMS[self.form]]
-        )
+        target: Any = structlog.WriteLogger(stream)
+        form_of = _FORMS[self.form]
+        if self.form == automatic(stream) == "journald":
+            target, form_of = Journal(), _fields
+        self._logger: Any = structlog.wrap_logger(target, processors=[self._stamped, form_of])
 
     def writer(self, kind: type[Event]) -> Callable[[Event], None] | None:
         """What writes events of a kind, None when its level is off; ask again after `set_level`."""
@@ -166,9 +169,7 @@ def _said(values: EventDict) -> str:
 
 
 def _text(_: WrappedLogger, __: str, values: EventDict) -> str:
-    number = getattr(values["said"], "ike", 0)
-    who = f" {number}" if number else ""
-    return f"{values['time']} {values['level']:<7} {values['group']}{who}: {_said(values)}"
+    return f"{values['time']} {values['level']:<7} {_message(values)}"
 
 
 def _json(_: WrappedLogger, __: str, values: EventDict) -> str:
@@ -181,13 +182,45 @@ def _json(_: WrappedLogger, __: str, values: EventDict) -> str:
     return json.dumps(line, ensure_ascii=False)
 
 
-def _journald(_: WrappedLogger, __: str, values: EventDict) -> str:
-    """Every line with its priority in front; journald has the time itself."""
-    prefix = f"<{_PRIORITY[values['level']]}>"
+def _message(values: EventDict) -> str:
+    """For people, without the time: journald has that itself."""
     number = getattr(values["said"], "ike", 0)
     who = f" {number}" if number else ""
-    lines = f"{values['group']}{who}: {_said(values)}".splitlines()
-    return "\n".join(prefix + line for line in lines)
+    return f"{values['group']}{who}: {_said(values)}"
+
+
+def _journald(_: WrappedLogger, __: str, values: EventDict) -> str:
+    """Every line with its priority in front."""
+    prefix = f"<{_PRIORITY[values['level']]}>"
+    return "\n".join(prefix + line for line in _message(values).splitlines())
+
+
+def _fields(_: WrappedLogger, __: str, values: EventDict) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of `Journal`: journald's own fields, and one for each key of the event."""
+    said = values["said"]
+    keys = plain(said) if isinstance(said, Event) else {"count": values["count"]}
+    fields = [
+        ("MESSAGE", _message(values)),
+        ("PRIORITY", str(_PRIORITY[values["level"]])),
+        ("SYSLOG_IDENTIFIER", "ikd"),
+    ]
+    for key, value in ({"event": values["event"], "group": values["group"]} | keys).items():
+        fields += [(field_name(key), text) for text in _texts(value)]
+    return (fields,), {}
+
+
+def field_name(key: str) -> str:
+    """The field of journald for a key of an event."""
+    return f"IKD_{key.upper()}"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """A value as texts, one for each field of its name."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif value is not None:
+        yield value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 _FORMS: Final[dict[str, Processor]] = {"text": _text, "json": _json, "journald": _journald}

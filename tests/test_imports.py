@@ -41,6 +41,7 @@ LAYERS = (
             "demo",
             "demo_memory",
             "driver",
+            "journal",
             "keylog",
             "loading",
             "logs",

@@ -73,6 +73,14 @@ says from which level on a group is written; with `format = "json"` a line has t
 | `level`, `group`, `event` | as below |
 | `text` | the sentence for people, which alone may change its wording |
 
+Under systemd each message goes to journald with fields of its own: `IKD_EVENT`, `IKD_GROUP`, and for each key
+below `IKD_` with the key in capitals, such as `IKD_PEER` or `IKD_RULE`. `MESSAGE` is the sentence, `PRIORITY`
+the level in syslog's numbers. A list is one field for each of its texts; numbers, `true` and `false` are as
+in JSON; what is null is left out.
+
+    journalctl -t ikd IKD_EVENT=authentication-failed
+    journalctl -t ikd IKD_RULE=branch -o json
+
 Of one kind of event the log has at most {most} a second (level debug: {most_debug}), then a line
 `suppressed` with the number of the others; the counters miss none.
 
