@@ -311,13 +311,21 @@ def _private_key(path: Path) -> PrivateKey:
 
 
 def _read(path: Path, *, private: bool = False) -> bytes:
-    """A file's octets; a private one must be ours and closed to others (checked on the open file)."""
-    with path.open("rb") as file:
+    """A file's octets; a private one must be ours and closed to others (checked on the open file). Root, who
+    checks for a daemon with a user of its own, may find it to be that of whom the directory belongs to."""
+    try:
+        file = path.open("rb")
+    except PermissionError:
+        we = os.geteuid()
+        remedy = f"if that is the daemon's user, run: chown {we} {path}"
+        raise ValueError(f"user {we} may not read it; {remedy}") from None
+    with file:
         status = os.fstat(file.fileno())
         if private and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             mode = stat.S_IMODE(status.st_mode)
             raise ValueError(f"others may read it (mode {mode:04o}); run: chmod 600 {path}")
-        if private and status.st_uid not in (0, os.geteuid()):
+        owners = {0, os.geteuid(), path.parent.stat().st_uid if os.geteuid() == 0 else 0}
+        if private and status.st_uid not in owners:
             raise ValueError(f"it belongs to user {status.st_uid}; run: chown {os.geteuid()} {path}")
         data = file.read(_MAX_OCTETS + 1)
     if len(data) > _MAX_OCTETS:

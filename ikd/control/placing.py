@@ -17,8 +17,9 @@ _SECRETS = "secrets.toml"
 
 
 def place(directory: Path, contents: Mapping[str, bytes], force: bool) -> tuple[list[Path], tuple[str, ...]]:
-    """Write files by their names below `directory`; their paths, and what the loader warns of. Raises
-    `ControlError`; then nothing has changed, unless it is the other files of the directory that are wrong."""
+    """Write files by their names below `directory`; their paths, and what the loader warns of. They are given
+    to whom the directory belongs to: the daemon may have a user of its own. Raises `ControlError`; then
+    nothing has changed, unless it is the other files of the directory that are wrong."""
     stage: Path | None = None
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -62,7 +63,11 @@ def _install(stage: Path, directory: Path, force: bool) -> list[Path]:
             "name another directory, or overwrite with --force",
         )
     move = os.replace if force else os.link  # a link never overwrites
+    owner = directory.stat()
     for name in names:
         (directory / name).parent.mkdir(mode=0o750, exist_ok=True)
+        if os.geteuid() == 0:
+            for made in (stage / name, (directory / name).parent):
+                os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=False)
         move(stage / name, directory / name)
     return [directory / name for name in names]

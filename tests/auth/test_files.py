@@ -103,6 +103,18 @@ def test_private_key_of_somebody_else(directory: Path, monkeypatch: pytest.Monke
     assert f"belongs to user {owner}; run: chown {we} " in said
 
 
+def test_root_accepts_what_belongs_to_the_daemons_user(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ikctl policy check` as root must not refuse what the daemon, which has a user of its own, takes."""
+    if os.geteuid() == 0:
+        for path in (directory, directory / "host.key"):
+            os.chown(path, 4711, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert load(directory, WHOLE).hosts
+
+
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [

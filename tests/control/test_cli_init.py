@@ -55,6 +55,17 @@ def both(inside: Path, *arguments: str) -> list[loading.Configuration]:
     return [loading.load(inside / name) for name in ("one", "two")]
 
 
+def test_files_belong_to_whom_the_directory_belongs_to(inside: Path) -> None:
+    """A daemon with a user of its own could not read the keys that root has written for it."""
+    home = inside / "one"
+    home.mkdir()
+    if os.geteuid() == 0:
+        os.chown(home, 4711, 4712)
+    init("--config", "one", *PAIR, "--auth", "certificate", "--make-ca")
+    found = {(path.stat().st_uid, path.stat().st_gid) for path in (home, *home.rglob("*"))}
+    assert found == {(home.stat().st_uid, home.stat().st_gid)}
+
+
 @pytest.mark.parametrize("nets", [(), NETS], ids=["hosts", "networks"])
 @pytest.mark.parametrize("names", [(), NAMES], ids=["addresses", "names"])
 @pytest.mark.parametrize("auth", [("psk",), ("certificate", "--make-ca")], ids=lambda one: one[0])
