@@ -6,6 +6,7 @@
 #   make bench     establishments per second beside strongSwan's, and AuthIP beside IKEv2
 #   make fuzz      octets, and hostile peers inside the encryption; FUZZ_SECONDS=600 for longer
 #   make lint      formatter, linter, type checker
+#   make install-systemd   units, user and directories of the service (root; docs/operator.md)
 #   make clean     remove what the targets above made in this directory
 
 VENV := .venv
@@ -21,7 +22,7 @@ WORKERS ?= $(shell expr $$(nproc) + 1)
 export REQUIRE_INTEROP := $(if $(ROOT),1,)
 export FUZZ_SECONDS
 
-.PHONY: help demo test unit interop bench fuzz lint clean system system-demo compiled
+.PHONY: help demo test unit interop bench fuzz lint clean install-systemd system system-demo compiled
 .DEFAULT_GOAL := help
 
 help:
@@ -66,6 +67,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+install-systemd:
+	install -m 0644 systemd/*.service systemd/*.socket /etc/systemd/system/
+	install -D -m 0644 systemd/ikd.sysusers /etc/sysusers.d/ikd.conf
+	install -D -m 0644 systemd/ikd.tmpfiles /etc/tmpfiles.d/ikd.conf
+	systemd-sysusers ikd.conf
+	systemd-tmpfiles --create ikd.conf
+	systemctl daemon-reload
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build offload/*.so

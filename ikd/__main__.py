@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import gc
 import os
 import sys
@@ -20,7 +21,8 @@ NICE: Final = -10  # IKE does not wait for packets: who carries them has the usu
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; the exit status: 0 after an orderly stop, 1 when it cannot start."""
+    """Entry point; the exit status: 0 after an orderly stop, 1 when it cannot start, 78 when that is the
+    configuration's fault and another try would not help (sysexits(3))."""
     parser = argparse.ArgumentParser(prog="ikd", description="The IPsec key-management daemon.")
     parser.add_argument(
         "--config",
@@ -31,12 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"ikd {__version__}")
     given = parser.parse_args(arguments)
+    faulthandler.enable()  # SIGABRT, by which systemd ends a daemon that hangs, shows where
     try:
         asyncio.run(_serve(given.config))
     except ConfigurationError as error:
         for complaint in error.complaints:
             print(f"ikd: {complaint}", file=sys.stderr)
-        return 1
+        return os.EX_CONFIG
     except CannotStart as error:
         print(f"ikd: {error}", file=sys.stderr)
         return 1

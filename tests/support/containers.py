@@ -12,11 +12,14 @@ import resource
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/ikd-host-usr"
+TARGET = "basic.target"
 CAPABILITIES = "NET_ADMIN,NET_RAW,NET_BIND_SERVICE"
 LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 COPIED = [
@@ -66,28 +69,30 @@ class Podman:
         self._containers: list[str] = []
         configuration = directory / "containers.conf"
         configuration.write_text(_configuration())
-        self._environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
+        self.environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
 
     def __call__(self, *arguments: str, check: bool = True) -> str:
         """One podman command's output; raises with its message when it fails."""
-        done = subprocess.run(
+        done = self.attempt(*arguments)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"podman {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """One podman command, whatever its status."""
+        return subprocess.run(
             ["podman", *arguments],
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=120,
             check=False,
         )
-        if check and done.returncode != 0:
-            raise RuntimeError(f"podman {' '.join(arguments)}: {done.stdout}{done.stderr}")
-        return done.stdout
 
     def start(self) -> Podman:
         """Make image and network where they are missing; raises when this machine cannot."""
-        if subprocess.run(
-            ["podman", "image", "exists", IMAGE], env=self._environment, check=False
-        ).returncode:
+        if subprocess.run(["podman", "image", "exists", IMAGE], env=self.environment, check=False).returncode:
             self._make_image()
         self("network", "create", "--internal", "--subnet", f"{self.subnet}.0/24", self.network)
         return self
@@ -95,23 +100,39 @@ class Podman:
     def run(self, name: str, number: int, *mounts: Path) -> str:
         """Start a container that waits; returns its address. It has three capabilities and nothing writable
         but /run, /tmp and `mounts`."""
-        full = f"{self.network}-{name}"
-        self._containers.append(full)
-        address = f"{self.subnet}.{number}"
         read_only = {Path("/usr"), ROOT, Path(sys.prefix), Path(sys.base_prefix)}
         volumes = [
             f"--volume={path}:{path}:ro"
             for path in sorted(read_only)
             if path == Path("/usr") or not path.is_relative_to("/usr")
         ]
-        self(
-            *("run", "--detach", "--pull=never", "--name", full, "--network", self.network, "--ip", address),
-            *("--cap-drop", "ALL", "--cap-add", CAPABILITIES, "--security-opt", "no-new-privileges"),
-            *("--read-only", "--tmpfs", "/run", "--tmpfs", "/tmp", "--device", "/dev/net/tun"),
+        return self._run(
+            *(name, number, "--cap-drop", "ALL", "--cap-add", CAPABILITIES),
+            *("--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/run", "--tmpfs", "/tmp"),
             *volumes,
             *(f"--volume={path}:{path}" for path in mounts),
             *(IMAGE, "sleep", "infinity"),
         )
+
+    def boot(self, name: str, number: int, files: Mapping[str, Path]) -> str:
+        """Start a container whose first process is systemd, with what podman gives a container and what
+        systemd needs to shut services in; returns its address. `files` are mounted at the paths that are
+        their keys. Python, packages and this source tree are in /opt, where hardened services see them."""
+        site = sysconfig.get_path("purelib")
+        places = {"/usr": "/usr", "/opt/python": sys.base_prefix, "/opt/site": site, "/opt/ikd": ROOT}
+        return self._run(
+            *(name, number, "--systemd=always", "--cap-add", f"SYS_ADMIN,{CAPABILITIES}"),
+            *(f"--volume={Path(path).resolve()}:{there}:ro" for there, path in places.items()),
+            *(f"--volume={path}:{there}" for there, path in files.items()),
+            *(IMAGE, "/lib/systemd/systemd", f"--unit={TARGET}"),
+        )
+
+    def _run(self, name: str, number: int, *arguments: str) -> str:
+        full = f"{self.network}-{name}"
+        self._containers.append(full)
+        address = f"{self.subnet}.{number}"
+        named = ("--name", full, "--network", self.network, "--ip", address, "--device", "/dev/net/tun")
+        self("run", "--detach", "--pull=never", *named, *arguments)
         return address
 
     def execute(self, name: str, *command: str, check: bool = True) -> str:
