@@ -16,7 +16,7 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from ikd.control.protocol import hyphened, plain, stamp
+from ikd.control.protocol import hyphened, plain, printable, stamp
 from ikd.events import EVENTS, DatagramDropped, Event
 from ikd.journal import Journal
 from ikd.settings import LEVELS, Levels
@@ -145,13 +145,6 @@ def automatic(stream: TextIO) -> str:
     except (OSError, ValueError):
         return "json"
     return "journald" if os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}" else "json"
-
-
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal might obey; new lines stay."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 _NAMES: Final = {kind: hyphened(name) for name, kind in EVENTS.items()}

@@ -8,6 +8,7 @@ exposition grow.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -67,6 +68,13 @@ class _Labelled:
             values = (OTHER,) * len(values)
         counts[values] = counts.get(values, 0) + by
 
+    def by(self, label: str) -> dict[str, int]:
+        """Sums by the values of one label."""
+        at, sums = self._labels.index(label), Counter[str]()
+        for values, count in self._counts.items():
+            sums[values[at]] += int(count)
+        return sums
+
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
@@ -90,6 +98,7 @@ class Metrics:
             registry=self.registry,
         )
         self._happened = self._make("events", "Events by name.", "event")
+        self._dropped = self._make("datagrams_dropped", "IKE datagrams dropped, by reason.", "reason")
         self._counting: dict[type[Event], Count] = self._table()
 
     def listener(self, kind: type[Event]) -> Listener:
@@ -105,6 +114,11 @@ class Metrics:
 
         return both
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """IKE datagrams that were dropped, by reason."""
+        return self._dropped.by("reason")
+
     def text(self) -> str:
         """The exposition."""
         return generate_latest(self.registry).decode()
@@ -116,7 +130,6 @@ class Metrics:
         """What is counted of an event besides its name."""
         messages = self._make("ike_messages", "IKE messages.", "direction", "exchange")
         repeated = self._make("ike_repetitions", "IKE messages sent or received again.", "direction")
-        dropped = self._make("datagrams_dropped", "IKE datagrams dropped, by reason.", "reason")
         established = self._make("ike_established", "IKE SAs established or rekeyed.", "role", "how")
         authenticated = self._make("peers_authenticated", "Peers that proved who they are.", "method")
         failed = self._make("negotiations_failed", "Negotiations that came to nothing.", "stage", "notify")
@@ -155,7 +168,7 @@ class Metrics:
         return {
             events.MessageSent: sent,
             events.MessageReceived: received,
-            events.DatagramDropped: lambda e: dropped.add(e.reason),
+            events.DatagramDropped: lambda e: self._dropped.add(e.reason),
             events.NegotiationStarted: lambda e: handshakes.add(e.keying, _role(e.initiator), "begun"),
             events.IkeEstablished: negotiated,
             events.PeerAuthenticated: lambda e: authenticated.add(e.method),

@@ -4,12 +4,12 @@ The data plane counts per SA. Whenever metrics are read, and when a pair goes, w
 since the last look is added to the totals of its rule and of its peer, so these never fall. Packets that a
 worker takes in while it is being told to forget a pair are missed. Names are given a time series each, in the
 order in which they are first seen, up to a limit; all others share "other", and nobody moves from one to the
-other.
+other. Who wants rates (`ikd.rates`) listens to what is added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from ikd.metrics import OTHER, Reading
@@ -19,6 +19,7 @@ MOST_RULES: Final = 1024
 DIRECTIONS: Final = ("in", "out")
 
 Counts = list[int]  # octets and packets in, octets and packets out
+Listener = Callable[[SaPair, Sequence[int]], None]
 
 
 class Traffic:
@@ -29,6 +30,12 @@ class Traffic:
         self._rules = _Totals(MOST_RULES)
         self._peers = _Totals(most_peers)
         self._seen: dict[int, Counts] = {}  # by inbound SPI, of pairs that are there
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Hear of everything that is added; returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def look(self, pair: SaPair) -> Counts:
         """Add what a pair has carried since the last look; returns what it has carried in all."""
@@ -40,6 +47,8 @@ class Traffic:
         added = [new - old if new >= old else new for new, old in zip(now, before, strict=True)]
         self._rules.add(pair.rule, added)
         self._peers.add(str(pair.outbound.destination), added)
+        for listener in self._listeners:
+            listener(pair, added)
         return now
 
     def end(self, pair: SaPair) -> None:

@@ -54,6 +54,7 @@ LAYERS = (
             "pki",
             "plane",
             "publisher",
+            "rates",
             "readings",
             "scraping",
             "systemd",

@@ -6,8 +6,9 @@ import io
 import json
 from collections.abc import Callable
 
+from ikd.control.protocol import printable
 from ikd.events import AuthenticationFailed, Broken, DatagramDropped, Event, MessageSent, Started, Warned
-from ikd.logs import MOST_KINDS, MOST_PER_SECOND, Limiter, Log, automatic, printable
+from ikd.logs import MOST_KINDS, MOST_PER_SECOND, Limiter, Log, automatic
 from ikd.settings import Levels
 from sadb.address import Path, SocketAddress, parse
 

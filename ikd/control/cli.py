@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,56 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ikd import __version__
-from ikd.control.protocol import DEFAULT_SOCKET, EXIT_CODES, ControlError, Json
+from ikd.control import hints
+from ikd.control.protocol import DEFAULT_SOCKET, EXIT_CODES, ControlError, Json, printable
 
 if TYPE_CHECKING:
     from ikd.control.client import Client
 
 DEFAULT_CONFIG = Path("/etc/ikd")
 F = TypeVar("F", bound=Callable[..., Any])
-
-# what people who come from another product type first -> the command here
-HINTS = {
-    "list-sas": "sa",
-    "list-conns": "policy show",
-    "list-pols": "policy show",
-    "list-certs": "cert show FILE",
-    "listcerts": "cert show FILE",
-    "statusall": "status",
-    "ipsec": "status",
-    "initiate": "up RULE",
-    "terminate": "down RULE",
-    "load-all": "reload",
-    "load-conns": "reload",
-    "load-creds": "reload",
-    "update": "reload",
-    "rereadall": "reload",
-    "restart": "reload",
-    "monitor-sa": "watch",
-    "stroke": "status",
-    "stats": "metrics",
-    "counters": "metrics",
-    "set": "reload  (after editing policy.toml)",
-    "syncconf": "reload",
-    "setconf": "reload",
-    "addconf": "reload",
-    "genkey": "cert issue",
-    "genpsk": "edit secrets.toml; a key is made by: openssl rand -base64 32",
-    "pki": "cert",
-    "start": "run: systemctl start ikd",
-    "stop": "run: systemctl stop ikd",
-    "mainmode": "sa main",
-    "quickmode": "sa quick",
-    "mmsa": "sa main",
-    "qmsa": "sa quick",
-    "extendedmode": "sa extended",
-    "consec": "policy show",
-    "advfirewall": "policy show",
-    "test": "check",
-}
-
-# `ikctl show sa`, as netsh, wg and swanctl have it
-SHOW = {"sa": "sa", "sas": "sa", "mmsa": "sa", "qmsa": "sa", "policy": "policy", "status": "status"}
 
 EXITS = """\b
 Exit codes:
@@ -145,17 +102,23 @@ class Commands(click.Group):
         return list(self.commands)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] == "show" and self.name in (None, "main", "ikctl"):
-            args = [SHOW.get(args[1], args[1]), *args[2:]] if len(args) > 1 else ["status"]
+        top = ctx.parent is None
+        if top and args and args[0] == "show":
+            args = [*hints.SHOW.get(args[1], (args[1],)), *args[2:]] if len(args) > 1 else ["status"]
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            near = HINTS.get(args[0]) or next(iter(get_close_matches(args[0], self.commands, n=1)), "")
-            remedy = (
-                (near if near[:4] in ("run:", "edit") else f"try: ikctl {near}")
-                if near
-                else "try: ikctl --help"
-            )
-            raise ControlError("usage", f"there is no command {args[0]!r}", remedy)
+            told = hints.remedy(args[0], self.commands, "" if top else str(ctx.info_name))
+            raise ControlError("usage", f"there is no command {args[0]!r}", told)
         return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Others have commands that begin with hyphens: `swanctl --list-sas`."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name.lstrip("-") not in hints.HINTS:
+                raise
+            told = hints.remedy(error.option_name, self.commands)
+            raise ControlError("usage", f"there is no option {error.option_name}", told) from None
 
 
 def with_json(function: F) -> F:
@@ -464,6 +427,9 @@ def _register_lazily() -> None:
     """Groups whose modules are loaded only when used."""
     from ikd.control.lazy import LazyCommand, LazyGroup
 
+    cli.add_command(
+        LazyCommand("top", "ikd.control.cli_top", "Peers, SAs, rates, offload and the last failures, live.")
+    )
     cli.add_command(LazyCommand("init", "ikd.control.cli_init", "Write a first configuration."))
     cli.add_command(
         LazyGroup("import", "ikd.control.cli_import", "Translate strongSwan's swanctl.conf or ipsec.conf.")
@@ -509,7 +475,7 @@ def run(arguments: list[str] | None = None) -> int:
 def _tell(error: ControlError) -> int:
     if "--json" in sys.argv:
         click.echo(json.dumps({"error": error.plain()}, ensure_ascii=False))
-    click.echo(f"ikctl: {error.message}", err=True)
+    click.echo(f"ikctl: {printable(error.message)}", err=True)
     if error.remedy:
-        click.echo(f"remedy: {error.remedy}", err=True)
+        click.echo(f"remedy: {printable(error.remedy)}", err=True)
     return EXIT_CODES.get(error.code, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -65,6 +66,11 @@ class Client:
             raise ControlError(
                 "not-reachable", f"the connection broke: {error}", "is ikd still running?"
             ) from None
+
+    def interrupt(self) -> None:
+        """From another thread: whoever waits for an answer waits no more."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Hang up; the connection lasts as long as either of the two is open."""

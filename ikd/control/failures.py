@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import nlargest
 from typing import Any, Final
 
 from ikd.events import (
@@ -63,8 +64,15 @@ class Failures:
 
     def __iter__(self) -> Iterator[Failure]:
         """All of them, the latest first."""
-        every = [failure for peers in self._rules.values() for failure in peers.values()]
-        return iter(sorted([*every, *self._strangers.values()], key=lambda one: -one.last))
+        return iter(sorted(self._every(), key=lambda one: -one.last))
+
+    def latest(self, most: int) -> list[Failure]:
+        """The latest ones, the last first."""
+        return nlargest(most, self._every(), key=lambda one: one.last)
+
+    def _every(self) -> Iterator[Failure]:
+        for peers in (*self._rules.values(), self._strangers):
+            yield from peers.values()
 
     def find(self, name: str) -> list[Failure]:
         """Those of a rule, a peer's address or an identity, the latest first; all without a name."""

@@ -12,10 +12,11 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from ikd.control import capturing, offload_views, rule_views, steering, views
+from ikd.control import capturing, offload_views, rule_views, steering, top_views, views
 from ikd.control.protocol import Caller, ControlError, Json, hyphened
 from ikd.events import EVENTS
 from ikd.loading import ConfigurationError
+from ikd.rates import Meter
 from ikd.settings import GROUPS
 from sadb.address import Address
 from sadb.sa import Usage
@@ -34,6 +35,7 @@ class DaemonHost:
         self.daemon = daemon
         self._addresses: frozenset[Address] = frozenset()
         self._looked = float("-inf")
+        self._meters: dict[Caller, Meter] = {}
 
     # Telling ---------------------------------------------------------------------------------------------
 
@@ -91,6 +93,14 @@ class DaemonHost:
         if not found and name and not self._known(name):
             raise rule_views.no_such_rule(name, [rule.name for rule in self.daemon.endpoint.policy.rules])
         return views.why(found, name, self._now())
+
+    async def top(self, caller: Caller, sort: str, limit: int) -> Json:
+        """What goes on, with rates since the caller asked last."""
+        if (meter := self._meters.get(caller)) is None:
+            meter = self._meters[caller] = Meter()
+            caller.on_close(self.daemon.traffic.listen(meter.hear))
+            caller.on_close(lambda: self._forget(caller))
+        return await top_views.top(self.daemon, meter, sort, limit)
 
     def metrics(self) -> str:
         """For Prometheus."""
@@ -188,6 +198,9 @@ class DaemonHost:
         return offload_views.fault(self.daemon, name, value)
 
     # Inside ----------------------------------------------------------------------------------------------
+
+    def _forget(self, caller: Caller) -> None:
+        self._meters.pop(caller, None)
 
     def _now(self) -> float:
         return self.daemon.loop.time()

@@ -24,17 +24,7 @@ def offload(daemon: Daemon) -> Json:
     plane, now = _plane(daemon), daemon.loop.time()
     switch = plane.switch
     if switch is None:
-        assert plane.guest is not None
-        pairs = [pair for pair in daemon.database.pairs() if plane.hard(pair)]
-        return {
-            "guest": {
-                "switch": str(plane.guest.path),
-                "port": plane.guest.port,
-                "connected": bool(plane.guest.port),
-                "pairs_offloaded": len(pairs),
-            },
-            "driver": dict(plane.steering.counters),
-        }
+        return {"guest": _guest(daemon, plane), "driver": dict(plane.steering.counters)}
     steering = switch.steering
     placed = sorted((one for one in steering if one.hard), key=lambda one: -one.claim.score(now))
     return {
@@ -46,6 +36,17 @@ def offload(daemon: Daemon) -> Json:
         "offloaded": [_member(one, switch, now) for one in placed[:TOP]],
         "software": [_member(one, switch, now) for one in steering.busiest(TOP, now)],
     }
+
+
+def brief(daemon: Daemon, most: int) -> Json:
+    """The adapter's state and the busiest SAs that are in software all the same; None without an adapter."""
+    plane, now = daemon.plane, daemon.loop.time()
+    if not isinstance(plane, AdapterPlane):
+        return None
+    if (switch := plane.switch) is None:
+        return {"guest": _guest(daemon, plane)}
+    busiest = switch.steering.busiest(most, now)
+    return {"adapter": _adapter(switch), "software": [_member(one, switch, now) for one in busiest]}
 
 
 def set_port(daemon: Daemon, name: str, wanted: dict[str, Any]) -> Json:
@@ -100,6 +101,16 @@ def _doing(work: Callable[[], None]) -> None:
         raise ControlError("no-adapter", str(error)) from None
     except OSError as error:
         raise ControlError("configuration", f"offload.toml cannot be written: {error}") from None
+
+
+def _guest(daemon: Daemon, plane: AdapterPlane) -> Json:
+    assert plane.guest is not None
+    return {
+        "switch": str(plane.guest.path),
+        "port": plane.guest.port,
+        "connected": bool(plane.guest.port),
+        "pairs_offloaded": sum(bool(plane.hard(pair)) for pair in daemon.database.pairs()),
+    }
 
 
 def _adapter(switch: Switch) -> Json:

@@ -93,6 +93,13 @@ def hyphened(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower().replace("_", "-")
 
 
+def printable(text: str, keep: str = "\n") -> str:
+    """The text with everything escaped that a terminal might obey, but for the characters of `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
 def stamp(posix: float) -> str:
     """RFC 3339 in UTC with milliseconds, from POSIX seconds."""
     return datetime.fromtimestamp(posix, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

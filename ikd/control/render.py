@@ -1,7 +1,8 @@
 """Answers of the control socket as text for people: tables with rich, plain when it is not a terminal.
 
 Everything shown comes out of the JSON answer; nothing is asked or decided here. Numbers are rounded for
-reading, the exact ones are in `--json`.
+reading, the exact ones are in `--json`. Peers have chosen some of the texts: none is taken for markup, and
+what a terminal might obey is escaped.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from ikd.control.protocol import Json
+from ikd.control.protocol import Json, printable
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -55,13 +56,18 @@ def console(width: int | None = None) -> Console:
     return plain if plain.is_terminal or width else Console(highlight=False, width=240, no_color=True)
 
 
+def safe(text: object, keep: str = "\n") -> str:
+    """A text that neither rich nor a terminal takes for orders; characters of `keep` stay as they are."""
+    return markup.escape(printable(str(text), keep))
+
+
 def table(out: Console, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table without lines; the last column takes what is left."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for number, head in enumerate(heads):
         table.add_column(head, no_wrap=number < len(heads) - 1, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(safe(cell, keep="") for cell in row))
     out.print(table)
 
 
@@ -74,7 +80,7 @@ def status(out: Console, answer: Json) -> None:
         count(answer["peers_up"], "peer"),
         count(answer["quick"], "quick-mode SA"),
     ]
-    out.print(escape(" · ".join(parts)))
+    out.print(safe(" · ".join(parts)))
     if answer["peers"]:
         out.print()
         heads = ("PEER", "RULE", "KEYING", "AUTHENTICATED AS", "AGE", "IN", "OUT", "PLANE")
@@ -86,20 +92,20 @@ def status(out: Console, answer: Json) -> None:
     if answer["wrong"]:
         out.print()
         for sentence in answer["wrong"]:
-            out.print(f"[yellow]![/] {escape(sentence)}")
+            out.print(f"[yellow]![/] {safe(sentence)}")
 
 
 def _peer(one: Json) -> tuple[str, ...]:
     rules = ", ".join(one["rules"]) or "-"
     if one["state"] == "failed":
         told = f"failed {span(one['age'])} ago: {one['reason']}"
-        return _plain(one["peer"]), rules, one["keying"], "-", told, "", "", ""
+        return plain_name(one["peer"]), rules, one["keying"], "-", told, "", "", ""
     age = span(one["age"]) if one["state"] == "established" else f"{one['state']} {span(one['age'])}"
     return (
-        _plain(one["peer"]),
+        plain_name(one["peer"]),
         rules,
         one["keying"],
-        _who(one),
+        who(one),
         age,
         size(one["octets_in"]),
         size(one["octets_out"]),
@@ -107,23 +113,23 @@ def _peer(one: Json) -> tuple[str, ...]:
     )
 
 
-def _who(one: Json) -> str:
+def who(one: Json) -> str:
     """Whom a peer has proven to be; with a second authentication in short, its whole name is PEER."""
     if one["user"]:
         return f"{_short(one['peer'])} + {one['user']} ({_method(one)})"
     if one["health"] and one["user_method"]:
         return f"{_short(one['peer'])} + health ({_method(one)})"
-    return _plain(one["authenticated_as"]) or "-"
+    return plain_name(one["authenticated_as"]) or "-"
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A proven name as it is said, without its type."""
     return name.removeprefix("principal:")
 
 
 def _short(peer: str) -> str:
     """A machine's name; of a principal without its realm."""
-    name = _plain(peer)
+    name = plain_name(peer)
     return name if name == peer else name.partition("@")[0]
 
 
@@ -192,11 +198,11 @@ def _main(one: Json) -> tuple[str, ...]:
     where = f"{one['local_address']} - {one['peer_address']}" + (", NAT" if one["nat"] else "")
     return (
         one["spi_i"][:8],
-        _plain(one["peer"]),
+        plain_name(one["peer"]),
         one["keying"],
         state,
         one["role"],
-        _who(one),
+        who(one),
         one["suite"] or "-",
         span(one["age"]),
         span(one["rekey_in"]),
@@ -207,7 +213,7 @@ def _main(one: Json) -> tuple[str, ...]:
 def _extended(one: Json) -> tuple[str, ...]:
     return (
         one["spi_i"][:8],
-        _plain(one["peer"]),
+        plain_name(one["peer"]),
         one["keying"],
         one["user"] or "-",
         _method(one),
@@ -224,7 +230,7 @@ def _quick(one: Json) -> tuple[str, ...]:
     return (
         f"{one['spi_in']}/{one['spi_out']}",
         one["rule"],
-        _plain(one["peer"]),
+        plain_name(one["peer"]),
         one["mode"] + wrapped,
         one["suite"],
         size(one["octets_in"]),
@@ -239,14 +245,14 @@ def policy(out: Console, answer: Json) -> None:
     """`ikctl policy show`: every rule with every default, in the order of matching."""
     for one in answer["rules"]:
         state = "" if one["enabled"] else "  (disabled)"
-        out.print(f"[bold]{escape(one['name'])}[/]{state}  {escape(one['source'])}")
+        out.print(f"[bold]{safe(one['name'])}[/]{state}  {safe(one['source'])}")
         for key, value in one.items():
             if key not in ("name", "source", "enabled") and value not in (None, "", [], {}):
-                out.print(f"  {key:<12} {escape(_flat(value))}")
+                out.print(f"  {key:<12} {safe(_flat(value))}")
     if not answer["rules"]:
         out.print("no rules: everything passes")
     for warning in answer.get("warnings", ()):
-        out.print(f"[yellow]![/] {escape(warning)}")
+        out.print(f"[yellow]![/] {safe(warning)}")
 
 
 def _flat(value: Json) -> str:
@@ -262,7 +268,7 @@ def _flat(value: Json) -> str:
 def explain(out: Console, answer: Json) -> None:
     """`ikctl explain`."""
     for line in answer["lines"]:
-        out.print(escape(line), soft_wrap=True)
+        out.print(safe(line), soft_wrap=True)
 
 
 def why(out: Console, answer: Json) -> None:
@@ -272,7 +278,7 @@ def why(out: Console, answer: Json) -> None:
             out.print()
         stage = ", ".join(text for text in (one["stage"], one["notify"]) if text)
         head = f"{one['rule'] or one['peer']}: {one['reason']} {span(one['ago'])} ago"
-        out.print(f"[bold]{escape(head)}[/]" + (f" ({escape(stage)})" if stage else ""), soft_wrap=True)
+        out.print(f"[bold]{safe(head)}[/]" + (f" ({safe(stage)})" if stage else ""), soft_wrap=True)
         if one["rows"]:
             rows = [
                 (
@@ -289,7 +295,7 @@ def why(out: Console, answer: Json) -> None:
         if one["mended_ago"] is not None:
             out.print(f"it has worked since, {span(one['mended_ago'])} ago")
         elif one["remedy"]:
-            out.print(f"[green]remedy:[/] {escape(one['remedy'])}", soft_wrap=True)
+            out.print(f"[green]remedy:[/] {safe(one['remedy'])}", soft_wrap=True)
     if not answer["failures"]:
         out.print(f"nothing has failed{answer['about']}")
 
@@ -305,11 +311,11 @@ def reload(out: Console, answer: Json) -> None:
         for name in answer[what]:
             touched = [one["id"] for one in answer["touched"] if one["rule"] == name]
             tail = f", ending {count(len(touched), 'quick-mode SA')}" if touched else ""
-            out.print(escape(f"{name}: {verb}{what}{tail}"))
+            out.print(safe(f"{name}: {verb}{what}{tail}"))
     if not any(answer[what] for what in ("added", "changed", "removed")):
         out.print("no rule differs")
     for warning in answer["warnings"]:
-        out.print(f"[yellow]![/] {escape(warning)}")
+        out.print(f"[yellow]![/] {safe(warning)}")
 
 
 def event(out: Console, line: Json) -> None:
@@ -319,11 +325,11 @@ def event(out: Console, line: Json) -> None:
     if text is None:
         rest = {key: value for key, value in line.items() if key not in ("event", "time", "group")}
         text = " ".join(f"{key}={_flat(value)}" for key, value in rest.items() if value not in (None, "", []))
-    out.print(f"{moment} [bold]{escape(line['event'])}[/] {escape(text)}", soft_wrap=True)
+    out.print(f"{moment} [bold]{safe(line['event'])}[/] {safe(text)}", soft_wrap=True)
 
 
 def error(out: Console, message: str, remedy: str) -> None:
     """What went wrong, on standard error."""
-    out.print(f"[red]ikctl:[/] {escape(message)}", soft_wrap=True)
+    out.print(f"[red]ikctl:[/] {safe(message)}", soft_wrap=True)
     if remedy:
-        out.print(f"[green]remedy:[/] {escape(remedy)}", soft_wrap=True)
+        out.print(f"[green]remedy:[/] {safe(remedy)}", soft_wrap=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.markup import escape
 
 from ikd.control.protocol import Json
-from ikd.control.render import count, size, span, table
+from ikd.control.render import count, safe, size, span, table
 
 
 def offload(out: Console, answer: Json) -> None:
@@ -24,7 +23,7 @@ def offload(out: Console, answer: Json) -> None:
         f"{adapter['addresses_used']} of {adapter['addresses']} addresses",
         count(answer["sas"], "SA pair"),
     ]
-    out.print(escape(" · ".join(parts)))
+    out.print(safe(" · ".join(parts)))
     out.print()
     ports(out, answer["ports"])
     for title, key in (("in the adapter", "offloaded"), ("in software, the busiest first", "software")):
@@ -36,7 +35,7 @@ def offload(out: Console, answer: Json) -> None:
     if reasons:
         out.print()
         for reason, text in reasons.items():
-            out.print(f"[bold]{reason}[/]  {escape(text)}")
+            out.print(f"[bold]{safe(reason)}[/]  {safe(text)}")
 
 
 def ports(out: Console, rows: Iterable[Json]) -> None:
@@ -105,4 +104,4 @@ def _guest(out: Console, guest: Json) -> None:
         )
     else:
         told = f"the host's switch does not answer at {guest['switch']}: everything is in software"
-    out.print(escape(told))
+    out.print(safe(told))

@@ -36,6 +36,8 @@ HINTS: Mapping[str, str] = {
 
 
 KINDS = ("main", "quick", "extended")  # what `sa` can be limited to
+SORTS = ("rate", "age", "name")  # of `top`: the busiest first, the youngest first, by name
+MOST_ROWS = 500  # of `top`, so that an answer is one line
 
 
 class Host(Protocol):
@@ -47,6 +49,7 @@ class Host(Protocol):
     def policy(self) -> Json: ...
     def explain(self, source: str, destination: str, service: str) -> Json: ...
     def why(self, name: str) -> Json: ...
+    async def top(self, caller: Caller, sort: str, limit: int) -> Json: ...
     def metrics(self) -> str: ...
     def recent(self) -> list[Json]: ...
     def capture(self, name: str, file: str, caller: Caller) -> Json: ...
@@ -281,6 +284,16 @@ def why(host: Host, name: str = "") -> Json:
     """The last failure of a rule or a peer (all of them without a name): stage, reason, what each side
     offered or expected, and a remedy."""
     return host.why(name)
+
+
+@request
+async def top(host: Host, caller: Caller, sort: str = "rate", limit: float = 20) -> Json:
+    """What `ikctl top` shows: totals, peers, Child SAs (`quick`), the adapter, the last failures, and what
+    was dropped. `per_second` is since this connection asked last, null the first time; a peer's goes on over
+    rekeys. `sort` is rate, age or name, `limit` the most peers and Child SAs, up to 500."""
+    if sort not in SORTS:
+        raise ControlError("usage", f"sort is {', '.join(SORTS[:-1])} or {SORTS[-1]}, not {sort!r}")
+    return await host.top(caller, sort, max(0, min(int(limit), MOST_ROWS)))
 
 
 @request

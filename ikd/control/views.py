@@ -232,11 +232,12 @@ def why(failures: Iterable[Failure], name: str, now: float) -> Json:
     """What failed, the latest first."""
     return {
         "about": f" for {name}" if name else "",
-        "failures": [_failure(one, now) for one in failures],
+        "failures": [failure(one, now) for one in failures],
     }
 
 
-def _failure(one: Failure, now: float) -> Json:
+def failure(one: Failure, now: float) -> Json:
+    """One failure with both sides' comparison."""
     event, comparison = one.event, one.event.comparison
     return {
         "rule": event.rule,

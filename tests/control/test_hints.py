@@ -1,0 +1,94 @@
+"""What administrators of other products type is answered at once or with the command here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from ikd.control import cli as ikctl
+from ikd.control import hints
+from ikd.control.protocol import ControlError
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Every command of `ikctl` by its words."""
+    context = click.Context(ikctl.cli)
+    for name in ikctl.cli.list_commands(context):
+        command = ikctl.cli.get_command(context, name)
+        yield (name,)
+        if isinstance(command, click.Group):
+            yield from ((name, below) for below in command.list_commands(context))
+
+
+def answered(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit status and what standard error says."""
+    status = ikctl.run(["--socket", "/nonexistent", *words])
+    return status, capsys.readouterr().err
+
+
+def test_every_hint_is_a_command_there_is() -> None:
+    """Being sent to a command that does not exist is worse than no answer."""
+    known = set(commands())
+    for typed, told in hints.HINTS.items():
+        assert typed == typed.lower()
+        assert (typed,) not in known, "it would never be asked for"
+        for words in re.findall(r"ikctl ((?:[a-z]+ ?)+)", told):
+            assert tuple(words.split()[:2]) in known or tuple(words.split()[:1]) in known, told
+    for words in hints.SHOW.values():
+        assert words[:2] in known or words[:1] in known
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("list-sas",), "ikctl sa"),
+        (("--list-sas",), "ikctl sa"),
+        (("--initiate", "--child", "net"), "ikctl up RULE"),
+        (("statusall",), "ikctl status"),
+        (("wg",), "ikctl status"),
+        (("genkey",), "ikctl cert issue"),
+        (("Get-NetIPsecMainModeSA",), "ikctl sa main"),
+        (("advfirewall", "monitor", "show", "mmsa"), "ikctl policy show"),
+        (("stauts",), "ikctl status"),
+        (("policy", "chekc"), "ikctl policy check"),
+        (("zzzzz",), "ikctl --help"),
+    ],
+)
+def test_the_right_command_is_named(
+    words: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1 and one line that helps."""
+    status, said = answered(capsys, *words)
+    assert status == 1
+    assert f"remedy: try: {expected}" in said
+
+
+@pytest.mark.parametrize(
+    "words", [("show", "sa"), ("show", "mmsa"), ("show",), ("show", "policy"), ("show", "sa", "db")]
+)
+def test_show_is_answered(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """`ikctl show sa` reaches the daemon, which is not there."""
+    status, said = answered(capsys, *words)
+    assert (status, "no daemon answers" in said) == (2, True), said
+
+
+def test_an_unknown_option_is_still_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """A mistyped option must not be taken for another product's command."""
+    status, said = answered(capsys, "--scoket", "/x", "status")
+    assert (status, "--socket" in said) == (1, True)
+
+
+def test_errors_obey_nobody(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reason that quotes a peer would reach the terminal with its control characters."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise ControlError("negotiation-failed", "peer \x1b[2J says", "ask \x9b it")
+
+    monkeypatch.setattr(ikctl.Context, "call", fails)
+    status, said = answered(capsys, "down", "net")
+    assert status == 3
+    assert "peer \\x1b[2J says" in said
+    assert "\x9b" not in said
