@@ -46,6 +46,7 @@ from sadb.sa import SaPair
 
 FAREWELL: Final = 2.0  # seconds for the peers to answer when the daemon stops
 RESOLVE_EVERY: Final = 60.0
+CERTIFICATES_EVERY: Final = 86400.0
 LAG_EVERY: Final = 0.5  # seconds between two looks at how late the loop is
 
 
@@ -166,7 +167,7 @@ class Daemon:
             self.warn("control socket", file.notice)
 
     def _started(self) -> None:
-        for warning in self.configuration.warnings:
+        for warning in self.configuration.notes:
             self.warn("configuration", warning)
         for notice in self.plane.notices:
             self.warn("data plane", notice)
@@ -178,6 +179,7 @@ class Daemon:
         systemd.notify("READY=1", self._status())
         self._keep(self._resolve_again())
         self._keep(self._measure_lag())
+        self._keep(self._watch_certificates())
         if (interval := systemd.watchdog()) is not None:
             self._keep(self._ping(interval))
 
@@ -225,6 +227,30 @@ class Daemon:
             due = self.loop.time() + LAG_EVERY
             await asyncio.sleep(LAG_EVERY)
             self.metrics.lag.observe(max(0.0, self.loop.time() - due))
+
+    async def _watch_certificates(self) -> None:
+        """Tell of certificates that end, long before they do."""
+        while True:
+            self._tell_ends()
+            await asyncio.sleep(CERTIFICATES_EVERY)
+
+    def _tell_ends(self) -> None:
+        now = time.time()
+        for one in self.configuration.material.watched:
+            if warning := one.warning(now):
+                seconds = round(one.ends - now)
+                self.publisher.publish(
+                    events.CertificateExpires(
+                        use=one.use, subject=one.title, seconds=seconds, warning=warning
+                    )
+                )
+
+    def certificates(self) -> dict[tuple[str, str], float]:
+        """Seconds until our own certificates end, and the first of those we trust; by use and subject."""
+        now, watched = time.time(), self.configuration.material.watched
+        first = sorted((one for one in watched if one.use == "trust"), key=lambda one: one.ends)[:1]
+        own = [one for one in watched if one.use != "trust"]
+        return {(one.use, one.title): one.ends - now for one in (*own, *first)}
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside everything else; what it raises is told."""
@@ -284,9 +310,10 @@ class Daemon:
                 removed=changes.removed,
             )
         )
-        for warning in new.warnings:
+        for warning in new.notes:
             self.warn("configuration", warning)
         systemd.notify(self._status())
+        self._tell_ends()
 
     async def _reload_quietly(self) -> None:
         """SIGHUP: who sent it cannot be answered; the log has it."""

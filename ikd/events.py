@@ -491,6 +491,23 @@ class AuthenticationFailed(Event):
         return f"{self.address}{claimed} {what}: {self.reason}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateExpires(Event):
+    """A certificate of the configuration has expired or will within 14 days; told at the start, at a reload
+    and once a day. `use` is host, health, user or trust, `seconds` what is left, less than 0 afterwards."""
+
+    level: ClassVar[str] = "warning"
+    use: str
+    subject: str
+    seconds: int
+    warning: str
+
+    @property
+    def text(self) -> str:
+        how = "trust its successor" if self.use == "trust" else "ikctl cert renew"
+        return f"{self.warning}; remedy: {how}, then ikctl reload"
+
+
 # Failures ------------------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,12 @@ class Configuration:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What works and should be mended all the same."""
+        """What works now and should be mended all the same."""
+        return (*self.policy.warnings, *self.material.warned(time.time()), *self.postponed)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The same without certificates that end, which the daemon tells by an event of their own."""
         return (*self.policy.warnings, *self.material.warnings, *self.postponed)
 
     def following(self, running: Settings, policy: Policy) -> Configuration:

@@ -1,7 +1,7 @@
 """A small public-key infrastructure: authorities, host certificates, revocation lists (RFC 5280).
 
-Enough for `ikctl cert`, the demo and the tests; not a CA product: no requests, no renewal, no database. Pure
-but for the generators inside the library; the caller reads and writes files and says what time it is.
+Enough for `ikctl cert`, the demo and the tests; not a CA product: no requests, no database. Pure but for the
+generators inside the library; the caller reads and writes files and says what time it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -25,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from ikd.auth.facts import is_authority, names, usages
 from ikd.auth.health import SYSTEM_HEALTH
 from ikd.auth.identity import distinguished_name, name_text
-from ikd.auth.signature import PrivateKey, key_type
+from ikd.auth.signature import PrivateKey, PublicKey, key_type
 
 KEY_TYPES: dict[str, Callable[[], PrivateKey]] = {
     "ecdsa-p256": lambda: ec.generate_private_key(ec.SECP256R1()),
@@ -49,6 +50,7 @@ _SIGNATURE_HASHES: dict[str, hashes.SHA384 | hashes.SHA512] = {
 }
 HEALTH_DAYS = 4 / 24  # a health certificate: its life is all there is of revocation
 _BACKDATE = dt.timedelta(hours=1)  # clocks of the hosts may differ
+_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def make_ca(
     """An authority, self-signed or below `issuer`; `now` in POSIX seconds. Raises `ValueError`."""
     key = key or make_key(kind)
     name = subject_of(subject)
-    builder = _begin(name, key, issuer, now, days)
+    builder = _begin(name, key.public_key(), issuer, now, days * _DAY)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
     builder = builder.add_extension(_usage(authority=True), critical=True)
     return Pair(_signed(builder, issuer.key if issuer else key), key)
@@ -103,12 +105,9 @@ def issue(
 ) -> Pair:
     """A host certificate. `san` has DNS names, addresses and user@host; `eku` names of `EKUS` or dotted OIDs.
     Raises `ValueError`."""
-    if not is_authority(ca.certificate):
-        raise ValueError(f"{name_text(ca.certificate.subject)} is not a CA certificate")
-    if days > 0 and dt.datetime.fromtimestamp(now, dt.UTC) > ca.certificate.not_valid_after_utc:
-        raise ValueError(f"the CA expired {ca.certificate.not_valid_after_utc:%Y-%m-%d}")
+    _check_authority(ca, now, days)
     key = key or make_key(kind)
-    builder = _begin(subject_of(subject), key, ca, now, days)
+    builder = _begin(subject_of(subject), key.public_key(), ca, now, days * _DAY)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(authority=False), critical=True)
     if alternatives := [alternative_name(text) for text in san]:
@@ -117,6 +116,53 @@ def issue(
         oids = [EKUS[name] if name in EKUS else x509.ObjectIdentifier(name) for name in eku]
         builder = builder.add_extension(x509.ExtendedKeyUsage(oids), critical=False)
     return Pair(_signed(builder, ca.key), key)
+
+
+def renew(
+    ca: Pair, old: x509.Certificate, public: PublicKey, *, now: float, days: float | None = None
+) -> x509.Certificate:
+    """The same certificate again, for `public`: subject and extensions as they are, valid as long as the old
+    one was made for or for `days`, but not beyond the authority's own end. Raises `ValueError` when it is not
+    for this authority to renew."""
+    if is_authority(old):
+        raise ValueError(
+            f"{name_text(old.subject)} is an authority, whom others trust by the certificate they have"
+        )
+    _check_authority(ca, now, 1)
+    try:
+        old.verify_directly_issued_by(ca.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        raise ValueError(
+            f"{name_text(old.subject)} was not issued by {name_text(ca.certificate.subject)} with this key"
+        ) from None
+    life = old.not_valid_after_utc - old.not_valid_before_utc if days is None else dt.timedelta(days=days)
+    if days is None and life > 2 * _BACKDATE:
+        life -= _BACKDATE
+    life = min(life, ca.certificate.not_valid_after_utc - dt.datetime.fromtimestamp(now, dt.UTC))
+    builder = _begin(old.subject, public, ca, now, life)
+    for extension in old.extensions:
+        if not isinstance(extension.value, x509.SubjectKeyIdentifier | x509.AuthorityKeyIdentifier):
+            builder = builder.add_extension(extension.value, extension.critical)
+    return _signed(builder, ca.key)
+
+
+def another_key(public: PublicKey) -> PrivateKey:
+    """A new private key of the same type and size."""
+    match public:
+        case rsa.RSAPublicKey():
+            return rsa.generate_private_key(65537, public.key_size)
+        case ec.EllipticCurvePublicKey():
+            return ec.generate_private_key(public.curve)
+        case ed25519.Ed25519PublicKey():
+            return ed25519.Ed25519PrivateKey.generate()
+    return ed448.Ed448PrivateKey.generate()
+
+
+def _check_authority(ca: Pair, now: float, days: float) -> None:
+    if not is_authority(ca.certificate):
+        raise ValueError(f"{name_text(ca.certificate.subject)} is not a CA certificate")
+    if days > 0 and dt.datetime.fromtimestamp(now, dt.UTC) > ca.certificate.not_valid_after_utc:
+        raise ValueError(f"the CA expired {ca.certificate.not_valid_after_utc:%Y-%m-%d}")
 
 
 def alternative_name(text: str) -> x509.GeneralName:
@@ -146,18 +192,18 @@ def make_crl(
 
 
 def _begin(
-    name: x509.Name, key: PrivateKey, issuer: Pair | None, now: float, days: float
+    name: x509.Name, public: PublicKey, issuer: Pair | None, now: float, life: dt.timedelta
 ) -> x509.CertificateBuilder:
     when = dt.datetime.fromtimestamp(now, dt.UTC)
-    end = when + dt.timedelta(days=days)
+    end = when + life
     start = min(when, end) - _BACKDATE
     builder = (
         x509.CertificateBuilder(subject_name=name, serial_number=x509.random_serial_number())
         .issuer_name(issuer.certificate.subject if issuer else name)
-        .public_key(key.public_key())
+        .public_key(public)
         .not_valid_before(start)
         .not_valid_after(end)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
     )
     if issuer is not None:
         builder = builder.add_extension(_authority_key(issuer.certificate), critical=False)
@@ -176,7 +222,12 @@ def _signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.S
 
 
 def _authority_key(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    try:
+        identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:  # of another tool
+        public = issuer.public_key()
+        assert isinstance(public, PublicKey)
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(public)
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 

@@ -21,6 +21,9 @@ def readings(daemon: Daemon) -> Iterator[Reading]:
     yield Reading("up_seconds", "Since the start.", now - daemon.began)
     yield Reading("rules", "Rules in force.", len(daemon.endpoint.policy.in_force))
     yield Reading("half_open", "Negotiations whose peer is not proven yet.", daemon.endpoint.half_open)
+    text = "Until our certificates end, and the first that we trust; less than 0 afterwards."
+    for (use, subject), left in sorted(daemon.certificates().items()):
+        yield Reading("certificate_expires_seconds", text, left, (("use", use), ("subject", subject)))
     states = Counter(plain(one.state) for one in daemon.endpoint.associations.values())
     for state in sorted(states | Counter({"established": 0})):
         yield Reading("ike_sas", "IKE SAs, by state.", states[state], (("state", state),))

@@ -19,7 +19,8 @@ from ikd.scraping import MOST_CONNECTIONS, MOST_OCTETS, Scraping
 from ikd.settings import SettingsError
 from sadb.address import SocketAddress, parse
 
-BOARD = Path(__file__).resolve().parents[1] / "conf" / "grafana.json"
+ROOT = Path(__file__).resolve().parents[1]
+BOARD, GUIDE = ROOT / "conf" / "grafana.json", ROOT / "docs" / "operator.md"
 PING = datagram(INSIDE["left"], INSIDE["right"], b"ping")
 ANYWHERE = SocketAddress(parse("127.0.0.1"), 0)
 
@@ -184,7 +185,25 @@ async def test_totals_and_dashboard_of_two_daemons(tmp_path: Path, monkeypatch: 
         assert (wanted, 1) in second["ikd_handshakes_total"]
         assert not left.happened(Broken)
         assert not [one for one in left.happened(Warned) if one.about == "metrics"]
+        # only where there are certificates; tests/test_renewal.py has seen it
+        second["ikd_certificate_expires_seconds"] = [({"use": "host", "subject": "CN=a"}, 1.0)]
         _all_there(second)
+        _all_documented(second)
+
+
+def _all_documented(found: dict[str, list[tuple[dict[str, str], float]]]) -> None:
+    """The operator's guide has a row for each, with its labels, and for nothing else."""
+    described: dict[str, set[str]] = {}
+    for line in GUIDE.read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `ikd_"):
+            names, labels, _ = line.strip("|").split("|")
+            for name in re.findall(r"`(\w+)`", names):
+                described[name] = set(re.findall(r"`(\w+)`", labels))
+    there = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in found if name.startswith("ikd_")}
+    assert there == set(described)
+    for name, labels in described.items():
+        for sample, _ in found.get(name, ()):
+            assert set(sample) <= labels, name
 
 
 def _all_there(found: dict[str, list[tuple[dict[str, str], float]]]) -> None:

@@ -41,6 +41,7 @@ from ikd.auth.ntlm import MACHINE, USER, Challenges, NtlmAcceptor, NtlmAccount, 
 from ikd.auth.psk import PskEntry, PskProver, PskVerifier
 from ikd.auth.revocation import CrlCheck
 from ikd.auth.tls import SecretKind, TlsAcceptor, TlsCredentials, TlsInitiator
+from ikd.auth.validity import Watched
 from policy.peers import Form, classify, matches, matches_any
 from policy.rules import AuthMethod, Rule
 from sadb.address import Address
@@ -70,7 +71,13 @@ class Material:
     accounts: tuple[NtlmAccount, ...] = ()
     groups: Groups = NO_GROUPS
     user: HostCertificate | None = None
+    watched: tuple[Watched, ...] = field(default=(), compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    def warned(self, now: float) -> tuple[str, ...]:
+        """What works and should be mended all the same, certificates that have ended or soon will among
+        it."""
+        return (*self.warnings, *(text for one in self.watched if (text := one.warning(now))))
 
 
 class Credentials:

@@ -2,7 +2,7 @@
 `secrets.toml` and `groups.toml`.
 
 Every complaint is collected and names the file and what to do; with any complaint nothing is loaded. Things
-that work but will not for long (a certificate about to expire) are warnings in `Material`.
+that work and should be mended are warnings in `Material`, which also knows when each certificate ends.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from ikd.auth.keytab import Keytab
 from ikd.auth.revocation import CrlCheck
 from ikd.auth.secret_tables import Secrets
 from ikd.auth.signature import PrivateKey, key_type
+from ikd.auth.validity import Watched
 from ikd.settings import IdentitySettings
 
 SECRETS = "secrets.toml"
-_SOON = dt.timedelta(days=14)
 _MAX_OCTETS = 64 * 1024 * 1024  # of one file; revocation lists can be large
 _REPLAYS = "kerberos.replays"
 _CACHES = ("FILE", "DIR", "KCM", "KEYRING")
@@ -63,7 +63,7 @@ def load_material(
     anchors = loader.all_of("trust", settings.trust, _certificates)
     crls = loader.all_of("crls", settings.crls, _crls)
     for anchor in anchors:
-        loader.check_period(anchor, "trusted certificate")
+        loader.watch(anchor, "trust", "trusted certificate")
     for crl in crls:
         if crl.next_update_utc is not None and crl.next_update_utc < loader.now:
             issuer = crl.issuer.rfc4514_string()
@@ -90,6 +90,7 @@ def load_material(
         keytab=machine,
         tickets=tickets,
         groups=named or NO_GROUPS,
+        watched=tuple(loader.watched),
         warnings=tuple(loader.warnings),
     )
 
@@ -102,6 +103,7 @@ class _Loader:
         self.now = now
         self.complaints: list[str] = []
         self.warnings: list[str] = []
+        self.watched: list[Watched] = []
 
     def host(
         self, prefix: str, certificate: str | None, key: str | None, *, brief: bool = False
@@ -134,8 +136,8 @@ class _Loader:
                 "issue a host certificate: ikctl cert issue"
             )
             return None
-        what = "our certificate" if prefix == "" else f"our {prefix.removesuffix('_')} certificate"
-        self.check_period(leaf, what, brief=brief)
+        use = prefix.removesuffix("_")
+        self.watch(leaf, use or "host", f"our {use} certificate" if use else "our certificate", brief=brief)
         return HostCertificate(tuple(chain), private[0])
 
     def health(self, certificate: str | None, key: str | None) -> HostCertificate | None:
@@ -224,18 +226,12 @@ class _Loader:
             )
         return identity
 
-    def check_period(self, certificate: x509.Certificate, what: str, *, brief: bool = False) -> None:
-        """Warn about a certificate that is not valid or, unless it is `brief` by nature, not for long."""
-        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        name = f"{what} {title(certificate)}"
-        if end < self.now:
-            self.warnings.append(f"{name} expired {end:%Y-%m-%d}")
-        elif begin > self.now:
-            self.warnings.append(
-                f"{name} is not valid before {begin:%Y-%m-%d %H:%M} UTC; is the clock right?"
-            )
-        elif end < self.now + _SOON and not brief:
-            self.warnings.append(f"{name} expires {end:%Y-%m-%d}")
+    def watch(self, certificate: x509.Certificate, use: str, what: str, *, brief: bool = False) -> None:
+        """Remember when a certificate ends."""
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        self.watched.append(
+            Watched(use, what, title(certificate), begins.timestamp(), ends.timestamp(), brief)
+        )
 
     def all_of(self, key: str, paths: tuple[str, ...], read: Callable[[Path], list[T]]) -> list[T]:
         """What the files (and the files of the directories) of one setting hold."""

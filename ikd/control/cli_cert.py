@@ -10,10 +10,15 @@ from typing import Any
 
 import click
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ikd import pki
+from ikd.auth.signature import PrivateKey, PublicKey
+from ikd.control import render
 from ikd.control.cli import Context, with_json
+from ikd.control.placing import exchange
 from ikd.control.protocol import ControlError
+from policy.values import seconds
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _KINDS = click.Choice(list(pki.KEY_TYPES))
@@ -98,6 +103,103 @@ def issue(
     _save(shared, out, pair)
 
 
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds, out of a text such as "30 d"."""
+        try:
+            return seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@group.command()
+@click.argument("file", type=_FILE)
+@click.option(
+    "--ca",
+    "authority",
+    type=_FILE,
+    default=Path("ca.pem"),
+    show_default=True,
+    help="The authority's certificate; its key is beside it.",
+)
+@click.option("--key", type=_FILE, help="The certificate's own key.  [default: beside FILE]")
+@click.option("--keep-key", is_flag=True, help="Certify the same key again instead of a new one.")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="[default: as long as before]")
+@click.option(
+    "--before",
+    type=_Duration(),
+    metavar="TIME",
+    help='Only if it ends within TIME, such as "30 d".',
+)
+@with_json
+def renew(
+    shared: Context,
+    file: Path,
+    authority: Path,
+    key: Path | None,
+    keep_key: bool,
+    days: float | None,
+    before: float | None,
+) -> None:
+    """Renew the certificate in FILE, by the authority that issued it: the same names and usages, valid anew,
+    for a new key of the same kind. The former files stay beside them, with .old at the end of their names.
+
+    FILE may hold the chain as well, leaf first; the rest of it stays as it is."""
+    now = time.time()
+    key = key or file.with_suffix(".key")
+    try:
+        old, *chain = x509.load_pem_x509_certificates(file.read_bytes())
+        left = old.not_valid_after_utc.timestamp() - now
+        if before is not None and left > before:
+            _say(shared, f"{file}: ends in {render.span(left)}, not renewed", file, old, renewed=False)
+            return
+        signer = pki.read_pair(authority.read_bytes(), authority.with_suffix(".key").read_bytes())
+        public = old.public_key()
+        if not isinstance(public, PublicKey):
+            raise ValueError(f"{file}: a key of this type is not used here")
+        fresh = None if keep_key else _successor(public, key)
+        new = pki.renew(signer, old, fresh.public_key() if fresh else public, now=now, days=days)
+    except OSError as error:
+        remedy = (
+            "name the authority with --ca, and the certificate's key with --key or keep it with --keep-key"
+        )
+        raise ControlError(
+            "configuration", f"cannot renew: {error.filename}: {error.strerror}", remedy
+        ) from None
+    except (ValueError, TypeError, OverflowError) as error:
+        remedy = "--ca names the authority that issued it; a new one is made by ikctl cert issue"
+        raise ControlError("configuration", f"cannot renew: {error}", remedy) from None
+    made = {file: (pki.certificate_pem(new, *chain), 0o644)}
+    if fresh:
+        made = {key: (pki.key_pem(fresh), 0o600)} | made
+    exchange(made)
+    until = f"{new.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    told = [f"{file}: {pki.describe(new, now)['subject']}, valid until {until}"]
+    told += [f"{key}: a new key"] if fresh else ["the key is the same"]
+    told += [f"it had ended {render.span(-left)} ago"] if left < 0 else []
+    if new.not_valid_after_utc == signer.certificate.not_valid_after_utc:
+        told.append("no longer than that, because the authority itself ends then")
+    told.append("next, on the host that uses it: ikctl reload")
+    _say(shared, "\n".join(told), file, new, renewed=True, key=None if keep_key else str(key))
+
+
+def _successor(public: PublicKey, path: Path) -> PrivateKey:
+    """A new key to take the place of the one in a file; raises `ValueError` when that is another one's."""
+    there = load_pem_private_key(path.read_bytes(), None)
+    if there.public_key() != public:
+        raise ValueError(
+            f"{path} is not the key of the certificate; after a renewal that was interrupted {path}.old is"
+        )
+    return pki.another_key(public)
+
+
+def _say(shared: Context, text: str, file: Path, certificate: x509.Certificate, **more: Any) -> None:
+    answer = {"certificate": str(file), **more, "about": pki.describe(certificate, time.time())}
+    click.echo(json.dumps(answer, ensure_ascii=False) if shared.as_json else text)
+
+
 @group.command()
 @click.argument("file", type=_FILE)
 @with_json
@@ -115,7 +217,8 @@ def show(shared: Context, file: Path) -> None:
         return
     for answer in answers:
         for key, value in answer.items():
-            click.echo(f"{key.replace('_', ' '):<11} {_text(value)}")
+            expired = " (expired)" if key == "days_left" and value < 0 else ""  # type: ignore[operator]
+            click.echo(f"{key.replace('_', ' '):<11} {_text(value)}{expired}")
         click.echo()
 
 

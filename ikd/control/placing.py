@@ -1,4 +1,5 @@
-"""Shell. Puts the files of a configuration in place, after the daemon's own loader has found them good."""
+"""Shell. Puts the files of a configuration in place, after the daemon's own loader has found them good; and
+exchanges single files for new ones, so that there is always a whole one."""
 
 from __future__ import annotations
 
@@ -71,3 +72,49 @@ def _install(stage: Path, directory: Path, force: bool) -> list[Path]:
                 os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=False)
         move(stage / name, directory / name)
     return [directory / name for name in names]
+
+
+def exchange(contents: Mapping[Path, tuple[bytes, int]]) -> None:
+    """Replace files, in this order, each by its new octets with a mode; whose a file was it stays. What was
+    there is kept under the same name with `.old` added. Raises `ControlError`; then, unless moving them
+    fails half-way, nothing has changed."""
+    made: dict[Path, Path] = {}
+    try:
+        for path, (data, mode) in contents.items():
+            place = path.resolve()  # a link goes on leading to it
+            made[place] = _written(place, data, mode)
+        for place, new in made.items():
+            _keep(place)
+            os.replace(new, place)
+    except OSError as error:
+        raise ControlError(
+            "configuration", f"cannot write {error.filename}: {error.strerror}", "see to that and try again"
+        ) from None
+    finally:
+        for new in made.values():
+            new.unlink(missing_ok=True)
+
+
+def _written(place: Path, data: bytes, mode: int) -> Path:
+    """A file beside the one it is to replace, on the disk."""
+    fileno, name = tempfile.mkstemp(prefix=f".{place.name}-", dir=place.parent)
+    with os.fdopen(fileno, "wb") as file:
+        try:
+            owner = place.stat()
+            if (owner.st_uid, owner.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(fileno, owner.st_uid, owner.st_gid)
+            os.fchmod(fileno, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(fileno)
+        except OSError:
+            Path(name).unlink()
+            raise
+    return Path(name)
+
+
+def _keep(place: Path) -> None:
+    """A second name for a file, in place of what had it."""
+    aside = place.with_name(f".{place.name}.old-{os.getpid()}")
+    os.link(place, aside)
+    os.replace(aside, place.with_name(place.name + ".old"))

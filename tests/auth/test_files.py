@@ -181,9 +181,9 @@ def test_certificates_of_health_and_of_the_user(three: Path) -> None:
     assert [one.leaf for one in material.hosts] == [LEAF.certificate, HEALTH.certificate]
     assert material.user is not None
     assert material.user.chain == (USER.certificate, SUB.certificate)
-    assert material.warnings == ()  # a health certificate is always about to expire
+    assert material.warned(NOW) == ()  # a health certificate is always about to expire
     assert load(three, WHOLE).user is None
-    (said,) = load(three, THREE, NOW + DAY).warnings
+    (said,) = material.warned(NOW + DAY)
     assert "our health certificate CN=peer.example expired" in said
 
 
@@ -252,7 +252,7 @@ def test_warnings_before_it_is_too_late(directory: Path) -> None:
     )
 
     def warned(now: float) -> str:
-        return "\n".join(load(directory, settings, now).warnings)
+        return "\n".join(load(directory, settings, now).warned(now))
 
     assert "identity.id is wrong.example, but our certificate names peer.example" in warned(NOW)
     assert "expires" not in warned(NOW)

@@ -173,6 +173,173 @@ def test_show_prints_every_certificate(inside: Path) -> None:
     assert "ca          no" in text
 
 
+# Renewing ------------------------------------------------------------------------------------------------
+
+
+def leaf(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
+
+
+def extensions(certificate: x509.Certificate) -> dict[str, tuple[bool, bytes]]:
+    """All but those that name keys."""
+    keys = x509.SubjectKeyIdentifier | x509.AuthorityKeyIdentifier
+    return {
+        one.oid.dotted_string: (one.critical, one.value.public_bytes())
+        for one in certificate.extensions
+        if not isinstance(one.value, keys)
+    }
+
+
+@pytest.mark.parametrize("kind", ["ecdsa-p384", "ed25519", "rsa-2048"])
+def test_renewed_is_the_same_for_a_new_key(inside: Path, kind: str) -> None:
+    """A name or usage that is lost locks the host out; the same key again is not what was asked for."""
+    answer("ca", "Example CA")
+    answer("issue", "db.example", "--san", "10.0.0.9", "--eku", "ike", "--eku", "1.2.3.4", "--kind", kind)
+    old, old_key = leaf(inside / "host.pem"), (inside / "host.key").read_bytes()
+    made = answer("renew", "host.pem")
+    new = leaf(inside / "host.pem")
+    assert (made["renewed"], made["key"], made["about"]["days_left"]) == (True, "host.key", 364)
+    assert (new.subject, new.issuer, extensions(new)) == (old.subject, old.issuer, extensions(old))
+    assert new.serial_number != old.serial_number
+    assert new.public_key() != old.public_key()
+    assert made["about"]["key"] == kind
+    settings = IdentitySettings(certificate="host.pem", key="host.key", trust=("ca.pem",))
+    material = load_material(inside, settings, time.time())
+    Trust(material.anchors).verify(material.hosts[0].sent, time.time())
+    assert leaf(inside / "host.pem.old") == old
+    assert (inside / "host.key.old").read_bytes() == old_key
+    modes = {
+        name: (inside / name).stat().st_mode & 0o777 for name in ("host.pem", "host.key", "host.key.old")
+    }
+    assert modes == {"host.pem": 0o644, "host.key": 0o600, "host.key.old": 0o600}
+    assert {path.name for path in inside.iterdir()} == {
+        *("ca.pem", "ca.key", "host.pem", "host.key", "host.pem.old", "host.key.old")
+    }
+
+
+def test_renewed_for_the_same_key_where_the_key_is_not(inside: Path) -> None:
+    """The authority's own machine has certificates of all hosts, and the key of none."""
+    answer("ca", "Example CA")
+    answer("issue", "db.example", "--days", "30")
+    (inside / "host.key").unlink()
+    with pytest.raises(ControlError, match="No such file") as caught:
+        run("renew", "host.pem")
+    assert "--keep-key" in caught.value.remedy
+    old = leaf(inside / "host.pem")
+    text = run("renew", "host.pem", "--keep-key").output
+    assert leaf(inside / "host.pem").public_key() == old.public_key()
+    assert 29 <= answer("show", "host.pem")[0]["days_left"] <= 30, "valid for as long as it was made for"
+    assert "ikctl reload" in text
+    assert not (inside / "host.key").exists()
+
+
+def test_renewed_in_time_and_only_then(inside: Path) -> None:
+    """A timer that renewed every day would reload every day, one that never did is found out at night."""
+    answer("ca", "Example CA")
+    answer("issue", "db.example", "--days", "30")
+    before = (inside / "host.pem").read_bytes()
+    (inside / "ca.key").rename(inside / "elsewhere")
+    assert "not renewed" in run("renew", "host.pem", "--before", "14 d").output
+    assert not answer("renew", "host.pem", "--before", "14 d")["renewed"]
+    assert (inside / "host.pem").read_bytes() == before
+    (inside / "elsewhere").rename(inside / "ca.key")
+    assert answer("renew", "host.pem", "--before", "40 d", "--days", "90")["about"]["days_left"] >= 89
+    assert "is not an amount" in run("renew", "host.pem", "--before", "soon").output
+
+
+def test_an_expired_certificate_can_be_renewed(inside: Path) -> None:
+    """It is when people find out; and they should read that it had ended."""
+    answer("ca", "Example CA")
+    answer("issue", "db.example", "--days", "-3")
+    assert "days left   -4 (expired)" in run("show", "host.pem").output
+    text = run("renew", "host.pem", "--days", "30").output
+    assert "it had ended 3 d ago" in text
+    assert leaf(inside / "host.pem").not_valid_after_utc.timestamp() > time.time() + 29 * DAY
+
+
+def test_no_longer_than_the_authority(inside: Path) -> None:
+    """What it prints would be a promise that every peer breaks."""
+    answer("ca", "Example CA", "--days", "10")
+    answer("issue", "db.example", "--days", "5")
+    text = run("renew", "host.pem", "--days", "90").output
+    assert "the authority itself ends then" in text
+    assert leaf(inside / "host.pem").not_valid_after_utc == leaf(inside / "ca.pem").not_valid_after_utc
+
+
+def test_the_chain_stays_behind_a_renewed_leaf(inside: Path) -> None:
+    """Peers that know only the root would not find the way to it any more."""
+    answer("ca", "Root")
+    root = pki.read_pair((inside / "ca.pem").read_bytes(), (inside / "ca.key").read_bytes())
+    middle = pki.make_ca("Middle", time.time(), issuer=root)
+    made = pki.issue(middle, "db.example", ["db.example"], now=time.time(), days=5)
+    (inside / "middle.pem").write_bytes(pki.certificate_pem(middle.certificate))
+    (inside / "middle.key").write_bytes(pki.key_pem(middle.key))
+    (inside / "host.pem").write_bytes(pki.certificate_pem(made.certificate, middle.certificate))
+    (inside / "host.key").write_bytes(pki.key_pem(made.key))
+    (inside / "host.key").chmod(0o600)
+    answer("renew", "host.pem", "--ca", "middle.pem")
+    settings = IdentitySettings(certificate="host.pem", key="host.key", trust=("ca.pem",))
+    material = load_material(inside, settings, time.time())
+    assert material.hosts[0].chain[1:] == (middle.certificate,)
+    assert material.hosts[0].chain[0] != made.certificate
+    Trust(material.anchors).verify(material.hosts[0].sent, time.time())
+
+
+def test_a_link_goes_on_leading_to_the_certificate(inside: Path) -> None:
+    """`host.pem` is often a link; whoever else reads what it leads to would keep the old one."""
+    answer("ca", "Example CA")
+    answer("issue", "db.example", "--out", "real.pem")
+    (inside / "host.pem").symlink_to("real.pem")
+    (inside / "host.key").symlink_to("real.key")
+    old = leaf(inside / "real.pem")
+    answer("renew", "host.pem")
+    assert (inside / "host.pem").is_symlink()
+    assert leaf(inside / "real.pem") != old
+    assert leaf(inside / "real.pem.old") == old
+
+
+def test_what_may_not_be_renewed(inside: Path) -> None:
+    """Another authority's certificate, an authority's own, another one's key: a reason each, and every file
+    as it was."""
+    answer("ca", "Example CA")
+    answer("issue", "db.example")
+    answer("ca", "Example CA", "--out", "namesake.pem")
+    answer("issue", "other.example", "--out", "other.pem")
+    answer("ca", "Old CA", "--out", "old.pem", "--days", "-1")
+    before = {path.name: path.read_bytes() for path in inside.iterdir()}
+    for arguments, reason in (
+        (("host.pem", "--ca", "namesake.pem"), "was not issued by CN=Example CA with this key"),
+        (("host.pem", "--ca", "old.pem"), "the CA expired"),
+        (("host.pem", "--ca", "other.pem"), "is not a CA certificate"),
+        (("ca.pem",), "is an authority"),
+        (("host.pem", "--key", "other.key"), "other.key is not the key of the certificate"),
+        (("host.pem", "--key", "none.key"), "No such file"),
+        (("none.pem",), "No such file"),
+        (("ca.key",), "cannot renew"),
+    ):
+        with pytest.raises(ControlError) as caught:
+            run("renew", *arguments)
+        assert reason in str(caught.value)
+        assert caught.value.remedy
+        assert caught.value.code == "configuration"
+    assert {path.name: path.read_bytes() for path in inside.iterdir()} == before
+
+
+def test_a_disk_that_fails_leaves_what_was_there(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a certificate, or a key without one, is found at the next reload."""
+    answer("ca", "Example CA")
+    answer("issue", "db.example")
+    before = {path.name: path.read_bytes() for path in inside.iterdir()}
+
+    def full(fileno: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ControlError, match="No space left on device"):
+        run("renew", "host.pem")
+    assert {path.name: path.read_bytes() for path in inside.iterdir()} == before
+
+
 # ikd.pki -------------------------------------------------------------------------------------------------
 
 
