@@ -74,6 +74,10 @@ class Verdicts:
         while len(self._found) > MOST_VERDICTS:
             self._found.popitem(last=False)
 
+    def known(self, now: float) -> list[tuple[Address, str, float]]:
+        """Peers, what they speak, and for how many seconds that is still believed."""
+        return [(peer, known, until - now) for peer, (known, until) in self._found.items() if until > now]
+
     def forget(self) -> None:
         """A reload may have changed everything."""
         self._found.clear()

@@ -37,6 +37,7 @@ from ikd.plane import Plane
 from ikd.publisher import Publisher
 from ikd.readings import readings
 from ikd.scraping import Scraping
+from ikd.state_file import Parts, StateFile
 from ikd.traffic import Traffic
 from ikd.transport import Transport
 from policy.engine import Changes, diff
@@ -47,6 +48,7 @@ from sadb.sa import SaPair
 FAREWELL: Final = 2.0  # seconds for the peers to answer when the daemon stops
 RESOLVE_EVERY: Final = 60.0
 CERTIFICATES_EVERY: Final = 86400.0
+KEEP_EVERY: Final = 60.0  # seconds between two writings of what the next run goes on from
 LAG_EVERY: Final = 0.5  # seconds between two looks at how late the loop is
 
 
@@ -94,6 +96,10 @@ class Daemon:
         self.database.removing = self.traffic.end
         credentials = Credentials(configuration.material, time.time)
         self.endpoint = Endpoint(settings.ike, configuration.policy, credentials, os.urandom)
+        self.state_file = StateFile(
+            settings.directory / settings.daemon.state, lambda text: self.warn("state", text)
+        )
+        self._parts = Parts(self.metrics, self.traffic, self.endpoint, self.loop.time, time.time)
         self.driver: Driver = Driver(
             self.endpoint,
             self.database,
@@ -138,6 +144,7 @@ class Daemon:
             systemd.notify("STOPPING=1", f"STATUS=stopping: {self._reason}")
             self.publisher.publish(events.Stopping(reason=self._reason))
             await self._say_goodbye()
+            self.state_file.note(self.state_file.write(self._parts.gathered()))
 
     def stop(self, reason: str) -> None:
         """Begin an orderly stop."""
@@ -153,6 +160,8 @@ class Daemon:
         sock = file.bind(given.control)
         for undo in (file.release, sock.close, self.keylog.close, self.driver.close, self._cancel):
             stack.callback(undo)
+        if (state := self.state_file.read()) is not None:
+            self._parts.go_on(state)
         self.transport.open(self.loop, given.udp)
         stack.callback(self.transport.close)
         stack.callback(self.plane.close)
@@ -180,6 +189,7 @@ class Daemon:
         self._keep(self._resolve_again())
         self._keep(self._measure_lag())
         self._keep(self._watch_certificates())
+        self._keep(self._write_state())
         if (interval := systemd.watchdog()) is not None:
             self._keep(self._ping(interval))
 
@@ -251,6 +261,12 @@ class Daemon:
         first = sorted((one for one in watched if one.use == "trust"), key=lambda one: one.ends)[:1]
         own = [one for one in watched if one.use != "trust"]
         return {(one.use, one.title): one.ends - now for one in (*own, *first)}
+
+    async def _write_state(self) -> None:
+        """Now and then, from a thread: a disk may be slow."""
+        while True:
+            await asyncio.sleep(KEEP_EVERY)
+            self.state_file.note(await asyncio.to_thread(self.state_file.write, self._parts.gathered()))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside everything else; what it raises is told."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -95,6 +95,16 @@ class Endpoint:
     def idle(self) -> bool:
         """Whether no exchange of ours is under way."""
         return all(one.idle for one in self._associations.values())
+
+    def verdicts(self, now: float) -> list[tuple[Address, str, float]]:
+        """What peers are known to speak, and for how many seconds that is still believed."""
+        return self._verdicts.known(now)
+
+    def recall(self, verdicts: Iterable[tuple[Address, str, float]], now: float) -> None:
+        """What peers were known to speak in an earlier run; none is believed for longer than a new one."""
+        for peer, module, seconds in verdicts:
+            if module in self._modules and seconds > 0:
+                self._verdicts.spoke(peer, module, now, min(seconds, self.settings.verdict_seconds))
 
     # Datagrams -------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -108,6 +109,8 @@ class KeyLog:
             self._trouble(
                 f"cannot write keys to {self.path}: {error.strerror}; they are not written any more"
             )
+            with suppress(OSError):  # it tries once more
+                self.close()
             self._file = self.path = None
 
 

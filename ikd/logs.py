@@ -83,6 +83,8 @@ class Log:
         form_of = _FORMS[self.form]
         if self.form == automatic(stream) == "journald":
             target, form_of = Journal(), _fields
+        self._lost = 0  # lines that could not be written, since the last one that could
+        self.trouble = ""  # why not
         self._logger: Any = structlog.wrap_logger(target, processors=[self._stamped, form_of])
 
     def writer(self, kind: type[Event]) -> Callable[[Event], None] | None:
@@ -125,10 +127,19 @@ class Log:
         self.flush()
 
     def _put(self, level: str, name: str, **values: Any) -> None:
+        """Write a line. When nobody reads the log or the disk is full, negotiating goes on, and how many were
+        lost is said as soon as lines can be written again."""
         try:
             getattr(self._logger, level)(name, **values)
-        except (OSError, ValueError):  # nobody reads the log, or the disk is full: negotiating goes on
+        except (OSError, ValueError) as error:
+            self._lost += 1
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self.trouble = f"the log cannot be written: {reason}"
             return
+        if self._lost:
+            said, count = f"{self._lost} lines are missing here: {self.trouble}", self._lost
+            self._lost, self.trouble = 0, ""
+            self._put("warning", "lines-lost", group="daemon", said=said, count=count)
 
     def _stamped(self, _: WrappedLogger, method: str, values: EventDict) -> EventDict:
         values["level"] = method

@@ -9,7 +9,7 @@ exposition grow.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -21,6 +21,7 @@ from ikd.control.protocol import hyphened
 from ikd.events import Event
 
 MOST_VALUES: Final = 64
+MOST_BEFORE: Final = 1024  # counters of earlier runs that nothing feeds by events
 OTHER: Final = "other"
 LAGS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 
@@ -37,6 +38,10 @@ class Reading:
     value: float
     labels: tuple[tuple[str, str], ...] = ()
     counter: bool = False
+    whole: bool = False  # of a counter: what earlier runs of the daemon have counted is in it
+
+
+Counted = Mapping[str, Iterable[tuple[tuple[str, ...], float]]]  # by name: values of labels, and the count
 
 
 class Readings(Protocol):
@@ -75,6 +80,16 @@ class _Labelled:
             sums[values[at]] += int(count)
         return sums
 
+    def counted(self) -> list[tuple[tuple[str, ...], float]]:
+        """What it has come to."""
+        return list(self._counts.items())
+
+    def go_on(self, counted: Iterable[tuple[tuple[str, ...], float]]) -> None:
+        """Go on from there."""
+        for values, count in counted:
+            if len(values) == len(self._labels):
+                self.add(*values, by=count)
+
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
@@ -90,7 +105,9 @@ class Metrics:
     def __init__(self, readings: Readings) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Asked(readings))
+        self._asked = _Asked(readings)
+        self.registry.register(self._asked)
+        self._labelled: dict[str, _Labelled] = {}
         self.lag = Histogram(
             "ikd_loop_lag_seconds",
             "How late the event loop is with what is due.",
@@ -123,8 +140,21 @@ class Metrics:
         """The exposition."""
         return generate_latest(self.registry).decode()
 
+    def counted(self) -> Counted:
+        """Every counter, for the next run of the daemon."""
+        return {name: one.counted() for name, one in self._labelled.items()} | self._asked.counted()
+
+    def go_on(self, counted: Counted) -> None:
+        """Go on from what an earlier run has counted. Once, at the start."""
+        for name, rows in counted.items():
+            if name in self._labelled:
+                self._labelled[name].go_on(rows)
+            else:
+                self._asked.go_on(name, rows)
+
     def _make(self, name: str, text: str, *labels: str) -> _Labelled:
-        return _Labelled(self.registry, name, text, *labels)
+        made = self._labelled[name] = _Labelled(self.registry, name, text, *labels)
+        return made
 
     def _table(self) -> dict[type[Event], Count]:
         """What is counted of an event besides its name."""
@@ -185,11 +215,39 @@ def _role(initiator: bool) -> str:
     return "initiator" if initiator else "responder"
 
 
+def _values(one: Reading) -> tuple[str, ...]:
+    return tuple(value for _, value in one.labels)
+
+
 class _Asked:
     """Gauges and counters kept elsewhere, asked when the metrics are read."""
 
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
+        self._before: dict[tuple[str, tuple[str, ...]], float] = {}  # what earlier runs have counted
+
+    def counted(self) -> dict[str, list[tuple[tuple[str, ...], float]]]:
+        """Counters, and those of earlier runs that have not moved in this one."""
+        now = self._before | {
+            (one.name, _values(one)): self._value(one)
+            for one in self._readings()
+            if one.counter and not one.whole
+        }
+        found: dict[str, list[tuple[tuple[str, ...], float]]] = {}
+        for (name, values), count in now.items():
+            found.setdefault(name, []).append((values, count))
+        return found
+
+    def go_on(self, name: str, counted: Iterable[tuple[tuple[str, ...], float]]) -> None:
+        """Go on from there."""
+        for values, count in counted:
+            if len(self._before) < MOST_BEFORE:
+                self._before[name, values] = count
+
+    def _value(self, one: Reading) -> float:
+        """With what earlier runs have counted."""
+        before = self._before.get((one.name, _values(one)), 0) if one.counter and not one.whole else 0
+        return one.value + before
 
     def collect(self) -> Iterator[Metric]:
         """For the registry."""
@@ -200,5 +258,5 @@ class _Asked:
                 kind = CounterMetricFamily if one.counter else GaugeMetricFamily
                 family = kind(f"ikd_{one.name}", one.text, labels=[name for name, _ in one.labels])
                 families[one.name] = family
-            family.add_metric([value for _, value in one.labels], one.value)  # type: ignore[attr-defined]
+            family.add_metric(_values(one), self._value(one))  # type: ignore[attr-defined]
         yield from families.values()

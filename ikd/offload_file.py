@@ -7,14 +7,12 @@ once, each with its file, line, key and remedy.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 import tomllib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from ikd import atomic
 from ikd.settings import SettingsError
 from offload.capabilities import PROFILES
 from offload.ports import HOST, LIMIT, SETTABLE, WEIGHT, Port, PortError, Ports
@@ -139,20 +137,4 @@ def save(directory: Path, ports: Ports) -> None:
     """Replace the file in one step; its mode stays. Raises `OSError`, and then the former file is there."""
     path = directory / FILE
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    handle, fresh = tempfile.mkstemp(prefix=f".{FILE}.", dir=directory)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(render(ports))
-            file.flush()
-            os.fchmod(handle, mode)
-            os.fsync(handle)
-        os.replace(fresh, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(fresh)
-        raise
-    folder = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name outlives a loss of power
-    finally:
-        os.close(folder)
+    atomic.replace(path, render(ports).encode(), mode)

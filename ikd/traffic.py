@@ -4,12 +4,13 @@ The data plane counts per SA. Whenever metrics are read, and when a pair goes, w
 since the last look is added to the totals of its rule and of its peer, so these never fall. Packets that a
 worker takes in while it is being told to forget a pair are missed. Names are given a time series each, in the
 order in which they are first seen, up to a limit; all others share "other", and nobody moves from one to the
-other. Who wants rates (`ikd.rates`) listens to what is added.
+other. Who wants rates (`ikd.rates`) listens to what is added. The next run of the daemon goes on from these
+totals, with half as many names at most: those that were used last, so that new ones find room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from ikd.metrics import OTHER, Reading
@@ -56,6 +57,15 @@ class Traffic:
         self.look(pair)
         del self._seen[pair.inbound.spi]
 
+    def counted(self) -> dict[str, dict[str, Counts]]:
+        """Totals of rules and peers by name, those that were used last at the end."""
+        return {"rule": dict(self._rules.items()), "peer": dict(self._peers.items())}
+
+    def go_on(self, counted: Mapping[str, Mapping[str, Counts]]) -> None:
+        """Go on from what an earlier run has counted. Once, at the start."""
+        for what, totals in (("rule", self._rules), ("peer", self._peers)):
+            totals.go_on(counted.get(what, {}))
+
     def readings(self, pairs: Iterable[SaPair]) -> Iterator[Reading]:
         """Totals, after a look at every pair there is, and the sums over these."""
         there = [self.look(pair) for pair in pairs]
@@ -69,9 +79,15 @@ class Traffic:
                 for at, direction in enumerate(DIRECTIONS):
                     labels = ((what, name), ("direction", direction))
                     text = f"through all Child SAs a {what} has had."
-                    yield Reading(f"{what}_octets", f"Octets {text}", counts[at * 2], labels, counter=True)
-                    number = counts[at * 2 + 1]
-                    yield Reading(f"{what}_packets", f"Packets {text}", number, labels, counter=True)
+                    for one, unit in enumerate(("octets", "packets")):
+                        yield Reading(
+                            f"{what}_{unit}",
+                            f"{unit.capitalize()} {text}",
+                            counts[at * 2 + one],
+                            labels,
+                            counter=True,
+                            whole=True,
+                        )
 
 
 class _Totals:
@@ -86,8 +102,18 @@ class _Totals:
         if name not in self._counts and len(self._counts) >= self._most:
             name = OTHER
         counts = self._counts.setdefault(name, [0] * len(added))
+        if any(added):
+            self._counts[name] = self._counts.pop(name)  # it was used last
         for at, number in enumerate(added):
             counts[at] += number
+
+    def go_on(self, counted: Mapping[str, Counts]) -> None:
+        """Go on from there, with room for new names."""
+        others = {name: counts for name, counts in counted.items() if name != OTHER}
+        for name in list(others)[-(self._most // 2) :] if self._most > 1 else ():
+            self.add(name, others[name])
+        if OTHER in counted:
+            self._counts[OTHER] = list(counted[OTHER])
 
     def items(self) -> Iterable[tuple[str, Counts]]:
         """Names with their counts."""

@@ -35,6 +35,7 @@ LAYERS = (
     frozenset(
         {
             "__main__",
+            "atomic",
             "bench",
             "control",
             "daemon",
@@ -57,6 +58,7 @@ LAYERS = (
             "rates",
             "readings",
             "scraping",
+            "state_file",
             "systemd",
             "traffic",
             "transport",

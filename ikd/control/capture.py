@@ -13,8 +13,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from ikd.control.client import Client
 from ikd.control.protocol import ControlError, Json
@@ -50,26 +52,35 @@ def run(client: Client, name: str, target: Path, told: Callable[[Json], None], s
             )
         _attach(sock, parse(answer["peer"]))
         with _new(target) as file:
-            file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, LONGEST, RAW_IP))
-            file.flush()
+            _write(file, struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, LONGEST, RAW_IP))
             told(answer)
             return _record(sock, file, frozenset(answer["ports"]), seconds)
 
 
-def _record(sock: socket.socket, file: BinaryIO, ports: frozenset[int], seconds: float | None) -> int:
+def _record(sock: socket.socket, file: FileIO, ports: frozenset[int], seconds: float | None) -> int:
     count, end = 0, None if seconds is None else time.monotonic() + seconds
     try:
         for packet in _packets(sock, end):
             if wanted(packet, ports):
                 now = time.time_ns() // 1000
-                file.write(_RECORD.pack(*divmod(now, 1_000_000), len(packet), len(packet)) + packet)
-                file.flush()
+                _write(file, _RECORD.pack(*divmod(now, 1_000_000), len(packet), len(packet)) + packet)
                 count += 1
     except KeyboardInterrupt:
         return count
-    except OSError as error:
-        raise ControlError("usage", f"cannot write the capture: {error.strerror}", "") from None
     return count
+
+
+def _write(file: FileIO, octets: bytes) -> None:
+    """Append; raises `ControlError` when that cannot be done, and then the file ends as it was."""
+    end = file.tell()
+    try:
+        while octets:
+            octets = octets[file.write(octets) :]
+    except OSError as error:
+        with suppress(OSError):
+            file.truncate(end)
+        why = f"cannot write the capture: {error.strerror}"
+        raise ControlError("unavailable", why, "what it has until here can be read") from None
 
 
 def _packets(sock: socket.socket, end: float | None) -> Iterator[bytes]:
@@ -140,10 +151,10 @@ def _socket() -> socket.socket:
         raise ControlError("not-permitted", "only root may capture packets", "use sudo") from None
 
 
-def _new(target: Path) -> BinaryIO:
+def _new(target: Path) -> FileIO:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.fdopen(os.open(target, flags, 0o600), "wb")
+        return FileIO(os.open(target, flags, 0o600), "wb")
     except OSError as error:
         raise ControlError(
             "usage", f"cannot make {target}: {error.strerror}", "name a file that is not there yet"

@@ -53,6 +53,7 @@ class DaemonHost:
             views.failed_peer(one, now) for one in failures if (one.event.peer, one.event.rule) not in there
         ]
         sentences = [*views.wrong(failures, now), *daemon.configuration.warnings, *daemon.plane.notices]
+        sentences += [trouble for trouble in (daemon.state_file.trouble, daemon.log.trouble) if trouble]
         if daemon.keylog.on:
             sentences.append(f"keys of new SAs are written to {daemon.keylog.path}")
         return views.status(
