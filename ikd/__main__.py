@@ -16,6 +16,7 @@ from typing import Final
 from ikd import __version__
 from ikd.daemon import CannotStart, Daemon
 from ikd.loading import ConfigurationError, load
+from ikd.loop import Loop
 
 NICE: Final = -10  # IKE does not wait for packets: who carries them has the usual priority
 
@@ -35,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     faulthandler.enable()  # SIGABRT, by which systemd ends a daemon that hangs, shows where
     try:
-        asyncio.run(_serve(given.config))
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            runner.run(_serve(given.config))
     except ConfigurationError as error:
         for complaint in error.complaints:
             print(f"ikd: {complaint}", file=sys.stderr)

@@ -48,6 +48,7 @@ from sadb.sa import SaPair
 FAREWELL: Final = 2.0  # seconds for the peers to answer when the daemon stops
 RESOLVE_EVERY: Final = 60.0
 CERTIFICATES_EVERY: Final = 86400.0
+SUSPENDED: Final = 1.0  # seconds by which two clocks differ that were not read at once
 KEEP_EVERY: Final = 60.0  # seconds between two writings of what the next run goes on from
 LAG_EVERY: Final = 0.5  # seconds between two looks at how late the loop is
 
@@ -232,11 +233,16 @@ class Daemon:
             await asyncio.sleep(interval)
 
     async def _measure_lag(self) -> None:
-        """How late the loop is with what is due."""
+        """How late the loop is with what is due, and whether the host was suspended: the loop's clock goes on
+        then, the other one does not."""
         while True:
-            due = self.loop.time() + LAG_EVERY
+            due, awake = self.loop.time() + LAG_EVERY, time.monotonic()
             await asyncio.sleep(LAG_EVERY)
-            self.metrics.lag.observe(max(0.0, self.loop.time() - due))
+            late = self.loop.time() - due
+            slept = late + LAG_EVERY - (time.monotonic() - awake)
+            self.metrics.lag.observe(max(0.0, late - slept))
+            if slept > SUSPENDED:
+                self.publisher.publish(events.Resumed(seconds=round(slept)))
 
     async def _watch_certificates(self) -> None:
         """Tell of certificates that end, long before they do."""

@@ -55,6 +55,18 @@ class Stopping(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """The host was suspended and is back. Lifetimes have gone on: what is over is replaced, and peers that
+    were silent for longer than `ike.liveness` are asked whether they live."""
+
+    seconds: int
+
+    @property
+    def text(self) -> str:
+        return f"the host was suspended for {self.seconds} seconds; lifetimes have gone on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Broken(Event):
     """Something failed that must not; a bug of ours. The traceback goes to the log."""
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
-from ikd.events import Broken, EngineRestarted, Event
+from ikd.events import Broken, EngineRestarted, Event, Warned
 from ikd.settings import DataplaneSettings
 from ikd.transport import MARK, Transport
 from offload.outer import Arrived, Outgoing
@@ -28,6 +28,7 @@ from sadb.backend import Backend, Unavailable
 from sadb.sa import Flow, SaPair
 
 if TYPE_CHECKING:
+    from offload.tun import Tun
     from offload.workers import Share
 
 ESP: Final = 50
@@ -130,6 +131,9 @@ class HostPlane(Plane):
         self._stack = ExitStack()
         self._host: Any = None
         self._tun: Any = None
+        self._flows: tuple[Flow, ...] = ()
+        self._routed = True  # whether what there is of routes leads into the device
+        self._trouble = ""  # why no packets are carried
         self.workers = Workers(
             settings.pairs + LEAVING,
             engine="native" if native else "python",
@@ -160,7 +164,7 @@ class HostPlane(Plane):
         places = self.transport.shared_addresses()
         shares = stack.enter_context(open_shares(self._count, places, MARK))
         self._tun = Tun(settings.device, settings.mtu, self._count)
-        stack.callback(self._tun.close)
+        stack.callback(lambda: self._tun.close())
         probes = stack.enter_context(natt.Probes(MARK))
         self.workers.link_mtu = probes.link_mtu
         self._begin(loop, shares)
@@ -187,6 +191,7 @@ class HostPlane(Plane):
         """The packet filter and routes first: only they can refuse."""
         if self._host is not None:
             self._host.apply(flows)
+        self._flows = flows
         self.workers.route(flows)
 
     def flush(self) -> None:
@@ -204,6 +209,28 @@ class HostPlane(Plane):
         return counts
 
     # Of the workers --------------------------------------------------------------------------------------
+
+    def device(self) -> Tun:
+        """See `offload.workers.Watcher`. Routes went with a device that was deleted; the packet filter did
+        not, so that meanwhile nothing has left in the clear."""
+        from offload.tun import Tun
+
+        try:
+            if not self._tun.there:
+                self._tun.close()
+                self._tun = Tun(self.settings.device, self.settings.mtu, self._count)
+                self._host.forget_routes()
+                self._routed = False
+            if not self._routed:
+                self._host.apply(self._flows)
+                self._routed = True
+        except (OSError, Unavailable) as error:
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self.tell(Warned(about="data plane", warning=f"no packets are carried: {error}"))
+            raise
+        self._trouble = ""
+        return self._tun  # type: ignore[no-any-return]
 
     def restarted(self, reason: str, pairs: int) -> None:
         """See `offload.workers.Watcher`."""

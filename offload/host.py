@@ -72,6 +72,11 @@ class Host:
             remedy = ": CAP_NET_ADMIN is missing" if code in (errno.EPERM, errno.EACCES) else ""
             raise Unavailable(f"routes for {self.device} cannot be made: {error}{remedy}") from None
 
+    def forget_routes(self) -> None:
+        """The device was deleted, and routes went with it: the next `apply` makes them for the one there is
+        now."""
+        self._plan = replace(self._plan, routes={})
+
     def close(self) -> None:
         """Remove everything `apply` made; safe to repeat. Without a successful `apply` a table that a crash
         left behind stays."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import time
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Final
@@ -26,6 +25,7 @@ from offload.rings import Plug
 from offload.slots import Broken
 from offload.software import Batch, Frame, SoftwareEngine
 from offload.worker import Order, Worker
+from sadb import clock
 
 CARRIED_SECONDS: Final = 1.0  # between two reports of what the adapter carried
 
@@ -114,7 +114,7 @@ class NicWorker(Worker):
         return found
 
     def _too_big(self, report: requests.TooBig) -> None:
-        self.engine.path_mtu(address(report.destination), report.mtu, time.monotonic(), report.spi, None)
+        self.engine.path_mtu(address(report.destination), report.mtu, clock.now(), report.spi, None)
 
     # The adapter -----------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class NicWorker(Worker):
         self._unwatch(link.rings.fileno())
         self._unwatch(link.control.fileno())
         link.close()
-        self.driver.dead(time.monotonic())
+        self.driver.dead(clock.now())
         self._watch_wire()
 
     def _open_arrived(self, arrived: Sequence[Arrived]) -> None:
@@ -179,7 +179,7 @@ class NicWorker(Worker):
             )
             if asked
         ]
-        now = time.monotonic()
+        now = clock.now()
         self._plugged()  # it was given before anything was placed in it
         if not message.hard:
             self.driver.displace(pair, wanted, now)

@@ -2,10 +2,10 @@
 
 A layer 3 device (Linux `Documentation/networking/tuntap.rst`) whose packets have a header of `offload.vnet`:
 the host leaves segmentation and checksums to us, and takes segments that we put together. It has a queue for
-each worker. It lives as long as one of its descriptors is open: the daemon keeps them all, so that it
-outlives a worker, and when the daemon dies, the device and every route through it go. `MemoryTun` is a device
-in memory with plain packets, for tests and for the data plane without root. What is led here is
-`offload.host`'s business."""
+each worker. It lives as long as one of its descriptors is open, unless somebody deletes it: the daemon keeps
+them all, so that it outlives a worker, and when the daemon dies, the device and every route through it go.
+`MemoryTun` is a device in memory with plain packets, for tests and for the data plane without root. What is
+led here is `offload.host`'s business."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Tun:
         self.name, self.mtu = name, mtu
         self.queues: list[Queue] = []
         self.segments_udp = False
+        self._index = 0
         flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR | (_IFF_MULTI_QUEUE if queues > 1 else 0)
         try:
             for _ in range(queues):
@@ -65,11 +66,20 @@ class Tun:
                 self.queues.append(Queue(fileno))
                 fcntl.ioctl(fileno, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
             self.segments_udp = _offload(self.queues[0].fileno())
-            _configure(socket.if_nametoindex(name), mtu, overhead)
+            self._index = socket.if_nametoindex(name)
+            _configure(self._index, mtu, overhead)
         except OSError as error:
             self.close()
             remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
             raise Unavailable(f"no TUN device {name}: {remedy}") from None
+
+    @property
+    def there(self) -> bool:
+        """Whether nobody has deleted it."""
+        try:
+            return socket.if_nametoindex(self.name) == self._index
+        except OSError:
+            return False
 
     def dropped(self) -> int:
         """Packets the host could not put into a queue because it was full."""
@@ -91,6 +101,7 @@ class Queue:
     def __init__(self, fileno: int) -> None:
         self._fd = fileno
         self.refused = 0
+        self.gone = False  # the device was deleted under us
 
     def fileno(self) -> int:
         """Readable when frames wait."""
@@ -102,7 +113,8 @@ class Queue:
         for _ in range(limit):
             try:
                 frames.append(os.read(self._fd, LARGEST + HEADER))
-            except OSError:  # EAGAIN: no more; else the device was deleted under us
+            except OSError as error:
+                self.gone = error.errno == errno.EBADFD  # else EAGAIN: no more
                 break
         return frames
 

@@ -14,7 +14,6 @@ import os
 import select
 import socket
 import sys
-import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from offload.outer import Arrived
 from offload.raw import ESP, RawSockets, TooBig
 from offload.software import Batch, SoftwareEngine
 from offload.tun import Queue
+from sadb import clock
 from sadb.backend import Notice, Unavailable
 from sadb.sa import SaPair, SecurityAssociation, State
 
@@ -47,6 +47,9 @@ MOST_WAITING: Final = 1 << 20  # octets of answers that the daemon does not take
 EARLY: Final = 64  # trains kept that are for no SA we have
 EARLY_SECONDS: Final = 0.1
 LONGEST_TRACEBACK: Final = 8192
+NO_DEVICE: Final = (
+    72  # exit status of a worker whose TUN device was deleted: only the daemon can make another
+)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -167,10 +170,10 @@ class Worker:
         for fileno in self.raw.senders():
             self._watch_errors(fileno)
         self._watch_wire()
-        self._report(time.monotonic())
+        self._report(clock.now())
         ready: list[tuple[int, int]] = []
         while True:
-            now = time.monotonic()
+            now = clock.now()
             deadline = min(one for one in self._deadlines() if one is not None)
             if ready:
                 deadline = min(deadline, self.report_at)
@@ -183,7 +186,7 @@ class Worker:
             for fileno, _ in sorted(ready, key=lambda one: one[0] != self.channel.fileno()):
                 if fileno in self.work:  # else the native loop's, or what was done before has ended it
                     self._guarded(self.work[fileno])
-            now = time.monotonic()
+            now = clock.now()
             self._guarded(partial(self._tick, now))
             self._report(now)
 
@@ -230,7 +233,7 @@ class Worker:
         try:
             work()
         except Exception as error:
-            if self.complaints.take(time.monotonic()):  # a stranger may be able to repeat it
+            if self.complaints.take(clock.now()):  # a stranger may be able to repeat it
                 text = "".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:]
                 self._answer(channel.Broken(f"{type(error).__name__}: {error}"[:LONGEST_TRACEBACK], text))
 
@@ -238,8 +241,10 @@ class Worker:
 
     def _device(self) -> None:
         frames = self.queue.read_batch(TURNS)
+        if self.queue.gone:
+            self._end()
         self._orders()
-        self._emit(self.engine.frames(frames, time.monotonic()))
+        self._emit(self.engine.frames(frames, clock.now()))
 
     def _socket_python(self, fileno: int, source: NattSockets | RawSockets) -> None:
         arrived = source.read_batch(fileno, TURNS)
@@ -249,7 +254,7 @@ class Worker:
 
     def _open(self, arrived: Sequence[Arrived]) -> None:
         """Open what is for an SA we have; what is for none may only have come before the order to add it."""
-        now, ready = time.monotonic(), []
+        now, ready = clock.now(), []
         for one in arrived:
             if self.engine.knows(one.spi):
                 ready.append(one)
@@ -269,14 +274,22 @@ class Worker:
 
     def _handed_up(self, fileno: int, found: bytes | Packet | Datagram | None) -> None:
         if found is None:
+            if fileno == self.queue.fileno():
+                self._end()
             if fileno not in self.natt.filenos():
                 self._raw_errors(fileno)
         elif isinstance(found, bytes):
-            self._emit(self.engine.frames([found], time.monotonic()))
+            self._emit(self.engine.frames([found], clock.now()))
         elif len(found) == 2:
-            self._emit(self.engine.admitted(*found, time.monotonic()))
+            self._emit(self.engine.admitted(*found, clock.now()))
         else:
             self._open([self._arrived(fileno, *found)])
+
+    @staticmethod
+    def _end() -> None:
+        """Without the device there is nothing to do. At once, so that the channel does not close first: then
+        the daemon would kill us, and hear of no reason."""
+        os._exit(NO_DEVICE)
 
     def _arrived(
         self,
@@ -314,7 +327,7 @@ class Worker:
 
     def _path_mtus(self, reports: Sequence[TooBig]) -> None:
         """What the network told about the size of packets."""
-        now = time.monotonic()
+        now = clock.now()
         for one in reports:
             self.engine.path_mtu(one.destination, one.mtu, now, one.spi, one.ports)
 
@@ -333,7 +346,7 @@ class Worker:
                 raise SystemExit(0)
             for message in self.decoder.feed(data):
                 self._order(message)  # type: ignore[arg-type]
-            self._emit(self.engine.released(time.monotonic()))
+            self._emit(self.engine.released(clock.now()))
 
     def _order(self, message: channel.Order) -> None:
         engine = self.engine
@@ -344,7 +357,7 @@ class Worker:
                 with suppress(Unavailable):  # the daemon checked it
                     engine.install(pair)
                 if waited := self.early.take(pair.inbound.spi):
-                    self._emit(engine.inbound(waited, time.monotonic()))
+                    self._emit(engine.inbound(waited, clock.now()))
             case channel.Update():
                 pair = self.slots[message.slot]
                 pair.owner, pair.standby = message.owner, message.standby

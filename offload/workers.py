@@ -46,7 +46,7 @@ from offload.ledger import Ledger
 from offload.raw import RawSockets
 from offload.software import check
 from offload.tun import Tun
-from offload.worker import Order
+from offload.worker import NO_DEVICE, Order
 from sadb.address import Address
 from sadb.backend import Notice, Unavailable
 from sadb.sa import Expire, Flow, SaPair, Usage
@@ -58,10 +58,16 @@ LONG_LIFE: Final = 30.0  # seconds after which a death is no sequel of the one b
 STOP_SECONDS: Final = 2.0
 LONGEST_ANSWER: Final = 1 << 16  # octets
 _BATCH: Final = 1 << 18
+_REASONS: Final = {NO_DEVICE: "its TUN device was deleted"}
 
 
 class Watcher(Protocol):
-    """Who is told what happens to workers."""
+    """Who is told what happens to workers, and has what they need."""
+
+    def device(self) -> Tun:
+        """The TUN device for new workers, made anew when it was deleted; raises `Unavailable` or
+        `OSError`."""
+        ...
 
     def restarted(self, reason: str, pairs: int) -> None:
         """New workers serve, and all pairs are being replaced."""
@@ -313,6 +319,11 @@ class Workers:
         """Packets that wait for a pair."""
         return sum(one.report.held for one in self._processes)
 
+    @property
+    def accounts(self) -> int:
+        """Pairs that workers have, or have not let go of yet."""
+        return self._next - len(self._free)
+
     # Inside ----------------------------------------------------------------------------------------------
 
     def _slot(self) -> int:
@@ -473,7 +484,7 @@ class Workers:
         """A worker is gone: end the others, make new ones, and have every pair replaced."""
         assert self._loop is not None
         status = one.process.wait()
-        reason = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        reason = signal.Signals(-status).name if status < 0 else _REASONS.get(status, f"exit status {status}")
         now = self._loop.time()
         self._pause = FIRST_PAUSE if now - one.began > LONG_LIFE else self._pause
         self._end(0.0)
@@ -489,10 +500,13 @@ class Workers:
         assert self._loop is not None
         lost = [held.pair for held in self._held.values() if held.given]
         try:
+            if self.watcher is not None:
+                self._tun = self.watcher.device()
             self._start()
-        except OSError as error:
+        except (OSError, Unavailable):
             self._end(0.0)
-            self._again = self._loop.call_later(self._pause, self._restart, f"{reason}; {error.strerror}")
+            self._again = self._loop.call_later(self._pause, self._restart, reason)
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
             return
         if self.watcher is not None:
             self.watcher.restarted(reason, len(lost))

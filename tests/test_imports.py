@@ -46,6 +46,7 @@ LAYERS = (
             "keylog",
             "loading",
             "logs",
+            "loop",
             "metrics",
             "migrate",
             "network",

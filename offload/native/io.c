@@ -158,7 +158,7 @@ enum pumped pump_device(struct table *table, int device, unsigned budget, uint64
         if (size < 0) {
             if (errno == EINTR)
                 continue;
-            result = DRAINED; /* or the device was deleted under us, which the daemon notices */
+            result = errno == EBADFD ? TROUBLE : DRAINED; /* the former: the device was deleted under us */
             break;
         }
         table->incoming_used = (size_t)size;
@@ -291,7 +291,7 @@ enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsig
 uint64_t monotonic(void)
 {
     struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
+    clock_gettime(CLOCK_BOOTTIME, &time); /* as sadb.clock: lifetimes go on in a suspended host */
     return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
 }
 

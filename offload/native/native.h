@@ -215,7 +215,8 @@ void frame_close(struct table *table, write_frame *write, void *context);
 /* System calls ----------------------------------------------------------------------------------------- */
 
 /* Until nothing waits (DRAINED), `budget` reads are done (MORE), Python has to look at the frame in `incoming`, the
- * datagram in `arrival` or the packet in `spare`, or the socket reported an error that Python has to fetch. */
+ * datagram in `arrival` or the packet in `spare`, or the socket reported an error that Python has to fetch, or the
+ * device is gone. */
 enum pumped { DRAINED, MORE, FRAME_UP, DATAGRAM_UP, PACKET_UP, TROUBLE };
 enum pumped pump_device(struct table *table, int device, unsigned budget, uint64_t now);
 enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsigned budget, uint64_t now);
