@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ikd.auth import Authenticated, Identity
-from ikd.events import DatagramDropped, IkeClosed, IkeEstablished
+from ikd.events import DatagramDropped, IkeClosed, IkeEstablished, PeerLimited
 from ikd.exchange import Question
 from ikd.keying import Environment, MainMode
 from ikd.life import Input, Life, State, idle_limits
@@ -37,6 +37,8 @@ class Owner(Protocol):
     def first_contact(self, association: Association) -> bool: ...
     def may_complain(self, now: float) -> bool: ...
     def established(self, association: Association) -> None: ...
+    def may_negotiate(self, association: Association, now: float) -> bool: ...
+    def elsewhere(self, association: Association) -> int: ...
     def adopt(self, association: Association) -> None: ...
     def renew(self, association: Association, now: float) -> Association: ...
     def kin(self, association: Association) -> list[Association]: ...
@@ -57,6 +59,7 @@ class Registry(Owner, Protocol):
     strangers: HalfOpen
 
     def dropped(self, reason: str, detail: str, path: Path) -> None: ...
+    def refuses(self, address: Address, now: float) -> tuple[str, str] | None: ...
 
 
 class Admission(Protocol):
@@ -80,6 +83,7 @@ class Association(ABC):
         self.first_key: Any = None  # by which the endpoint counts it as half open
         self.known_as: Identity | None = None  # by which the endpoint finds it among others of its peer
         self.inherited = False  # a successor has the Child SAs
+        main.elsewhere = lambda: owner.elsewhere(self)
 
     # Facts for people ------------------------------------------------------------------------------------
 
@@ -318,6 +322,26 @@ class Association(ABC):
         if up:
             self.owner.emit(IkeClosed(ike=self.number, peer=main.peer_name, reason=reason, by_peer=by_peer))
         self.owner.forget(self)
+
+    def may_negotiate(self, now: float) -> bool:
+        """Whether the peer, whose authentic request this is, does not ask for SAs too often; told if so."""
+        if self.owner.may_negotiate(self, now):
+            return True
+        rate = self.main.env.settings.peer_rate
+        self.limited("peer_rate", f"negotiates more often than {rate:g} times a second")
+        return False
+
+    def limited(self, limit: str, reason: str) -> None:
+        """The event that the peer has met a limit of its own."""
+        self.owner.emit(
+            PeerLimited(
+                ike=self.number,
+                peer=self.main.peer_name,
+                address=str(self.path.peer.address),
+                limit=limit,
+                reason=reason,
+            )
+        )
 
     def dropped(self, reason: str, detail: str, path: Path) -> None:
         """Count a datagram that came to nothing."""

@@ -29,6 +29,7 @@ from ikd.ikev2.admission import Ikev2Admission
 from ikd.keying import Environment, MainMode
 from ikd.life import State
 from ikd.outputs import AllocateSpi, Ask, Install, Output, Release, Remove
+from ikd.pace import Pace
 from ikd.settings import IkeSettings
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Header
@@ -55,6 +56,7 @@ class Endpoint:
         self._by_identity: dict[Identity, dict[int, Association]] = {}  # by what the peer proved
         self._begun: dict[int, Association] = {}  # ours that are not up yet
         self.strangers = HalfOpen()
+        self._pace = Pace()  # of proven peers, by identity and, for what comes before that, by address
         self._number = 0
         self._tickets: dict[int, tuple[Association, Any, Question[Any]]] = {}
         self._ticket = 0
@@ -428,6 +430,20 @@ class Endpoint:
         self._tickets[self._ticket] = (association, talk, question)
         self._outputs.out.append(Ask(self._ticket, question))
 
+    def refuses(self, address: Address, now: float) -> tuple[str, str] | None:
+        """Why nobody may begin a main-mode SA from an address now: the reason, and more about it."""
+        settings = self.settings
+        if full := self.strangers.full(settings, address):
+            return "half-open-limit", full
+        if len(self._associations) >= settings.associations:
+            return "association-limit", f"there are {settings.associations} IKE SAs"
+        if not self._pace.ready(address, settings.peer_rate, now):
+            return (
+                "rate-limit",
+                f"peers at {address} negotiate more often than {settings.peer_rate:g} times a second",
+            )
+        return None
+
     def new_spi(self) -> bytes:
         """An SPI of ours that is not in use."""
         while (spi := self.env.random(8)) in self._by_spi or spi == ZERO_SPI:
@@ -449,14 +465,42 @@ class Endpoint:
         self._begun.pop(association.number, None)
         seconds = self.env.settings.verdict_seconds
         self._verdicts.spoke(main.path.peer.address, main.keying, main.now, seconds)
+        if not association.initiator:
+            self._pace.take(main.path.peer.address, self.settings.peer_rate, main.now)
         proven = association.known_as = main.proven_identity
         if proven is None:
             return
+        if not association.initiator:
+            self._pace.take(proven, self.settings.peer_rate, main.now)
         others = self._by_identity.get(proven, {})
         if main.initial_contact:
             for other in [one for one in others.values() if self._forgotten(one, association)]:
                 other.abandon("the peer has begun anew", main.now)
         self._by_identity.setdefault(proven, {})[association.number] = association
+        self._make_room(association, main.now)
+
+    def _make_room(self, newest: Association, now: float) -> None:
+        """A peer that has too many main-mode SAs loses the oldest: one that was restarted again and again
+        without saying so must get in. What a successor has replaced ends by itself."""
+        assert newest.known_as is not None
+        every = self._by_identity[newest.known_as].values()
+        there = [one for one in every if one.life.up and not one.inherited and one is not newest]
+        most = self.settings.peer_associations
+        for one in sorted(there, key=lambda one: one.life.since)[: max(0, len(there) + 1 - most)]:
+            self._touch(one)
+            one.limited("peer_associations", f"has more than {most} IKE SAs: the oldest goes")
+            one.delete("its peer has too many", now)
+
+    def may_negotiate(self, association: Association, now: float) -> bool:
+        """Whether a proven peer does not ask for SAs too often; it is counted."""
+        who = association.known_as or association.path.peer.address
+        return self._pace.take(who, self.settings.peer_rate, now)
+
+    def elsewhere(self, association: Association) -> int:
+        """How many Child SAs the peer of a main-mode SA has under others."""
+        known = association.known_as
+        others = self._by_identity.get(known, {}).values() if known else ()
+        return sum(len(one.children) for one in others if one is not association)
 
     @staticmethod
     def _forgotten(one: Association, newer: Association) -> bool:

@@ -413,6 +413,23 @@ class PeerMoved(Event):
         return f"peer moved from {self.old.peer} to {self.new.peer}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLimited(Event):
+    """A proven peer has met a limit of its own; `limit` is the key in [limits]."""
+
+    group: ClassVar[str] = "ike"
+    level: ClassVar[str] = "warning"
+    ike: int
+    peer: str
+    address: str
+    limit: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.peer} at {self.address} {self.reason} (limits.{self.limit})"
+
+
 # Authentication ------------------------------------------------------------------------------------------
 
 REFUSED_BY_PEER: Final = "refused-by-peer"  # the cause when it is we who are not believed

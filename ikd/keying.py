@@ -96,6 +96,7 @@ class MainMode(ABC):
     __slots__ = (
         "children",
         "claimed",
+        "elsewhere",
         "env",
         "initial_contact",
         "local_identity",
@@ -130,6 +131,7 @@ class MainMode(ABC):
         self.initial_contact = False  # the peer says that it has no other with us
         self.vendors: Mapping[Known, bytes] = {}  # what the peer says it knows, and what follows
         self.children = Children()
+        self.elsewhere: Callable[[], int] = lambda: 0  # Child SAs the peer has under other main-mode SAs
 
     @property
     @abstractmethod
@@ -227,6 +229,15 @@ class MainMode(ABC):
         return None
 
     # Child SAs -------------------------------------------------------------------------------------------
+
+    def full(self, *, replacing: bool = False) -> str:
+        """Why the peer may not make another Child SA, empty when it may. A pair and its replacement are both
+        there until the peer deletes the former, if it does."""
+        limits, here = self.env.settings, len(self.children.pairs)
+        for most, there in ((limits.children, here), (limits.peer_children, here + self.elsewhere())):
+            if there >= (2 * most if replacing else most):
+                return f"this peer has {there} Child SAs, and may have {most}"
+        return ""
 
     def add(self, pair: SaPair, replaces: SaPair | None = None) -> None:
         """A pair has been installed."""

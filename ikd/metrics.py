@@ -169,6 +169,7 @@ class Metrics:
         children = self._make("child_established", "Child SAs established or rekeyed.", "mode", "how")
         octets = self._make("child_octets", "Octets through Child SAs that have ended.", "direction")
         expired = self._make("child_expired", "Child SAs that met a limit.", "limit", "reason")
+        limited = self._make("peers_limited", "How often proven peers met a limit of theirs.", "limit")
 
         def sent(event: events.MessageSent) -> None:
             messages.add("sent", event.exchange)
@@ -207,6 +208,7 @@ class Metrics:
             events.NegotiationFailed: came_to_nothing,
             events.ChildEstablished: lambda e: children.add(e.mode, "rekeyed" if e.replaces else "new"),
             events.ChildClosed: closed,
+            events.PeerLimited: lambda e: limited.add(e.limit),
             events.ChildExpired: lambda e: expired.add("hard" if e.hard else "soft", e.reason),
         }
 

@@ -496,7 +496,26 @@ class IkeSettings:
     children: int = _option(
         1000,
         _number(1, 1_000_000, "Child SAs", whole=True),
-        "Most Child SAs one peer may make under one IKE SA.",
+        "Most Child SAs a peer may make under one IKE SA.",
+        table="limits",
+    )
+    peer_associations: int = _option(
+        256,
+        _number(2, 1_000_000, "IKE SAs", whole=True),
+        "Most IKE SAs one proven peer may have; the oldest goes when there is one more.",
+        table="limits",
+    )
+    peer_children: int = _option(
+        10_000,
+        _number(1, 1_000_000, "Child SAs", whole=True),
+        "Most Child SAs one proven peer may make under all its IKE SAs; further ones are refused.",
+        table="limits",
+    )
+    peer_rate: float = _option(
+        100.0,
+        _number(0, 100_000, "negotiations a second"),
+        "How often one proven peer may begin to negotiate an SA, with ten seconds' worth at once; 0 is no "
+        "limit. Beyond, IKEv2 is told to try later, and first messages and quick modes are dropped.",
         table="limits",
     )
     message_size: int = _option(
@@ -730,7 +749,7 @@ def manual() -> str:
     ]
     about = {name: (kind.__doc__ or "").strip() for name, kind in SECTIONS.items()}
     about["authip"] = "How Microsoft's AuthIP behaves, for rules with `authip` in their `keying`."
-    about["limits"] = "What strangers may cost: every table they can fill has an end."
+    about["limits"] = "What strangers and peers may cost: every table they can fill has an end."
     for table, keys in OPTIONS.items():
         lines += [
             "",

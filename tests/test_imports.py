@@ -28,7 +28,7 @@ LAYERS = (
     frozenset({"keying", "riders"}),
     frozenset({"life"}),
     frozenset({"association"}),
-    frozenset({"halfopen", "isakmp"}),
+    frozenset({"halfopen", "isakmp", "pace"}),
     frozenset({"ikev1", "ikev2", "authip"}),
     frozenset({"coexist"}),
     frozenset({"endpoint"}),

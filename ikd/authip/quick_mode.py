@@ -291,11 +291,8 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
     """A quick mode of the peer, whose integrity has been checked."""
     # <--  HDR*, HASH(Auth1), IDi, IDr, SA, Ni(qm), [KE]
     request = check(session, request, first=first)
-    limit = session.env.settings.children
-    if len(session.children.pairs) >= limit:
-        raise Refused(
-            Isakmp.NO_PROPOSAL_CHOSEN, f"this peer has {limit} quick-mode SAs, the most it may have"
-        )
+    if full := session.full():
+        raise Refused(Isakmp.NO_PROPOSAL_CHOSEN, full)
     rule, choice, selector, mode = _accept(session, request)
     _check_spi(choice)
     exchange = DiffieHellman(choice.suite.group) if choice.suite.group else None

@@ -247,6 +247,8 @@ class Reception(Listener):
         if message.maybe(SecurityAssociation) is None or message.message_id in (0, 1):
             raise Malformed("no request of a quick mode")
         quick_mode.check(session, message)
+        if not self.may_negotiate(now):
+            return
         if self._again(message.message_id):
             self.dropped("replayed", f"message ID {message.message_id:08x} was used before", path)
             return

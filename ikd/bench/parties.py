@@ -88,7 +88,12 @@ def settings(identity: str, auth: str, home: str) -> str:
     tables: dict[str, dict[str, Any]] = {
         "daemon": {"control": f"{home}/control.sock", "state": f"{home}/state"},
         "identity": {"id": identity} | credentials.get(AUTHS[auth].method, {}),
-        "limits": {"half_open_per_address": 1000, "cookie_threshold": 1000},
+        "limits": {
+            "half_open_per_address": 1000,
+            "cookie_threshold": 1000,
+            "peer_associations": 100_000,
+            "peer_rate": 0,
+        },
         "log": {"level": "info", "format": "json"},
     }
     return "\n".join(

@@ -143,6 +143,10 @@ engine = "{engine}"
 [identity]
 id = "{id}"
 
+[limits]
+peer_children = 1_000_000
+peer_rate     = 0
+
 [log]
 level  = "info"
 format = "json"

@@ -171,9 +171,8 @@ def initiate(
 def respond(session: Session, request: Message) -> Steps[Message | None]:
     """A quick mode of the peer, whose HASH(1) has been checked."""
     # <--  HDR*, HASH(1), SA, Ni, [KE,] [IDci, IDcr]
-    limit = session.env.settings.children
-    if len(session.children.pairs) >= limit:
-        raise Refused(N.NO_PROPOSAL_CHOSEN, f"this peer has {limit} quick-mode SAs, the most it may have")
+    if full := session.full():
+        raise Refused(N.NO_PROPOSAL_CHOSEN, full)
     names = session.peer.claims if session.peer else ()
     rule, choice, selector, mode = quick.accept(session, request, lambda one: bool(admits(one, names)))
     exchange = DiffieHellman(choice.suite.group) if choice.suite.group else None

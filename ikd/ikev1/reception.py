@@ -192,6 +192,8 @@ class Reception(Listener):
         message, iv = channel.open(header, data, channel.iv_of(header.message_id))
         message = replace(message, payloads=shapes.check(Exchange.QUICK, 1, message.payloads))
         quick_mode.check(self.session, message)
+        if not self.may_negotiate(now):
+            return
         if self._again(header.message_id):
             self.dropped("replayed", f"message ID {header.message_id:08x} was used before", path)
             return

@@ -86,10 +86,8 @@ class Ikev2Admission:
         settings, half_open, address = registry.env.settings, registry.strangers, path.peer.address
         if half_open.crowded(settings, address) and not self._paid(message, header, path, now):
             return
-        if full := half_open.full(settings, address):
-            registry.dropped("half-open-limit", full, path)
-        elif len(registry.associations) >= settings.associations:
-            registry.dropped("association-limit", f"there are {settings.associations} IKE SAs", path)
+        if refused := registry.refuses(address, now):
+            registry.dropped(*refused, path)
         else:
             self._begin(key, message, header, path, now)
 

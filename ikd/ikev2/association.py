@@ -310,6 +310,8 @@ class Ikev2Association(Association):
         if message.exchange == Exchange.CREATE_CHILD_SA:
             if self.state is State.DELETING or self.inherited or self.undecided:
                 return _refuse(Refused(N.TEMPORARY_FAILURE, "this IKE SA is going away"))
+            if not self.may_negotiate(session.now):
+                return _refuse(Refused(N.TEMPORARY_FAILURE, "too many requests"))
             if rekey.asks_for_ike(message):
                 return rekey.respond(session, message)
             return child.respond(session, message)

@@ -455,10 +455,8 @@ def build(
     session: Session, asked: Asked, exchanged: Exchanged, old: SaPair | None = None
 ) -> Steps[tuple[SaPair, list[Payload]]]:
     """Install the responder's side of a Child SA and give the payloads of the answer: [N,] SA, TSi, TSr."""
-    limit = session.env.settings.children
-    # a pair and its replacement are both there until the peer deletes the former, if it does
-    if len(session.children.pairs) >= (limit if old is None else 2 * limit):
-        raise Refused(N.NO_ADDITIONAL_SAS, f"this peer has {limit} Child SAs, the most it may have")
+    if full := session.full(replacing=old is not None):
+        raise Refused(N.NO_ADDITIONAL_SAS, full)
     spi = yield from ask(AllocateSpi())
     try:
         spis = spi, peer_spi(asked.proposal)

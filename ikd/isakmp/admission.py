@@ -96,7 +96,6 @@ class IsakmpAdmission(ABC):
         if header.next_payload not in (self.leading, FRAGMENT):
             raise Malformed(f"a first message that begins with payload {header.next_payload}")
         registry, address = self._registry, path.peer.address
-        settings = registry.env.settings
         key = (self.keying, address, path.peer.port, header.spi_i)
         known: Any = registry.strangers.find(key)
         if known is not None:
@@ -108,10 +107,8 @@ class IsakmpAdmission(ABC):
             cookie = self._cookies.make(header.spi_i, path, now)
             registry.emit(Transmit(self._demanded(header, cookie), path))
             registry.emit(CookieDemanded(path=path))
-        elif full := registry.strangers.full(settings, address):
-            registry.dropped("half-open-limit", full, path)
-        elif len(registry.associations) >= settings.associations:
-            registry.dropped("association-limit", f"there are {settings.associations} IKE SAs", path)
+        elif refused := registry.refuses(address, now):
+            registry.dropped(*refused, path)
         else:
             self._enter(key, header, data, path, now)
 
