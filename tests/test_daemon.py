@@ -362,7 +362,7 @@ async def test_occupied_port_is_a_clear_error(tmp_path: Path) -> None:
         await first.stop()
 
 
-def test_main_says_every_complaint_and_ends_with_1(tmp_path: Path) -> None:
+def test_main_says_every_complaint_and_ends_with_78(tmp_path: Path) -> None:
     """What systemd's journal shows when the files have mistakes."""
     (tmp_path / "ikd.toml").write_text('[daemon]\nlisten = ["nowhere"]\n')
     (tmp_path / "policy.toml").write_text('[[rule]]\nnam = "x"\n')
@@ -373,7 +373,7 @@ def test_main_says_every_complaint_and_ends_with_1(tmp_path: Path) -> None:
         timeout=20,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 78
     assert "daemon.listen" in done.stderr
     assert "nam" in done.stderr
     assert "Traceback" not in done.stderr
