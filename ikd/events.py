@@ -262,7 +262,7 @@ class MessageSent(Event):
 
     @property
     def text(self) -> str:
-        again = f", sent for the {self.tries}. time" if self.tries > 1 else ""
+        again = f", try {self.tries}" if self.tries > 1 else ""
         message = _message(self.exchange, self.message_id, self.response, self.payloads)
         return f"send {message} to {self.path.peer}{again}"
 

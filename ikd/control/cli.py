@@ -19,6 +19,7 @@ import click
 
 from ikd import __version__
 from ikd.control import hints
+from ikd.control.lazy import LazyCommand, LazyGroup
 from ikd.control.protocol import DEFAULT_SOCKET, EXIT_CODES, ControlError, Json, printable
 
 if TYPE_CHECKING:
@@ -82,7 +83,11 @@ class Context:
             return
         from ikd.control import render
 
-        getattr(render, how)(render.console(), answer)
+        try:
+            getattr(render, how)(render.console(), answer)
+        except KeyError as error:
+            remedy = "restart the daemon after an upgrade; --json prints what it answered"
+            raise ControlError("internal", f"this daemon's answer has no {error}", remedy) from None
 
 
 def load_settings(config: Path) -> Any:
@@ -169,7 +174,7 @@ def status(shared: Context) -> None:
     shared.show(shared.call("status"), "status")
 
 
-@cli.command()
+@cli.command(short_help="SAs: main mode (IKE), quick mode (Child), extended.")
 @click.argument("words", nargs=-1, metavar="[main|quick|extended] [NAME|PEER|SPI]")
 @with_json
 def sa(shared: Context, words: tuple[str, ...]) -> None:
@@ -210,7 +215,7 @@ def policy_check(shared: Context, directory: Path | None) -> None:
     _check(shared, directory or shared.config, only_policy=True)
 
 
-@cli.command()
+@cli.command(short_help="Check all files of a directory; no daemon is needed.")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False), required=False)
 @with_json
 def check(shared: Context, directory: Path | None) -> None:
@@ -235,7 +240,7 @@ def _check(shared: Context, directory: Path, *, only_policy: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-@cli.command()
+@cli.command(short_help="Which rule applies to a packet, and why this one.")
 @click.argument("source")
 @click.argument("destination")
 @click.argument("service", default="", metavar="[PROTO/PORT]")
@@ -258,7 +263,7 @@ def explain(shared: Context, source: str, destination: str, service: str) -> Non
     shared.show(answer, "explain")
 
 
-@cli.command()
+@cli.command(short_help="The last failures, both sides compared, and a remedy.")
 @click.argument("name", default="", metavar="NAME|PEER", shell_complete=complete_names)
 @with_json
 def why(shared: Context, name: str) -> None:
@@ -266,7 +271,12 @@ def why(shared: Context, name: str) -> None:
     shared.show(shared.call("why", name=name), "why")
 
 
-@cli.command()
+cli.add_command(
+    LazyCommand("top", "ikd.control.cli_top", "Peers, SAs, rates, offload and the last failures, live.")
+)
+
+
+@cli.command(short_help="Negotiate for a rule now and show the progress.")
 @click.argument("name", metavar="RULE", shell_complete=complete_names)
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait.")
 @click.option("--childless", is_flag=True, help="Make an IKE SA without a Child SA (RFC 6023).")
@@ -307,7 +317,7 @@ def _steer(shared: Context, do: str, name: str) -> None:
     click.echo(json.dumps(answer, ensure_ascii=False) if shared.as_json else answer["text"])
 
 
-@cli.command()
+@cli.command(short_help="Apply changed files, whole or not at all.")
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @with_json
 def reload(shared: Context, dry_run: bool) -> None:
@@ -337,7 +347,7 @@ def watch(shared: Context, events: tuple[str, ...]) -> None:
             return
 
 
-@cli.command()
+@cli.command(short_help="Show or change what is logged; keys for Wireshark.")
 @click.argument("level", default="")
 @click.argument("group", default="")
 @click.option(
@@ -368,7 +378,7 @@ def metrics(shared: Context) -> None:
     click.echo(json.dumps(answer) if shared.as_json else answer["text"], nl=shared.as_json)
 
 
-@cli.command()
+@cli.command(short_help="Collect what a bug report needs, without secrets.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @with_json
 def bundle(shared: Context, file: Path) -> None:
@@ -385,7 +395,7 @@ def bundle(shared: Context, file: Path) -> None:
         click.echo(f"{answer['file']}: {len(answer['members'])} files; {answer['warning']}")
 
 
-@cli.command()
+@cli.command(short_help="IKE and ESP of one peer as a pcap, with its keys.")
 @click.argument("name", metavar="NAME|PEER|SPI", shell_complete=complete_names)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--seconds", type=click.FloatRange(min=0), help="End after so long; else with Ctrl-C.")
@@ -411,7 +421,7 @@ def version(shared: Context) -> None:
     click.echo(json.dumps(answer) if shared.as_json else text)
 
 
-@cli.command()
+@cli.command(short_help="Completion script of a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(ikctl completion bash)"."""
@@ -425,11 +435,6 @@ def completion(shell: str) -> None:
 
 def _register_lazily() -> None:
     """Groups whose modules are loaded only when used."""
-    from ikd.control.lazy import LazyCommand, LazyGroup
-
-    cli.add_command(
-        LazyCommand("top", "ikd.control.cli_top", "Peers, SAs, rates, offload and the last failures, live.")
-    )
     cli.add_command(LazyCommand("init", "ikd.control.cli_init", "Write a first configuration."))
     cli.add_command(
         LazyGroup("import", "ikd.control.cli_import", "Translate strongSwan's swanctl.conf or ipsec.conf.")

@@ -208,8 +208,9 @@ def show(shared: Context, file: Path) -> None:
     try:
         found = x509.load_pem_x509_certificates(file.read_bytes())
     except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise ControlError(
-            "configuration", f"{file}: {error}", "a PEM file with certificates is expected"
+            "configuration", f"{file}: {reason}", "a PEM file with certificates is expected"
         ) from None
     answers = [pki.describe(one, time.time()) for one in found]
     if shared.as_json:

@@ -93,7 +93,7 @@ class DaemonHost:
         found = self.daemon.failures.find(name)
         if not found and name and not self._known(name):
             raise rule_views.no_such_rule(name, [rule.name for rule in self.daemon.endpoint.policy.rules])
-        return views.why(found, name, self._now())
+        return views.why(found, name, self._now(), self._under_way(name))
 
     async def top(self, caller: Caller, sort: str, limit: int) -> Json:
         """What goes on, with rates since the caller asked last."""
@@ -199,6 +199,15 @@ class DaemonHost:
         return offload_views.fault(self.daemon, name, value)
 
     # Inside ----------------------------------------------------------------------------------------------
+
+    def _under_way(self, name: str) -> list[Json]:
+        """Negotiations of a rule or with a peer that have no end yet."""
+        return [
+            one
+            for one in self.associations()
+            if one["state"] == "connecting"
+            and (name in one["rules"] or name in (one["peer"], one["peer_address"]))
+        ]
 
     def _forget(self, caller: Caller) -> None:
         self._meters.pop(caller, None)

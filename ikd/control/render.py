@@ -7,16 +7,23 @@ what a terminal might obey is escaped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rich import markup
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from ikd.control.protocol import Json, printable
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+_PREFIXES = ("", "k", "M", "G", "T")
+_UNBOUNDED = 10_000  # columns of a pipe
+_GAP = 2
+_SHORT = 12  # columns of a table's cells that are never wrapped
+_EMPTY: tuple[Json, ...] = (None, "", [], {})
 
 
 def size(octets: float) -> str:
@@ -50,10 +57,22 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def decimal(number: float | None, unit: str = "") -> str:
+    """A number with a decimal prefix: `0.5`, `950`, `1.2 k`, `34 Mbit/s`; `-` when it is not known."""
+    if number is None:
+        return "-"
+    at = 0
+    while number >= 999.5 and at < len(_PREFIXES) - 1:
+        number, at = number / 1000, at + 1
+    text = f"{number:.1f}" if number < 9.95 else f"{number:.0f}"
+    text = text if at else text.removesuffix(".0")
+    return f"{text} {_PREFIXES[at]}{unit}".rstrip()
+
+
 def console(width: int | None = None) -> Console:
     """Where output goes; a pipe gets no colour and no line breaks of ours."""
     plain = Console(highlight=False, soft_wrap=False, width=width)
-    return plain if plain.is_terminal or width else Console(highlight=False, width=240, no_color=True)
+    return plain if plain.is_terminal or width else Console(highlight=False, width=_UNBOUNDED, no_color=True)
 
 
 def safe(text: object, keep: str = "\n") -> str:
@@ -62,13 +81,63 @@ def safe(text: object, keep: str = "\n") -> str:
 
 
 def table(out: Console, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table without lines; the last column takes what is left."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, head in enumerate(heads):
-        table.add_column(head, no_wrap=number < len(heads) - 1, overflow="fold")
-    for row in rows:
-        table.add_row(*(safe(cell, keep="") for cell in row))
-    out.print(table)
+    """A table without lines. Where the width does not suffice long texts are wrapped between words, and where
+    that does not either, each row becomes a list of its own."""
+    texts = [[printable(str(cell), keep="") for cell in row] for row in rows]
+    cells = list(zip(heads, *texts, strict=True))
+    natural = [max(map(cell_len, column)) for column in cells]
+    least = [_least(column, size) for column, size in zip(cells, natural, strict=True)]
+    widths = fitted(natural, least, out.width, _GAP)
+    if widths is None and all(heads):
+        _records(out, heads, texts)
+        return
+    for number, row in enumerate([heads, *texts]):
+        _row(out, widths or least, row, "" if number else "bold")
+
+
+def _row(out: Console, widths: Sequence[int], cells: Sequence[str], style: str = "") -> None:
+    """One row of a table, of as many lines as its longest cell needs."""
+    wrapped = [
+        [line.plain for line in Text(cell).wrap(out, max(1, size), overflow="fold")]
+        for cell, size in zip(cells, widths, strict=True)
+    ]
+    for parts in zip_longest(*wrapped, fillvalue=""):
+        line = (" " * _GAP).join(
+            set_cell_size(part.rstrip(), size) for part, size in zip(parts, widths, strict=True)
+        )
+        out.print(Text(line.rstrip(), style), soft_wrap=True)
+
+
+def _least(column: Iterable[str], natural: int) -> int:
+    """How narrow a column may become: short ones stay as they are."""
+    return natural if natural <= _SHORT else max(cell_len(word) for text in column for word in text.split())
+
+
+def fitted(natural: Sequence[int], least: Sequence[int], width: int, gap: int) -> list[int] | None:
+    """Widths of columns that fit side by side, the widest made narrower first; None when there are none."""
+    widths, room = list(natural), width - gap * (len(natural) - 1)
+    while sum(widths) > room:
+        able = [at for at, size in enumerate(widths) if size > least[at]]
+        if not able:
+            return None
+        widths[max(able, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _records(out: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Each row as a list of what it has."""
+    for number, row in enumerate(rows):
+        if number:
+            out.print()
+        pairs(out, [(head, cell) for head, cell in zip(heads, row, strict=True) if cell])
+
+
+def pairs(out: Console, rows: Iterable[tuple[str, str]]) -> None:
+    """Names and values in two columns; a long value is wrapped in its own."""
+    texts = [(printable(name), printable(value, keep="")) for name, value in rows]
+    names = max((cell_len(name) for name, _ in texts), default=0)
+    for row in texts:
+        _row(out, (names, max(1, out.width - names - _GAP)), row)
 
 
 def status(out: Console, answer: Json) -> None:
@@ -98,8 +167,8 @@ def status(out: Console, answer: Json) -> None:
 def _peer(one: Json) -> tuple[str, ...]:
     rules = ", ".join(one["rules"]) or "-"
     if one["state"] == "failed":
-        told = f"failed {span(one['age'])} ago: {one['reason']}"
-        return plain_name(one["peer"]), rules, one["keying"], "-", told, "", "", ""
+        told = f"failed {span(one['age'])} ago"  # why stands below the table
+        return plain_name(one["peer"]), rules, one["keying"], "-", told, "-", "-", "-"
     age = span(one["age"]) if one["state"] == "established" else f"{one['state']} {span(one['age'])}"
     return (
         plain_name(one["peer"]),
@@ -246,23 +315,42 @@ def policy(out: Console, answer: Json) -> None:
     for one in answer["rules"]:
         state = "" if one["enabled"] else "  (disabled)"
         out.print(f"[bold]{safe(one['name'])}[/]{state}  {safe(one['source'])}")
-        for key, value in one.items():
-            if key not in ("name", "source", "enabled") and value not in (None, "", [], {}):
-                out.print(f"  {key:<12} {safe(_flat(value))}")
+        pairs(out, _nested({key: one[key] for key in one if key not in ("name", "source", "enabled")}, "  "))
     if not answer["rules"]:
         out.print("no rules: everything passes")
     for warning in answer.get("warnings", ()):
         out.print(f"[yellow]![/] {safe(warning)}")
 
 
+def _nested(values: dict[str, Json], indent: str) -> Iterator[tuple[str, str]]:
+    """What is set; of a set that has a name, first that and below it the rest."""
+    for key, value in values.items():
+        if value in _EMPTY:
+            continue
+        if isinstance(value, dict) and "name" in value:
+            yield indent + key, value["name"]
+            yield from _nested({name: value[name] for name in value if name != "name"}, indent + "  ")
+        else:
+            yield indent + key, _flat(value)
+
+
 def _flat(value: Json) -> str:
     if isinstance(value, dict):
-        return ", ".join(
-            f"{key} {_flat(item)}" for key, item in value.items() if item not in (None, "", [], {})
-        )
+        told = [_named(name, item) for name, item in value.items() if name != "method" and item not in _EMPTY]
+        rest = ", ".join(told)
+        return f"{value['method']} ({rest})" if "method" in value else rest
     if isinstance(value, list):
         return "; ".join(map(_flat, value))
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _named(name: str, value: Json) -> str:
+    """A value with its name, amounts in units for people."""
+    if name.endswith("_seconds"):
+        return f"{name.removesuffix('_seconds')} {span(value)}"
+    if name.endswith("_octets"):
+        return f"{name.removesuffix('_octets')} {decimal(value, 'B')}"
+    return f"{name} {_flat(value)}"
 
 
 def explain(out: Console, answer: Json) -> None:
@@ -297,7 +385,11 @@ def why(out: Console, answer: Json) -> None:
         elif one["remedy"]:
             out.print(f"[green]remedy:[/] {safe(one['remedy'])}", soft_wrap=True)
     if not answer["failures"]:
-        out.print(f"nothing has failed{answer['about']}")
+        out.print(safe(f"nothing has failed{answer['about']}"))
+    for one in answer.get("under_way", ()):
+        waiting = f", waiting for: {one['waiting']}" if one["waiting"] else ""
+        told = f"negotiating with {plain_name(one['peer'])} for {span(one['age'])}{waiting}"
+        out.print(safe(told), soft_wrap=True)
 
 
 def _arrow(row: Json) -> str:
@@ -324,7 +416,7 @@ def event(out: Console, line: Json) -> None:
     text = line.get("text")
     if text is None:
         rest = {key: value for key, value in line.items() if key not in ("event", "time", "group")}
-        text = " ".join(f"{key}={_flat(value)}" for key, value in rest.items() if value not in (None, "", []))
+        text = " ".join(f"{key}={_flat(value)}" for key, value in rest.items() if value not in _EMPTY)
     out.print(f"{moment} [bold]{safe(line['event'])}[/] {safe(text)}", soft_wrap=True)
 
 

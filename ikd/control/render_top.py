@@ -15,11 +15,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ikd.control.protocol import Json, printable
-from ikd.control.render import count, plain_name, span, who
+from ikd.control.render import count, decimal, fitted, plain_name, span, who
 from ikd.control.requests import SORTS
 
 _GAP: Final = "  "
-_PREFIXES: Final = ("", "k", "M", "G", "T")
 KEYS: Final = "q quit   s sort   p pause   up/down, page up/down scroll"
 
 
@@ -61,18 +60,6 @@ class Column:
     def natural(self) -> int:
         """The width at which nothing is cut."""
         return min(max(map(cell_len, (self.head, *self.cells))), self.most)
-
-
-def decimal(number: float | None, unit: str = "") -> str:
-    """A rate with a decimal prefix: `0.5`, `950`, `1.2 k`, `34 Mbit/s`; `-` when it is not known."""
-    if number is None:
-        return "-"
-    at = 0
-    while number >= 999.5 and at < len(_PREFIXES) - 1:
-        number, at = number / 1000, at + 1
-    text = f"{number:.1f}" if number < 9.95 else f"{number:.0f}"
-    text = text if at else text.removesuffix(".0")
-    return f"{text} {_PREFIXES[at]}{unit}".rstrip()
 
 
 def frame(answer: Json, view: View, width: int, height: int | None) -> list[Text]:
@@ -123,12 +110,8 @@ def columns(width: int, wanted: Iterable[Column]) -> list[Text]:
     while any(one.rank for one in kept) and _width(min(one.least, one.natural) for one in kept) > width:
         last = max(one.rank for one in kept)
         kept = [one for one in kept if one.rank < last]
-    widths = [one.natural for one in kept]
-    while _width(widths) > width:
-        slack = [size - min(one.least, size) for size, one in zip(widths, kept, strict=True)]
-        if not any(slack):
-            break
-        widths[slack.index(max(slack))] -= 1
+    natural, least = [one.natural for one in kept], [min(one.least, one.natural) for one in kept]
+    widths = fitted(natural, least, width, len(_GAP)) or least
     heads = [Text(_row(kept, widths, [one.head for one in kept]), "bold")]
     rows = zip(*(one.cells for one in kept), strict=True)
     return heads + [Text(_row(kept, widths, cells)) for cells in rows]

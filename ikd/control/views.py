@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RECENT = 24 * 3600.0  # how long a failure is worth a line in `ikctl status`
 
+_DOWN = ("failed", "connecting", "closed")
+
 UsageOf = Mapping[int, tuple[Usage, Usage]]  # by inbound SPI
 
 
@@ -218,7 +220,7 @@ def status(*, up: float, engine: str, quick: int, peers: list[Json], sentences: 
         "version": __version__,
         "up": round(up, 3),
         "engine": engine,
-        "peers_up": sum(one["state"] not in ("failed", "connecting", "closed") for one in peers),
+        "peers_up": len({(one["peer"], one["peer_address"]) for one in peers if one["state"] not in _DOWN}),
         "quick": quick,
         "peers": peers,
         "wrong": list(dict.fromkeys(sentences)),
@@ -228,10 +230,14 @@ def status(*, up: float, engine: str, quick: int, peers: list[Json], sentences: 
 # Failures ------------------------------------------------------------------------------------------------
 
 
-def why(failures: Iterable[Failure], name: str, now: float) -> Json:
-    """What failed, the latest first."""
+def why(failures: Iterable[Failure], name: str, now: float, under_way: Iterable[Json] = ()) -> Json:
+    """What failed, the latest first, and what has no end yet."""
     return {
         "about": f" for {name}" if name else "",
+        "under_way": [
+            {key: one[key] for key in ("rules", "peer", "peer_address", "waiting", "age")}
+            for one in under_way
+        ],
         "failures": [failure(one, now) for one in failures],
     }
 

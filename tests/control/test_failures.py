@@ -168,4 +168,4 @@ def test_answer_has_both_sides_aligned() -> None:
         {"what": "DH", "ours": ["x25519"], "theirs": ["modp1024"], "note": "nothing in common"}
     ]
     assert (one["ours_title"], one["ago"], one["remedy"]) == ("we offered", 12.0, "ask for x25519")
-    assert views.why([], "net", clock.now) == {"about": " for net", "failures": []}
+    assert views.why([], "net", clock.now) == {"about": " for net", "under_way": [], "failures": []}

@@ -29,7 +29,8 @@ from ikd.control import render_top
 from ikd.control.cli_top import _pressed
 from ikd.control.client import Client
 from ikd.control.protocol import ControlError
-from ikd.control.render_top import View, decimal, frame, share
+from ikd.control.render import decimal
+from ikd.control.render_top import View, frame, share
 from ikd.control.requests import MOST_ROWS
 from ikd.events import Broken
 
