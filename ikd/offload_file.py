@@ -28,6 +28,7 @@ _HEAD: Final = """\
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _TRUTH: Final = "true or false"
 _COUNT: Final = "a whole number of SAs"
+_MODES: Final = {"crypto": False, "packet": True}
 
 _FILE: Final = Table(
     "offload.toml",
@@ -41,6 +42,7 @@ _ADAPTER: Final = Table(
     (
         Key("profile", (str,), "the name of a profile", "required", "Which adapter it is.", tuple(PROFILES)),
         Key("enabled", (bool,), _TRUTH, "true", "Whether it carries SAs at all."),
+        Key("mode", (str,), "a mode", "crypto", "Who numbers packets and checks replay.", tuple(_MODES)),
     ),
 )
 _PORT: Final = Table(
@@ -79,14 +81,18 @@ def parse(text: str, name: str = FILE) -> Ports:
 def _adapter(file: Section) -> Ports:
     """The switch of the adapter; where none is named that there is, of one on which everything fits."""
     adapter = file.sub("adapter", _ADAPTER)
-    profile, enabled = "ideal", True
+    profile, enabled, mode = "ideal", True, "crypto"
     if adapter is not None:
         profile, enabled = adapter.get("profile", profile), adapter.get("enabled", enabled)
+        mode = adapter.get("mode", mode)
+        if _MODES[mode] and not PROFILES[profile].packet_mode:
+            able = ", ".join(name for name, one in PROFILES.items() if one.packet_mode)
+            adapter.complain("mode", f"the {profile} knows crypto mode only; remove the key, or name {able}")
         if "profile" not in adapter and "profile" not in adapter.bad:
             adapter.complain("profile", f"missing; name one of {', '.join(PROFILES)}")
     elif "adapter" not in file.bad:
         file.complain("adapter", "missing; write [adapter] with its profile, or remove the file")
-    return Ports(PROFILES[profile], enabled=enabled)
+    return Ports(PROFILES[profile], enabled=enabled, packet_mode=_MODES[mode])
 
 
 def _port(section: Section, name: str, ports: Ports) -> None:
@@ -107,6 +113,7 @@ def render(ports: Ports) -> str:
         "[adapter]",
         f'profile = "{ports.capabilities.name}"',
         f"enabled = {_value(ports.enabled)}",
+        *(['mode = "packet"'] if ports.packet_mode else []),
     ]
     for port in ports:
         # a name has no character that would have to be escaped

@@ -2,8 +2,9 @@
 
 What a driver of Windows would ask of a card comes as values of `offload.requests` and `offload.descriptors`;
 frames to and from the wire are those of `offload.outer`. The transform is the software engine's own code. The
-adapter numbers nothing, keeps no replay window and no lifetime, drops nothing it finds wrong: what it cannot
-do goes up as it came, what it found wrong goes up with a mark that says so. `offload.nic` is the process.
+adapter keeps no lifetime and drops nothing it finds wrong: what it cannot do goes up as it came, what it
+found wrong goes up with a mark that says so. It numbers nothing and keeps no replay window but for SAs that
+were added in packet mode, see `offload.packet_mode`. `offload.nic` is the process.
 """
 
 from __future__ import annotations
@@ -22,16 +23,20 @@ from offload.faults import Faults, Lie
 from offload.ip import Dropped
 from offload.outer import Arrived, Outgoing
 from offload.ports import Port
-from offload.receiver import contents, shown
-from offload.requests import HALF, Added, AddSa, Deleted, DeleteSa, Refused, UpdateSa, association
+from offload.receiver import contents, shown, unwrapped
+from offload.requests import HALF, Added, AddSa, Deleted, DeleteSa, Refused, TakeWindow, UpdateSa, association
 from offload.sa_table import Entry, MakeCipher, SaTable, slot_of
-from offload.sender import in_trains
+from offload.sender import in_pieces, in_trains
 from sadb.address import Address
 from sadb.crypto import Unverified, cipher
 
 ICV = 16
 _IV = 8
 _AH = 12 + _IV + ICV
+_PLAIN = bytes(vnet.HEADER)  # before a packet that stands for itself alone
+_REFUSED = {"dummy": CryptoStatus.DUMMY, "congestion": CryptoStatus.CONGESTION}  # else: syntax
+
+_Done = tuple[Transmit, list[Outgoing], Completion]
 
 
 class Adapter:
@@ -54,7 +59,9 @@ class Adapter:
 
     # Requests --------------------------------------------------------------------------------------------
 
-    def request(self, port: str, message: AddSa | UpdateSa | DeleteSa) -> Added | Refused | Deleted | None:
+    def request(
+        self, port: str, message: AddSa | UpdateSa | TakeWindow | DeleteSa
+    ) -> Added | Refused | Deleted | None:
         """Do what a port asks."""
         match message:
             case AddSa():
@@ -67,11 +74,19 @@ class Adapter:
                     entry.high = high
                     self.counters["updates"] += 1
                 return None
+            case TakeWindow(handle, highest):
+                entry = self._own(port, handle)
+                if entry is not None and entry.judge is not None:
+                    entry.judge.take(highest)
+                    self.counters["windows taken"] += 1
+                return None
             case DeleteSa(handle):
-                if self._own(port, handle) is not None:
-                    self.table.delete(handle)
-                    self.counters["deletes"] += 1
-                return Deleted(handle)
+                entry = self._own(port, handle)
+                if entry is None:
+                    return Deleted(handle)
+                self.table.delete(handle)
+                self.counters["deletes"] += 1
+                return Deleted(handle, *entry.judge.home()) if entry.judge is not None else Deleted(handle)
 
     def detach(self, port: str) -> None:
         """The port is gone, and everything it had."""
@@ -101,8 +116,10 @@ class Adapter:
         at = Circumstances(self.capabilities, Port(port), up=self.up)
         unable = ineligible(sa, at)
         reason = unable.value if unable else self._refusal(port)
+        if message.packets is not None and not self.capabilities.packet_mode:
+            reason = reason or "refused"
         if not reason:
-            entry = self.table.add(port, sa, message.high)
+            entry = self.table.add(port, sa, message.high, packets=message.packets is not None)
             if isinstance(entry, Entry):
                 return Added(message.ident, entry.handle)
             reason = entry
@@ -123,20 +140,33 @@ class Adapter:
     def transmit(self, port: str, descriptors: Sequence[Transmit]) -> tuple[list[Outgoing], list[Completion]]:
         """Protect and send what a port's ring held: what goes to the wire, and what is done with. A handle
         that is not the port's current one fails, and nothing leaves."""
-        ready = [
-            (one, self._protected(port, one) if one.task is not Task.FENCE else []) for one in descriptors
-        ]
+        ready = [(one, *self._done(port, one)) for one in descriptors]
         if self.faults.stuck:
             return [], []
         if self.faults.reorder > 1:
             ready = self._shuffled(ready)
         wire, done = [], []
-        for one, packets in ready:
+        for _, packets, completion in ready:
             if packets and self._happens(self.faults.drop_tx):
                 continue
             wire += packets
-            done.append(Completion(one.ident, one.task is Task.FENCE or bool(packets)))
+            done.append(completion)
         return wire, done
+
+    def _done(self, port: str, one: Transmit) -> tuple[list[Outgoing], Completion]:
+        """Do what one descriptor asks for."""
+        if one.task is Task.FENCE:
+            entry = self._own(port, one.handle)
+            numbers = entry.numbers if entry is not None else None
+            return [], Completion(one.ident, True, numbers.stop() if numbers is not None else 0)
+        if one.task is Task.LEASE:
+            entry = self._own(port, one.handle)
+            numbers = entry.numbers if entry is not None else None
+            granted = numbers is not None and numbers.grant(one.number, one.segment)
+            self.counters["leases" if granted else "leases refused"] += 1
+            return [], Completion(one.ident, granted)
+        packets = self._protected(port, one)
+        return packets, Completion(one.ident, bool(packets))
 
     def _protected(self, port: str, one: Transmit) -> list[Outgoing]:
         if self.faults.swap:
@@ -146,14 +176,35 @@ class Adapter:
             self.counters["unknown-handle"] += 1
             return []
         try:
-            packets = self._large(entry, one) if one.task is Task.LARGE else self._secured(entry, one)
+            packets = _MAKE[one.task](self, entry, one)
         except Dropped:
             self.counters["malformed-descriptor"] += 1
             return []
         return [self._spoilt(packet) for packet in packets] if self.faults.bad_icv else packets
 
+    def _packets(self, entry: Entry, one: Transmit) -> list[Outgoing]:
+        """Packet mode: cut a large packet up, number what it comes to, and make whole packets of it."""
+        sender, numbers = entry.sender, entry.numbers
+        if sender is None or numbers is None:
+            raise Dropped("malformed")
+        packets = [ip.whole(packet) for packet in vnet.packets(one.data)]
+        number = numbers.take(len(packets))
+        if not number:
+            self.counters["lease-used-up"] += 1
+            raise Dropped("malformed")
+        if len(packets) > 1:
+            made = sender.protect_train(packets, number)
+        else:
+            made = [sender.protect(packets[0], number)]
+        if not one.segment:
+            return made
+        mtu = max(one.segment, ip.SMALLEST_MTU[sender.version])
+        return [piece for packet in made for piece in in_pieces(packet, mtu, self.table.ident())]
+
     def _secured(self, entry: Entry, one: Transmit) -> list[Outgoing]:
         """Packets that the host framed, for this SA and no other: else two would share an IV."""
+        if entry.numbers is not None:
+            raise Dropped("malformed")  # the numbers of this SA are ours
         data, size = one.data, one.segment or len(one.data)
         if size <= 0 or one.at < 0 or (one.segment and (one.path is None or one.at)):
             raise Dropped("malformed")
@@ -170,7 +221,8 @@ class Adapter:
         if len(packet) < start + 2 + ICV or header[:4] != entry.spi:
             raise Dropped("malformed")
         assert entry.cipher is not None
-        text = entry.cipher.seal(packet[at + HEADER : start], _aad(entry, header), packet[start:-ICV])
+        aad = _aad(entry, header, entry.high)
+        text = entry.cipher.seal(packet[at + HEADER : start], aad, packet[start:-ICV])
         return packet[:start] + text
 
     def _signed(self, entry: Entry, packet: bytes, at: int) -> bytes:
@@ -185,7 +237,7 @@ class Adapter:
     def _large(self, entry: Entry, one: Transmit) -> list[Outgoing]:
         """Cut a large packet up, frame its segments as the host would, and seal them: transport mode only
         (LsoSupported)."""
-        if entry.sealer is None or entry.tunnel or not self.capabilities.lso:
+        if entry.sealer is None or entry.tunnel or entry.numbers is not None or not self.capabilities.lso:
             raise Dropped("malformed")
         packets = vnet.packets(one.data)
         if not 1 < len(packets) == vnet.outline(one.data)[2]:  # so many numbers were taken
@@ -215,7 +267,7 @@ class Adapter:
         if not self.capabilities.lro:
             return [one for _, one in found]
         made: list[Arrived] = []
-        for entry, group in groupby(found, key=lambda pair: pair[0]):
+        for (entry, _), group in groupby(found, key=lambda pair: (pair[0], _judged(pair[1]))):
             run = [one for _, one in group]
             made += run if entry is None else self._coalesced(entry, run)
         return made
@@ -228,9 +280,15 @@ class Adapter:
         return len(arrived.header) <= 20 or self.capabilities.ipv4_options
 
     def _opened(self, entry: Entry, arrived: Arrived) -> Arrived:
-        status, data = self._crypto(entry, arrived)
+        status, data, number, judged = self._crypto(entry, arrived)
         if self._happens(self.faults.bad_icv) and status is CryptoStatus.SUCCESS:
             status, data = self._failure(entry), arrived.data
+        if status is CryptoStatus.SUCCESS and entry.judge is not None:
+            if judged:
+                entry.judge.accept(number)
+                status, data = self._plain(entry, arrived, data)
+            else:
+                entry.judge.marked(number)
         self.counters[f"received: {status.name.lower()}"] += 1
         handle, evict = entry.handle, self.faults.evict
         if evict:
@@ -238,38 +296,54 @@ class Adapter:
             self.counters["evict requests"] += 1
         if self.faults.lie is not None:
             handle, data, status = self._lie(entry), arrived.data, CryptoStatus.SUCCESS
-        return replace(arrived, data=data, mark=Mark(handle, status, evict=evict, high=entry.high))
+        numbers = (number & HALF,) if judged and status is CryptoStatus.SUCCESS else ()
+        return replace(arrived, data=data, mark=Mark(handle, status, numbers, evict, number >> 32, judged))
 
-    def _crypto(self, entry: Entry, arrived: Arrived) -> tuple[CryptoStatus, bytes]:
-        """Check and decrypt one packet; header, trailer and check value stay."""
+    def _crypto(self, entry: Entry, arrived: Arrived) -> tuple[CryptoStatus, bytes, int, bool]:
+        """Check and decrypt one packet; header, trailer and check value stay. With its number, and whether
+        that was judged here."""
         data = arrived.data
         esp = entry.cipher is not None
         if esp != (arrived.protocol == ip.ESP):
-            return CryptoStatus.INVALID_PROTOCOL, data
+            return CryptoStatus.INVALID_PROTOCOL, data, 0, False
+        if len(data) < (HEADER + _IV + 2 + ICV if esp else _AH):
+            return CryptoStatus.INVALID_SYNTAX, data, 0, False
+        low = int.from_bytes(data[4:8] if esp else data[8:12], "big")
+        number, refused, judged = entry.number(low), None, False
+        if entry.judge is not None:
+            number, refused, judged = entry.judge.look(low)
+        if refused is not None:
+            return refused, data, number, judged
         try:
             if entry.cipher is None:
-                return self._verified(entry, arrived)
-            start = HEADER + _IV
-            if len(data) < start + 2 + ICV:
-                return CryptoStatus.INVALID_SYNTAX, data
-            text = entry.cipher.open(data[HEADER:start], _aad(entry, data[:HEADER]), data[start:])
-            return CryptoStatus.SUCCESS, data[:start] + text + data[-ICV:]
+                return *self._verified(entry, arrived, number), number, judged
+            start, aad = HEADER + _IV, _aad(entry, data[:HEADER], number >> 32)
+            text = entry.cipher.open(data[HEADER:start], aad, data[start:])
+            return CryptoStatus.SUCCESS, data[:start] + text + data[-ICV:], number, judged
         except Unverified:
-            return self._failure(entry), data
+            return self._failure(entry), data, number, judged
 
-    def _verified(self, entry: Entry, arrived: Arrived) -> tuple[CryptoStatus, bytes]:
+    def _verified(self, entry: Entry, arrived: Arrived, number: int) -> tuple[CryptoStatus, bytes]:
         data = arrived.data
         assert entry.signer is not None
-        if len(data) < _AH:
-            return CryptoStatus.INVALID_SYNTAX, data
         try:
-            size = entry.signer.check(data)
-            number = entry.number(int.from_bytes(data[8:12], "big"))
-            entry.signer.verify(number, shown(arrived), data, size)
+            entry.signer.verify(number, shown(arrived), data, entry.signer.check(data))
         except Dropped as dropped:
             bad = dropped.reason == "unverified"
             return self._failure(entry) if bad else CryptoStatus.INVALID_SYNTAX, data
         return CryptoStatus.SUCCESS, data
+
+    def _plain(self, entry: Entry, arrived: Arrived, data: bytes) -> tuple[CryptoStatus, bytes]:
+        """Packet mode: the packet inside, as a frame behind the first octets of what it came in."""
+        try:
+            if entry.cipher is not None:
+                packet = contents(arrived, data[HEADER + _IV : -ICV], tunnel=entry.tunnel)
+            else:
+                size = (data[1] + 2) * 4
+                packet = unwrapped(arrived, data[0], data[size:], shown(arrived), tunnel=entry.tunnel)
+        except Dropped as dropped:
+            return _REFUSED.get(dropped.reason, CryptoStatus.INVALID_SYNTAX), arrived.data
+        return CryptoStatus.SUCCESS, data[:HEADER] + _PLAIN + packet
 
     def _failure(self, entry: Entry) -> CryptoStatus:
         if entry.cipher is None:
@@ -294,7 +368,11 @@ class Adapter:
 
     def _inner(self, entry: Entry, one: Arrived) -> bytes:
         """The packet in an opened one, if nothing about it wants a second look."""
-        if entry.cipher is None or one.mark is None or one.mark.status is not CryptoStatus.SUCCESS:
+        if one.mark is None or one.mark.status is not CryptoStatus.SUCCESS:
+            return b""
+        if one.mark.judged:
+            return one.data[HEADER + vnet.HEADER :]
+        if entry.cipher is None:
             return b""
         try:
             return contents(one, one.data[HEADER + _IV : -ICV], tunnel=entry.tunnel)
@@ -317,7 +395,7 @@ class Adapter:
         if entry is not None:
             self.faults.swap = False
             self.table.delete(handle)
-            self.table.add(entry.port, entry.sa, entry.high)
+            self.table.add(entry.port, entry.sa, entry.high, packets=entry.sender is not None)
 
     def _lie(self, entry: Entry) -> int:
         if self.faults.lie is Lie.RAW:
@@ -327,12 +405,10 @@ class Adapter:
         others = [one.handle for one in self.table.entries() if one is not entry]
         return others[0] if others else slot_of(entry.handle)
 
-    def _shuffled(
-        self, ready: list[tuple[Transmit, list[Outgoing]]]
-    ) -> list[tuple[Transmit, list[Outgoing]]]:
+    def _shuffled(self, ready: list[_Done]) -> list[_Done]:
         """Out of order within the fault's bound of packets, fences where they are."""
-        made: list[tuple[Transmit, list[Outgoing]]] = []
-        window: list[tuple[Transmit, list[Outgoing]]] = []
+        made: list[_Done] = []
+        window: list[_Done] = []
         held = 0
         for one in ready:
             fence = one[0].task is Task.FENCE
@@ -344,7 +420,7 @@ class Adapter:
             held += self.faults.reorder if fence else count
         return made + self._mixed(window)
 
-    def _mixed(self, window: list[tuple[Transmit, list[Outgoing]]]) -> list[tuple[Transmit, list[Outgoing]]]:
+    def _mixed(self, window: list[_Done]) -> list[_Done]:
         return [one for _, _, one in sorted((self._random(4), at, one) for at, one in enumerate(window))]
 
 
@@ -356,13 +432,26 @@ def _pieces(arrived: Arrived) -> list[Arrived]:
     return [replace(arrived, data=data[at : at + size], segment=0) for at in range(0, len(data), size)]
 
 
-def _aad(entry: Entry, header: bytes) -> bytes:
+_MAKE: dict[Task, Callable[[Adapter, Entry, Transmit], list[Outgoing]]] = {
+    Task.SECURE: Adapter._secured,
+    Task.LARGE: Adapter._large,
+    Task.PACKETS: Adapter._packets,
+}
+
+
+def _judged(arrived: Arrived) -> bool:
+    return arrived.mark is not None and arrived.mark.judged
+
+
+def _aad(entry: Entry, header: bytes, high: int) -> bytes:
     """Associated data of an ESP packet (RFC 4106 section 5)."""
-    return header[:4] + entry.high.to_bytes(4, "big") + header[4:] if entry.sa.suite.esn else header
+    return header[:4] + high.to_bytes(4, "big") + header[4:] if entry.sa.suite.esn else header
 
 
 def _joined(entry: Entry, parts: Sequence[Arrived], frame: bytes) -> Arrived:
     numbers = tuple(int.from_bytes(one.data[4:8], "big") for one in parts)
     evict = any(one.mark is not None and one.mark.evict for one in parts)
-    mark = Mark(entry.handle, CryptoStatus.SUCCESS, numbers, evict, entry.high)
+    first = parts[0].mark
+    assert first is not None
+    mark = Mark(entry.handle, CryptoStatus.SUCCESS, numbers, evict, first.high, first.judged)
     return replace(parts[0], data=parts[0].data[:HEADER] + frame, mark=mark)

@@ -28,11 +28,13 @@ STOP_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Plugged:
-    """What a port's owner needs: a plug, and a descriptor for requests. Whoever takes it closes it."""
+    """What a port's owner needs: a plug, and a descriptor for requests. Whoever takes it closes it.
+    `packet_mode`: SAs are to be placed in it."""
 
     plug: Plug
     control: int
     profile: str
+    packet_mode: bool
 
     def filenos(self) -> tuple[int, ...]:
         """All descriptors."""
@@ -57,8 +59,8 @@ class _Attached:
 class AdapterProcess:
     """`on_status(status)` hears from it; `on_gone(reason)` that it is gone, before another one is begun."""
 
-    def __init__(self, profile: str) -> None:
-        self.profile = profile
+    def __init__(self, profile: str, *, packet_mode: bool) -> None:
+        self.profile, self.packet_mode = profile, packet_mode
         self.on_status: Callable[[nic.Status], None] = lambda status: None
         self.on_gone: Callable[[str], None] = lambda reason: None
         self._ports: dict[str, _Attached] = {}
@@ -129,7 +131,7 @@ class AdapterProcess:
             stack.callback(theirs.close)
             message = nic.Attach(name, port.limit, host.slots, host.room, len(port.raw), len(port.natt))
             self._send(message, [*adapter.filenos(), theirs.fileno(), *port.raw, *port.natt])
-        port.deliver(Plugged(host, ours.detach(), self.profile))
+        port.deliver(Plugged(host, ours.detach(), self.profile, self.packet_mode))
 
     # The process -----------------------------------------------------------------------------------------
 

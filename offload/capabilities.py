@@ -2,6 +2,7 @@
 
 `PROFILES` has the adapters that can be simulated. Those of the 82576 and 82599 generation know AES-128-GCM
 and AES-128-GMAC only, transport mode only, and leave sequence numbers, replay and lifetimes to the host.
+Only the ideal one can take numbers and replay over (`packet_mode`, see `offload.packet_mode`).
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def _profile(
         transforms=frozenset(Transform(one, bits, 16) for one in Algorithm for bits in key_bits),
         lso=True,
         lro=everything,
-        packet_mode=False,  # not built
+        packet_mode=everything,
     )
 
 

@@ -180,11 +180,12 @@ class Came(_Message, frozen=True, array_like=True, tag=True):
 
 
 class Carried(_Message, frozen=True, array_like=True, tag=True):
-    """What adapters had to do with so far: slot, octets and packets in, octets and packets out; and the
-    counters of the driver."""
+    """What adapters had to do with so far: slot, octets and packets in, octets and packets out; the counters
+    of the driver; and in packet mode slot, next number of the adapter and end of its lease."""
 
     pairs: list[tuple[int, int, int, int, int]]
     counters: dict[str, int]
+    leases: list[tuple[int, int, int]] = []
 
 
 class Broken(_Message, frozen=True, array_like=True, tag=True):

@@ -5,6 +5,9 @@ The host frames packets, chooses sequence numbers and keeps the replay window. T
 and makes or checks the ICV; with large sends it cuts one packet into segments, with coalescing it puts
 segments together. Nothing is sent bare for want of an SA: a descriptor with a handle that the adapter does
 not know fails.
+
+In packet mode (Linux' packet offload) the adapter does more: outbound it frames and numbers packets itself,
+with numbers that the host leases it; inbound it checks the sequence number too, and hands up plain packets.
 """
 
 from __future__ import annotations
@@ -27,6 +30,11 @@ class CryptoStatus(IntEnum):
     TUNNEL_ESP_FAILED = 5
     INVALID_SYNTAX = 6
     INVALID_PROTOCOL = 7
+    # in packet mode only, and of ours
+    REPLAYED = 8
+    LATE = 9
+    DUMMY = 10
+    CONGESTION = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +45,15 @@ class Mark:
     in order, behind the ESP header of the first one. `evict`: the adapter wants to be relieved of the SA
     (SaDeleteReq). `high`: the upper half of the sequence number with which the ICV was right, 0 without
     extended ones: were it left out, a packet of 2^32 numbers ago would be taken for a new one until the
-    adapter follows our update."""
+    adapter follows our update. `judged`: packet mode, the adapter has looked into its own replay window, and
+    what it opened is always such a frame, of one packet perhaps."""
 
     handle: int
     status: CryptoStatus
     numbers: tuple[int, ...] = ()
     evict: bool = False
     high: int = 0
+    judged: bool = False
 
 
 class Task(IntEnum):
@@ -52,6 +62,8 @@ class Task(IntEnum):
     SECURE = 0  # packets framed by the host, with zeros for the ICV
     LARGE = 1  # one large packet that the adapter cuts, frames and protects
     FENCE = 2  # nothing: it is completed when all before it are
+    PACKETS = 3  # packet mode: a plain packet, or a large one, for the adapter to do everything with
+    LEASE = 4  # packet mode: the adapter may use more numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,12 @@ class Transmit:
     train of such packets in UDP.
 
     LARGE: `data` is a frame of `offload.vnet` (transport mode only); its first segment gets the number
-    `number`."""
+    `number`.
+
+    PACKETS: `data` is a frame of `offload.vnet`, in any mode. With `segment` it is one packet that does not
+    fit its path: what leaves is cut up into packets of at most so many octets.
+
+    LEASE: `segment` numbers from the 64-bit number `number` on."""
 
     ident: int
     handle: int
@@ -79,7 +96,9 @@ class Transmit:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A transmit descriptor is done with: its packets are on the wire, or never will be."""
+    """A transmit descriptor is done with: its packets are on the wire, or never will be. Of a fence in packet
+    mode `number` is the first one that the adapter has not used, and never will."""
 
     ident: int
     sent: bool
+    number: int = 0

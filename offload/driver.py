@@ -8,11 +8,14 @@ One outbound SA:
                     HARD --other upper half--> DRAINING --fence done--> ADDING
                     HARD, DRAINING --adapter dead, no completion in time, failed send--> SOFT, packets again
 
+In packet mode, see `offload.packet_mode`, HARD --packets for software--> DRAINING --fence done--> ADDING, for
+the fence brings the numbers home.
+
 A sequence number is taken before an adapter sees the packet and never again, whatever becomes of it: packets
 whose completion is missing leave in software under new numbers, at most once, oldest first. While an SA
 drains its packets wait, before they are numbered, so that none of software overtakes one of the ring. Inbound
 nothing drains: marked and raw packets may come at any time, and a mark is believed when its handle is the
-SA's.
+SA's. In packet mode the replay window is lent to the adapter; one that dies with it costs the SA.
 
 Answers are to be given to the driver before packets that were marked behind them: whoever takes packets from
 the ring looks for answers between that and handing them to the engine.
@@ -31,6 +34,7 @@ from itertools import islice
 from offload.capabilities import Capabilities, Direction
 from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
 from offload.outer import Outgoing
+from offload.packet_mode import Lease
 from offload.requests import (
     Added,
     AddSa,
@@ -40,6 +44,7 @@ from offload.requests import (
     Link,
     Refused,
     Request,
+    TakeWindow,
     TooBig,
     UpdateSa,
     add,
@@ -78,20 +83,25 @@ class Report:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A descriptor that is not completed. `frame`: its packets are those of a frame of `offload.vnet`."""
+    """A descriptor that is not completed, of `count` packets. `frame`: they are those of a frame of
+    `offload.vnet`. Pieces of one packet are of one `group`: it leaves again whole if one of them is lost."""
 
     lane: Lane
     packet: bytes
     since: float
     frame: bool
+    count: int
+    group: int
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One outbound SA."""
+    """One outbound SA. In packet mode (`packets`) the adapter has a `lease` from its first packet on."""
 
     pair: SaPair
     stage: Stage = Stage.SOFT
+    packets: bool = False
+    lease: Lease | None = None
     handle: int = 0
     high: int = 0  # of extended sequence numbers, as the adapter has it
     fence: int = 0
@@ -103,12 +113,16 @@ class Lane:
 
 @dataclass(slots=True, eq=False)
 class Inbound:
-    """One inbound SA in the adapter, or on the way there (`handle` 0)."""
+    """One inbound SA in the adapter, or on the way there (`handle` 0). In packet mode (`packets`) the adapter
+    has the replay window while that is `lent`, and its marks are `judged` since then."""
 
     pair: SaPair
+    packets: bool = False
     handle: int = 0
     high: int = 0
     lagging: int = 0
+    judged: bool = False
+    lent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +135,21 @@ class Again:
 
 
 class Driver:
-    """All SAs of one port. `resend` False: what is lost stays lost."""
+    """All SAs of one port. `resend` False: what is lost stays lost. `packet_mode`: SAs are placed in it from
+    now on; the adapter has to be able to."""
 
-    def __init__(self, capabilities: Capabilities, *, resend: bool = True) -> None:
+    def __init__(self, capabilities: Capabilities, *, resend: bool = True, packet_mode: bool = False) -> None:
         self.capabilities = capabilities
+        self.packet_mode = packet_mode
         self.requests: list[Request] = []
         self.ring: list[Transmit] = []
         self.reports: list[Report] = []
         self.counters: Counter[str] = Counter()
         self.lanes: dict[SaPair, Lane] = {}  # of pairs that are not wholly in software outbound
-        self.again: Callable[[Again], None] = lambda again: None  # set by the engine
+        # set by the engine
+        self.again: Callable[[Again], None] = lambda again: None
+        self.lending: Callable[[SaPair], None] = lambda pair: None  # the adapter is to have its window
+        self.lost: Callable[[SaPair], None] = lambda pair: None  # which went with the adapter
         self._resend = resend
         self._inbound: dict[SaPair, Inbound] = {}
         self._handles: dict[int, Inbound] = {}
@@ -152,11 +171,12 @@ class Driver:
             if direction is Direction.INBOUND and pair not in self._inbound:
                 window = pair.inbound.replay
                 high = window.highest >> 32 if window is not None else 0
-                row = self._inbound[pair] = Inbound(pair, high=high)
+                packets = self.packet_mode and window is not None
+                row = self._inbound[pair] = Inbound(pair, packets, high=high)
                 self._add(row, pair.inbound, high)
             elif direction is Direction.OUTBOUND and pair not in self.lanes:
                 high = pair.outbound.sequence + 1 >> 32
-                lane = self.lanes[pair] = Lane(pair, Stage.ADDING, high=high)
+                lane = self.lanes[pair] = Lane(pair, Stage.ADDING, self.packet_mode, high=high)
                 self._add(lane, pair.outbound, high)
 
     def displace(self, pair: SaPair, directions: Iterable[Direction], now: float) -> None:
@@ -166,6 +186,18 @@ class Driver:
                 self._remove_inbound(pair)
             elif (lane := self.lanes.get(pair)) is not None:
                 self._drain(lane, now)
+
+    def moved(self, pair: SaPair, now: float) -> None:
+        """The pair's addresses or ports are others: what the adapter has of it is placed anew, or refused."""
+        if pair in self._inbound:
+            self._remove_inbound(pair)
+            self.place(pair, (Direction.INBOUND,), now)
+        lane = self.lanes.get(pair)
+        if lane is not None:
+            adding = lane.stage is Stage.ADDING
+            self._drain(lane, now, Stage.ADDING)
+            if adding:
+                self.place(pair, (Direction.OUTBOUND,), now)
 
     def forget(self, pair: SaPair) -> None:
         """The pair is deleted. What is in flight still leaves; what waits looks for another pair."""
@@ -199,6 +231,12 @@ class Driver:
         return came, packets_in, went, packets_out
 
     @property
+    def leases(self) -> dict[SaPair, tuple[int, int]]:
+        """Packet mode: the next number that the adapter uses for a pair, and the first that it may not."""
+        found = ((lane.pair, lane.lease) for lane in self.lanes.values())
+        return {pair: (one.end - one.left, one.end) for pair, one in found if one is not None}
+
+    @property
     def pairs(self) -> set[SaPair]:
         """Those with a direction in the adapter, or on the way there, or that it carried something of."""
         return self.lanes.keys() | self._inbound.keys() | self._carried.keys()
@@ -211,7 +249,7 @@ class Driver:
     def _add(self, place: Lane | Inbound, sa: SecurityAssociation, high: int) -> None:
         self._ident += 1
         self._pending[self._ident] = place
-        self.requests.append(add(self._ident, sa, high if sa.suite.esn else None))
+        self.requests.append(add(self._ident, sa, high if sa.suite.esn else None, packets=place.packets))
         self.counters["adds"] += 1
 
     # What the adapter says -------------------------------------------------------------------------------
@@ -223,8 +261,11 @@ class Driver:
                 self._added(ident, handle)
             case Refused(ident, reason):
                 self._refused(ident, reason, now)
-            case Deleted(handle):
+            case Deleted(handle, highest, bitmap):
                 self._ended[1].add(handle)
+                row = self._former.get(handle)
+                if row is not None and row.lent:
+                    self._come_home(row, highest, bitmap)
             case Link(up):
                 if not up:
                     self.dead(now, "link")
@@ -271,7 +312,10 @@ class Driver:
                 continue
             del self._flights[one.ident]
             lane.flights.discard(one.ident)
+            if lane.lease is not None:
+                lane.lease.sent += flight.count
             if one.ident == lane.fence and lane.stage is Stage.DRAINING:
+                self._regain(lane, one.number)
                 self._drained(lane, now)
         for lane in failed:
             self._lost(lane, "lost")
@@ -287,6 +331,9 @@ class Driver:
         for pair in list(self._inbound):
             self._remove_inbound(pair, why)
         self._ended[1].update(self._former)
+        for row in self._former.values():
+            if row.lent:
+                self._come_home(row, None, b"")
         for lane in [*self.lanes.values(), *self._draining]:
             self._lost(lane, why)
         self.requests.clear()  # there is nothing to delete
@@ -316,6 +363,47 @@ class Driver:
         self.ring.append(replace(large, ident=self._ident, handle=lane.handle))
         self._carries(lane.pair, 2, octets, packets)
 
+    def send_packets(
+        self,
+        lane: Lane,
+        frame: bytes,
+        again: bytes,
+        octets: int,
+        count: int,
+        now: float,
+        *,
+        mtu: int = 0,
+        behind: bool = False,
+    ) -> None:
+        """Packet mode: hand over what `count` packets are to be made of, after `leased`. Should it be lost,
+        `again` is to leave: the frame, or the packet in it, or the one it is a piece of, `behind` another
+        piece. `mtu`: it has to be cut up for that."""
+        assert lane.lease is not None
+        lane.lease.handed += count
+        self._fly(lane, again, now, again is frame, count, behind=behind)
+        self.ring.append(Transmit(self._ident, lane.handle, Task.PACKETS, frame, segment=mtu))
+        self._carries(lane.pair, 2, octets, count)
+
+    def leased(self, lane: Lane, count: int) -> bool:
+        """Packet mode: whether the adapter has numbers for so many packets more."""
+        sa = lane.pair.outbound
+        lease = lane.lease = lane.lease or Lease(sa.sequence + 1, sa.sequence + 1)
+        if more := lease.renewed(sa, count):
+            self.ring.append(Transmit(0, lane.handle, Task.LEASE, number=more.start, segment=len(more)))
+            self.counters["leases"] += 1
+        return lease.left >= count
+
+    def prepare(self, lane: Lane, now: float, *, soft: bool) -> None:
+        """A packet of an SA in the adapter is about to leave, in software if `soft`: see that it may."""
+        if lane.packets:
+            if soft and lane.lease is not None:
+                self.counters["pauses"] += 1
+                self._drain(lane, now, Stage.ADDING)
+        elif lane.high != lane.pair.outbound.sequence + 1 >> 32:
+            self.refresh(lane, now)
+        elif soft and lane.flights:
+            self.pause(lane, now)
+
     def hold(self, lane: Lane, packet: bytes, now: float) -> None:
         """A packet of an SA that drains: it waits, and when too many do, the adapter is given up."""
         lane.held.append(packet)
@@ -333,11 +421,14 @@ class Driver:
         self.counters["esn renewals"] += 1
         self._drain(lane, now, Stage.ADDING)
 
-    def _fly(self, lane: Lane, packet: bytes, now: float, frame: bool) -> None:
+    def _fly(
+        self, lane: Lane, packet: bytes, now: float, frame: bool, count: int = 1, *, behind: bool = False
+    ) -> None:
         if not self._flights:
             self._heard = now  # silence counts from here
+        group = self._flights[self._ident].group if behind else self._ident + 1
         self._ident += 1
-        self._flights[self._ident] = Flight(lane, packet, now, frame)
+        self._flights[self._ident] = Flight(lane, packet, now, frame, count, group)
         lane.flights.add(self._ident)
 
     def _drain(self, lane: Lane, now: float, then: Stage = Stage.SOFT) -> None:
@@ -346,11 +437,11 @@ class Driver:
         elif lane.stage is Stage.HARD:
             lane.stage, lane.then, lane.until = Stage.DRAINING, then, now + PATIENCE
             self._draining[lane] = None
-            self._fly(lane, b"", now, False)
+            self._fly(lane, b"", now, False, 0)
             lane.fence = self._ident
             self.ring.append(Transmit(self._ident, lane.handle, Task.FENCE))
             self.counters["drains"] += 1
-        elif then is Stage.SOFT:
+        elif then is Stage.SOFT or lane.then is Stage.HARD:
             lane.then = then
 
     def _drained(self, lane: Lane, now: float) -> None:
@@ -367,6 +458,14 @@ class Driver:
             if lane.then is Stage.ADDING and placed:
                 self.place(lane.pair, (Direction.OUTBOUND,), now)
 
+    def _regain(self, lane: Lane, number: int) -> None:
+        """Go on with the first number that the adapter has not used; behind its lease if that cannot be."""
+        lease = lane.lease
+        if lease is not None and lease.credible(number):
+            lane.pair.outbound.sequence = number - 1
+            lane.lease = None
+            self.counters["leases returned"] += 1
+
     def _lost(self, lane: Lane, why: str) -> None:
         """Forget the handle; what is not completed leaves again."""
         if lane.handle:
@@ -382,11 +481,17 @@ class Driver:
         if lane.handle:
             self.requests.append(DeleteSa(lane.handle))
             lane.handle = 0
-        lost = [self._flights.pop(ident) for ident in sorted(lane.flights)]
+        if lane.lease is not None:
+            self.counters["leases lost"] += 1
+            lane.lease = None
+        lost: dict[int, Flight] = {}
+        for ident in sorted(lane.flights):
+            flight = self._flights.pop(ident)
+            lost.setdefault(flight.group, flight)
         if lost:
             self.ring = [one for one in self.ring if one.ident not in lane.flights]
         lane.flights.clear()
-        self._leave_again(lane, tuple(one for one in lost if one.packet) if self._resend else ())
+        self._leave_again(lane, tuple(one for one in lost.values() if one.packet) if self._resend else ())
 
     def _leave_again(self, lane: Lane, lost: tuple[Flight, ...]) -> None:
         """Under new numbers what was lost, then what waits."""
@@ -400,7 +505,7 @@ class Driver:
     def believes(self, pair: SaPair, mark: Mark) -> bool:
         """Whether a mark is of the SA that the packet claims to be of."""
         row = self._handles.get(mark.handle) or self._former.get(mark.handle)
-        if row is None or row.pair is not pair:
+        if row is None or row.pair is not pair or mark.judged > row.judged:
             self.counters["stale handles"] += 1
             return False
         self.counters[f"status: {mark.status.name.lower()}"] += len(mark.numbers) or 1
@@ -425,12 +530,44 @@ class Driver:
             if row.lagging == LAGGING:
                 self._remove_inbound(pair, "refused")
                 return
+        if row.packets:
+            if row.handle == mark.handle and not row.judged:
+                self._lend(row)
+            return
         window = pair.inbound.replay
         high = window.highest >> 32 if window is not None else 0
         if high != row.high and row.handle:
             row.high = high
             self.requests.append(UpdateSa(row.handle, high))
             self.counters["updates"] += 1
+
+    def lent(self, pair: SaPair) -> bool:
+        """Packet mode: whether the adapter has the replay window of a pair, or had when it last said so."""
+        window = pair.inbound.replay
+        return window is not None and window.lent
+
+    def _lend(self, row: Inbound) -> None:
+        """All packets that came unmarked have been judged, for a marked one has come: what is newer than all
+        that has come is the adapter's to judge."""
+        window = row.pair.inbound.replay
+        assert window is not None
+        row.judged = row.lent = window.lent = True
+        self.lending(row.pair)
+        self.requests.append(TakeWindow(row.handle, window.highest))
+        self.counters["windows lent"] += 1
+
+    def _come_home(self, row: Inbound, highest: int | None, bitmap: bytes) -> None:
+        """The adapter judges no more. Without its window nobody knows what has come: then nothing may."""
+        window = row.pair.inbound.replay
+        assert window is not None
+        row.lent = window.lent = False
+        if highest is not None and 0 <= highest <= window.last:
+            window.join(highest, bitmap)
+            self.counters["windows returned"] += 1
+        else:
+            window.close(window.last)
+            self.counters["windows lost"] += 1
+            self.lost(row.pair)
 
     def settled(self) -> None:
         """The receive ring was found empty, and all that it held has been looked at. The second time after

@@ -162,9 +162,10 @@ class Guest:
             case Denied(reason):
                 self._hang_up()
                 self._later(f"the host's switch refuses: {reason}")
-            case port_protocol.Plugged(profile, slots, room) if profile in PROFILES:
+            case port_protocol.Plugged(profile, slots, room, packets) if profile in PROFILES:
                 memory, bell, other_bell, control = filenos
-                self._deliver(Plugged(Plug(memory, bell, other_bell, slots, room), control, profile))
+                plug = Plug(memory, bell, other_bell, slots, room)
+                self._deliver(Plugged(plug, control, profile, packets))
             case Moved(ident, inbound, outbound, hard):
                 found = self._pairs.get(ident)
                 ends = ((Direction.INBOUND, inbound), (Direction.OUTBOUND, outbound))

@@ -88,10 +88,7 @@ class HybridEngine(SoftwareEngine):
         (`soft`) must not overtake those: behind it they might be too late for the peer's replay window."""
         driver = self.driver
         if lane.stage is Stage.HARD:
-            if lane.high != lane.pair.outbound.sequence + 1 >> 32:
-                driver.refresh(lane, now)
-            elif soft and lane.flights:
-                driver.pause(lane, now)
+            driver.prepare(lane, now, soft=soft)
         if lane.stage is not Stage.DRAINING:
             return False
         driver.hold(lane, packet, now)
@@ -196,9 +193,9 @@ class HybridEngine(SoftwareEngine):
             self._counters["stale-handle"] += len(mark.numbers) or 1
             return
         # of extended numbers the adapter may know an old upper half: then they are opened here
-        if mark.status is not CryptoStatus.SUCCESS and not pair.inbound.suite.esn:
-            syntax = mark.status in (CryptoStatus.INVALID_SYNTAX, CryptoStatus.INVALID_PROTOCOL)
-            self._counters["malformed" if syntax else "unverified"] += 1
+        final = mark.judged or self.driver.lent(pair) or not pair.inbound.suite.esn
+        if mark.status is not CryptoStatus.SUCCESS and final:
+            self._counters[_WRONG.get(mark.status, "unverified")] += 1
             return
         before = len(batch.local)
         if mark.numbers:
@@ -231,6 +228,16 @@ class HybridEngine(SoftwareEngine):
                     self._crossed(receiver.meter, receiver.pair, inbound=True)
         except Dropped as dropped:
             self._counters[dropped.reason] += len(mark.numbers)
+
+
+_WRONG = {
+    CryptoStatus.INVALID_SYNTAX: "malformed",
+    CryptoStatus.INVALID_PROTOCOL: "malformed",
+    CryptoStatus.REPLAYED: "replayed",
+    CryptoStatus.LATE: "late",
+    CryptoStatus.DUMMY: "dummy",
+    CryptoStatus.CONGESTION: "congestion",
+}
 
 
 def _carried(packet: bytes | Frame) -> tuple[int, int]:

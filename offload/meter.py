@@ -72,9 +72,14 @@ class Meter:
     def _store(self, octets: int, packets: int, now: float) -> None:
         usage = self._sa.usage
         usage.octets, usage.packets, usage.last = octets, packets, now
+        self.tell()
+
+    def tell(self) -> None:
+        """Publish what it comes to."""
         if self._publish is not None:
-            window = self._sa.replay
-            self._publish(octets, packets, now, window.highest if window else self._sa.sequence)
+            usage, window = self._sa.usage, self._sa.replay
+            number = window.reached if window else self._sa.sequence
+            self._publish(usage.octets, usage.packets, usage.last or 0.0, number)
 
     def _sequence(self) -> tuple[int, int]:
         """Packets so far, and the last number sent."""

@@ -18,9 +18,9 @@ from offload import channel, requests
 from offload.capabilities import PROFILES, Direction
 from offload.channel import address
 from offload.driver import Driver
-from offload.hybrid import HybridEngine
 from offload.nic_link import NicLink
 from offload.outer import Arrived
+from offload.packet_engine import PacketEngine
 from offload.rings import Plug
 from offload.slots import Broken
 from offload.software import Batch, Frame, SoftwareEngine
@@ -37,12 +37,13 @@ class Plugged(msgspec.Struct, frozen=True, array_like=True):
     profile: str
     slots: int
     room: int
+    packet_mode: bool
 
 
 class NicWorker(Worker):
     """See `Worker`."""
 
-    engine: HybridEngine
+    engine: PacketEngine
 
     def __init__(self, order: Order) -> None:
         self.link: NicLink | None = None
@@ -55,7 +56,7 @@ class NicWorker(Worker):
         self.paused = False
 
     def _engine(self, order: Order) -> SoftwareEngine:
-        return HybridEngine(
+        return PacketEngine(
             os.urandom,
             self.driver,
             queue_packets=order.queue_packets,
@@ -132,6 +133,8 @@ class NicWorker(Worker):
         memory, bell, other_bell, control = filenos
         plug = Plug(memory, bell, other_bell, message.slots, message.room)
         self.driver.capabilities = PROFILES[message.profile]
+        # the native loop takes numbers out of the ledger, and its windows are there
+        self.driver.packet_mode = message.packet_mode and self.table is None
         self.link = NicLink(plug, control, self.driver, self._open_arrived, self._too_big)
         for fileno in self._wire():
             self._unwatch(fileno)
@@ -167,6 +170,8 @@ class NicWorker(Worker):
     def _order(self, message: channel.Order) -> None:
         if not isinstance(message, channel.Place):
             super()._order(message)
+            if isinstance(message, channel.Move):
+                self.driver.moved(self.slots[message.slot], time.monotonic())
             return
         pair = self.slots.get(message.slot)
         if pair is None:
@@ -203,4 +208,6 @@ class NicWorker(Worker):
                 for pair in self.driver.pairs
                 if pair in self.accounts.slots
             ]
-            self._answer(channel.Carried(pairs, dict(+self.driver.counters)))
+            slots, leases = self.accounts.slots, self.driver.leases
+            granted = [(slots[pair], *lease) for pair, lease in leases.items() if pair in slots]
+            self._answer(channel.Carried(pairs, dict(+self.driver.counters), granted))

@@ -75,6 +75,7 @@ class PairSteering:
         self._youngest: dict[tuple[str, object, object], Local] = {}
         self._share: Share | None = None
         self.counters: Mapping[str, int] = {}
+        self._leases: Mapping[SaPair, tuple[int, int]] = {}
         workers.steering = self
 
     def open(self, share: Share) -> None:
@@ -117,9 +118,14 @@ class PairSteering:
             direction = Direction.INBOUND if inbound else Direction.OUTBOUND
             self._arbiter.came(local.token, direction, what)
 
-    def carried(self, rows: Sequence[tuple[SaPair, int, int]], counters: Mapping[str, int]) -> None:
+    def carried(
+        self,
+        rows: Sequence[tuple[SaPair, int, int]],
+        counters: Mapping[str, int],
+        leases: Mapping[SaPair, tuple[int, int]],
+    ) -> None:
         """See `offload.workers.Steering`."""
-        self.counters = counters
+        self.counters, self._leases = counters, leases
         totals = {pair: came + went for pair, came, went in rows}
         told: list[tuple[object, int, int]] = []
         for pair, local in self._pairs.items():
@@ -131,6 +137,11 @@ class PairSteering:
             local.octets, local.offloaded = octets, total
             self._arbiter.changed(local.token, self._wished(pair.rule))
         self._arbiter.used(told)
+
+    def lease(self, token: object) -> tuple[int, int] | None:
+        """In packet mode the adapter's next number for a pair that the arbiter knows by `token`, and the end
+        of its lease, as last told."""
+        return next((one for pair, one in self._leases.items() if self.token(pair) is token), None)
 
     # Inside ----------------------------------------------------------------------------------------------
 
@@ -148,6 +159,7 @@ class PairSteering:
 
     def _deliver(self, plugged: Plugged) -> None:
         """Give the worker an adapter."""
-        message = msgspec.msgpack.encode(PlugMessage(plugged.profile, plugged.plug.slots, plugged.plug.room))
-        self._workers.plug(message, plugged.filenos())
+        plug = plugged.plug
+        message = PlugMessage(plugged.profile, plug.slots, plug.room, plugged.packet_mode)
+        self._workers.plug(msgspec.msgpack.encode(message), plugged.filenos())
         plugged.close()

@@ -97,6 +97,7 @@ class Plugged(_Message, frozen=True, array_like=True, tag=True):
     profile: str
     slots: int
     room: int
+    packet_mode: bool = False
 
 
 class Moved(_Message, frozen=True, array_like=True, tag=True):

@@ -61,10 +61,14 @@ SETTABLE: Final = ("limit", "reserve", "weight", "trusted", "exclusive")
 
 
 class Ports:
-    """The switch: its ports by name, the host's own always among them, and whether it offloads at all."""
+    """The switch: its ports by name, the host's own always among them, whether it offloads at all, and
+    whether in packet mode, which the adapter must have."""
 
-    def __init__(self, capabilities: Capabilities, *, enabled: bool = True) -> None:
+    def __init__(
+        self, capabilities: Capabilities, *, enabled: bool = True, packet_mode: bool = False
+    ) -> None:
         self.enabled = enabled
+        self.packet_mode = packet_mode
         self.capabilities = capabilities
         self._ports = {HOST: Port(HOST)}
 

@@ -74,7 +74,7 @@ class Receiver:
         if count != len(mark.numbers):
             raise Dropped("malformed")
         self._cover(frame[vnet.HEADER :])
-        refused = [self._refused(low, mark.high) for low in mark.numbers]
+        refused = ["" if mark.judged else self._refused(low, mark.high) for low in mark.numbers]
         if not any(refused) and self.meter.take_all(size + (count - 1) * head, count, now):
             return None, []
         packets, good = vnet.packets(frame), []
@@ -121,7 +121,7 @@ class Receiver:
             _check_half(number, high)
             kind, payload = data[0], data[size:]
         self._accept(number)
-        return _unwrapped(arrived, kind, payload, header, tunnel=self._tunnel)
+        return unwrapped(arrived, kind, payload, header, tunnel=self._tunnel)
 
     def _new(self, low: int) -> int:
         """The whole sequence number; raises `Dropped` when it came before or is too old to tell."""
@@ -168,10 +168,12 @@ def _check_half(number: int, high: int) -> None:
 def contents(arrived: Arrived, text: bytes, *, tunnel: bool) -> bytes:
     """The packet in the decrypted text of an ESP packet, with trailer; raises `Dropped`."""
     kind, payload = strip(text)
-    return _unwrapped(arrived, kind, payload, b"" if tunnel else shown(arrived), tunnel=tunnel)
+    return unwrapped(arrived, kind, payload, b"" if tunnel else shown(arrived), tunnel=tunnel)
 
 
-def _unwrapped(arrived: Arrived, kind: int, payload: bytes, header: bytes, *, tunnel: bool) -> bytes:
+def unwrapped(arrived: Arrived, kind: int, payload: bytes, header: bytes, *, tunnel: bool) -> bytes:
+    """The packet that was protected, out of an authentic payload and what its header says it is; raises
+    `Dropped`."""
     if kind == ip.NO_NEXT_HEADER:
         raise Dropped("dummy")
     return _inner(arrived, kind, payload) if tunnel else _own(arrived, kind, payload, header)

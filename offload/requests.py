@@ -3,6 +3,9 @@
 Add, update and delete are those of IPsec task offload v2 (IPSEC_OFFLOAD_V2_ADD_SA_EX and its neighbours): the
 adapter gets addresses, SPI, transform and key, and no sequence number, window or lifetime, which the host
 keeps. `ident` comes back with the answer; answers come when they like. `offload.channel` frames the octets.
+
+In packet mode the adapter keeps these, see `offload.packet_mode`: numbers come over the ring, the replay
+window goes there by `TakeWindow` and comes home by `Deleted`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import msgspec
 
 from sadb.address import Address
 from sadb.algorithms import ENCRYPTION_BY_NAME, Kind, QuickSuite, SecurityProtocol
+from sadb.replay import SMALLEST, ReplayWindow
 from sadb.sa import Mode, SecurityAssociation
 from sadb.secret import Secret
 from sadb.selector import Selector
@@ -23,9 +27,21 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What goes between host and adapter."""
 
 
+class Packets(msgspec.Struct, frozen=True, array_like=True):
+    """What an adapter has to know besides to make whole packets (outbound), or to judge which are new
+    (inbound): UDP ports, source first; DSCP and DF of outer headers, None for those of the packet; the size
+    of the replay window and its highest number so far."""
+
+    ports: tuple[int, int] | None
+    dscp: int | None
+    dont_fragment: bool | None
+    window: int
+    highest: int
+
+
 class AddSa(_Message, frozen=True, array_like=True, tag=True):
     """Put one direction of a pair into the table. An all-zero address is a wildcard; `high` is the upper half
-    of the sequence number, or None without extended ones."""
+    of the sequence number, or None without extended ones; `packets` asks for packet mode."""
 
     ident: int
     inbound: bool
@@ -38,6 +54,7 @@ class AddSa(_Message, frozen=True, array_like=True, tag=True):
     tunnel: bool
     udp: bool
     high: int | None
+    packets: Packets | None = None
 
     def __repr__(self) -> str:
         return f"<add {self.protocol} {self.spi:08x} {'inbound' if self.inbound else 'outbound'}>"
@@ -48,6 +65,13 @@ class UpdateSa(_Message, frozen=True, array_like=True, tag=True):
 
     handle: int
     high: int
+
+
+class TakeWindow(_Message, frozen=True, array_like=True, tag=True):
+    """Packet mode: judge from now on what is newer than `highest`, and than what was handed up so far."""
+
+    handle: int
+    highest: int
 
 
 class DeleteSa(_Message, frozen=True, array_like=True, tag=True):
@@ -71,9 +95,12 @@ class Refused(_Message, frozen=True, array_like=True, tag=True):
 
 
 class Deleted(_Message, frozen=True, array_like=True, tag=True):
-    """No packet is marked with this handle any more, and none is sent with it."""
+    """No packet is marked with this handle any more, and none is sent with it. With the replay window, if the
+    adapter had one: what came of the numbers that it judged (`sadb.replay.ReplayWindow.bitmap`)."""
 
     handle: int
+    highest: int | None = None
+    bitmap: bytes = b""
 
 
 class Link(_Message, frozen=True, array_like=True, tag=True):
@@ -90,12 +117,12 @@ class TooBig(_Message, frozen=True, array_like=True, tag=True):
     spi: int | None
 
 
-Request = AddSa | UpdateSa | DeleteSa
+Request = AddSa | UpdateSa | TakeWindow | DeleteSa
 Answer = Added | Refused | Deleted | Link | TooBig
 
 
-def add(ident: int, sa: SecurityAssociation, high: int | None) -> AddSa:
-    """The request for an SA whose transform is one of `Kind.AEAD` or `Kind.GMAC`."""
+def add(ident: int, sa: SecurityAssociation, high: int | None, *, packets: bool = False) -> AddSa:
+    """The request for an SA whose transform is one of `Kind.AEAD` or `Kind.GMAC`, perhaps in packet mode."""
     row = sa.suite.encryption
     assert row is not None
     return AddSa(
@@ -110,7 +137,13 @@ def add(ident: int, sa: SecurityAssociation, high: int | None) -> AddSa:
         sa.mode is Mode.TUNNEL,
         sa.encapsulation is not None,
         high,
+        _packets(sa) if packets else None,
     )
+
+
+def _packets(sa: SecurityAssociation) -> Packets:
+    window = sa.replay or ReplayWindow()
+    return Packets(sa.encapsulation, sa.dscp, sa.dont_fragment, window.size, window.highest)
 
 
 def association(message: AddSa, source: Address, destination: Address) -> SecurityAssociation:
@@ -124,6 +157,14 @@ def association(message: AddSa, source: Address, destination: Address) -> Securi
         raise ValueError("no number of 32 bits")
     if source.version != destination.version:
         raise ValueError("one address is IPv4, the other IPv6")
+    more = message.packets or Packets(None, None, None, SMALLEST, 0)
+    ports = more.ports or (0, 0)
+    if not all(0 <= one <= 0xFFFF for one in ports) or not 0 <= (more.dscp or 0) <= 63:
+        raise ValueError("no port, or no DSCP")
+    window = ReplayWindow(more.window, esn=message.high is not None)
+    if not 0 <= more.highest <= window.last:
+        raise ValueError("no sequence number")
+    window.highest = more.highest
     return SecurityAssociation(
         spi=message.spi,
         suite=QuickSuite(protocol, row, None, esn=message.high is not None),
@@ -134,5 +175,8 @@ def association(message: AddSa, source: Address, destination: Address) -> Securi
         encryption_key=Secret(message.key),
         integrity_key=Secret(b""),
         inbound=message.inbound,
-        encapsulation=(0, 0) if message.udp else None,
+        encapsulation=ports if message.udp else None,
+        replay=window if message.inbound else None,
+        dscp=more.dscp,
+        dont_fragment=more.dont_fragment,
     )

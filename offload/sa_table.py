@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from offload.ah import Authenticator
 from offload.capabilities import Capabilities
 from offload.esp import Sealer
+from offload.meter import Meter
+from offload.packet_mode import Judge, Numbers
+from offload.sender import Sender
 from sadb.address import Address
 from sadb.algorithms import Encryption, SecurityProtocol
 from sadb.crypto import Cipher, cipher
-from sadb.sa import Mode, SecurityAssociation
+from sadb.sa import Mode, SaPair, SecurityAssociation
 
 _SLOT = 0xFFFF
 MakeCipher = Callable[[Encryption, bytes], Cipher]
@@ -31,7 +34,8 @@ def slot_of(handle: int) -> int:
 @dataclass(slots=True, eq=False)
 class Entry:
     """One row: an SA of one direction, and who asked for it. `high` is the upper half of extended sequence
-    numbers as last told."""
+    numbers as last told. In packet mode outbound `sender` makes whole packets, with `numbers`; inbound
+    `judge` says which are new."""
 
     handle: int
     port: str
@@ -41,6 +45,9 @@ class Entry:
     cipher: Cipher | None = field(repr=False)  # of ESP
     sealer: Sealer | None = field(repr=False)  # of ESP that leaves
     signer: Authenticator | None = field(repr=False)  # of AH
+    sender: Sender | None = field(repr=False)
+    numbers: Numbers | None
+    judge: Judge | None = field(repr=False)
 
     @property
     def tunnel(self) -> bool:
@@ -69,6 +76,7 @@ class SaTable:
         transmit = receive if shared else range(capabilities.rx_slots, count)
         self._free: dict[bool, list[int]] = {True: list(reversed(receive))}
         self._free[False] = self._free[True] if shared else list(reversed(transmit))
+        self._identification = 0
         self._inbound: dict[tuple[str, int, bytes], Entry] = {}
         self._addresses: Counter[Address] = Counter()
 
@@ -81,8 +89,10 @@ class SaTable:
         """All rows, by slot."""
         return [one for one in self._slots if one is not None]
 
-    def add(self, port: str, sa: SecurityAssociation, high: int | None) -> Entry | str:
-        """A row for an SA, or the reason why there is none."""
+    def add(
+        self, port: str, sa: SecurityAssociation, high: int | None, *, packets: bool = False
+    ) -> Entry | str:
+        """A row for an SA, with `packets` in packet mode, or the reason why there is none."""
         inbound = sa.inbound
         if inbound and (port, sa.spi, sa.destination.packed) in self._inbound:
             return "refused"
@@ -97,6 +107,7 @@ class SaTable:
         row = sa.suite.encryption
         assert row is not None
         made = self._make(row, bytes(sa.encryption_key)) if esp else None
+        sealer = Sealer(sa, _no_random, made) if esp and not inbound else None
         entry = Entry(
             self._generations[slot] << 16 | slot,
             port,
@@ -104,14 +115,26 @@ class SaTable:
             sa.spi.to_bytes(4, "big"),
             high or 0,
             made,
-            Sealer(sa, _no_random, made) if esp and not inbound else None,
+            sealer,
             None if esp else Authenticator(sa),
+            self._sender(sa, sealer) if packets and not inbound else None,
+            Numbers(sa.last_sequence) if packets and not inbound else None,
+            Judge(sa.replay) if packets and sa.replay is not None else None,
         )
         self._slots[slot] = entry
         if inbound:
             self._inbound[port, sa.spi, sa.destination.packed] = entry
             self._addresses[sa.destination] += 1
         return entry
+
+    def _sender(self, sa: SecurityAssociation, sealer: Sealer | None) -> Sender:
+        pair = SaPair(sa, sa, sa.selector, sa.mode, "", 0)  # a sender looks at the outbound one alone
+        return Sender(pair, _no_random, self.ident, Meter(sa), sealer=sealer)
+
+    def ident(self) -> int:
+        """An IPv4 identification, never 0."""
+        self._identification = self._identification % 0xFFFF + 1
+        return self._identification
 
     def get(self, handle: int) -> Entry | None:
         """The row of a handle, if it is still that of this handle."""

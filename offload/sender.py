@@ -6,10 +6,12 @@ A sender decides nothing: which SA, which number and whether the packet fits its
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from offload import ip
 from offload.ah import Authenticator, Unsigned
 from offload.esp import Framer, Sealer
+from offload.fragments import split
 from offload.meter import Meter
 from offload.outer import Outgoing
 from sadb.address import Path, SocketAddress
@@ -50,8 +52,10 @@ class Sender:
         meter: Meter,
         *,
         bare: bool = False,
+        sealer: Sealer | None = None,
     ) -> None:
-        """With `bare` packets are framed, and their encryption and check value left to an adapter."""
+        """With `bare` packets are framed, and their encryption and check value left to an adapter. `sealer`:
+        one that there is already."""
         sa = pair.outbound
         self.pair, self.sa, self.meter = pair, sa, meter
         self._ident = ident
@@ -69,7 +73,7 @@ class Sender:
         self._ah: Authenticator | None = None
         self.protect: Callable[[bytes, int], Outgoing]
         if sa.suite.protocol is SecurityProtocol.ESP:
-            self._esp = Framer(sa, random) if bare else Sealer(sa, random)
+            self._esp = sealer or (Framer(sa, random) if bare else Sealer(sa, random))
             self._outer = ip.Outer(sa.source, sa.destination, ip.ESP)
             self.protect = self._esp_tunnel if self.tunnel else self._esp_transport
         else:
@@ -169,6 +173,13 @@ def in_trains(sealed: Sequence[bytes], path: Path, traffic: int, whole: bool) ->
     most = min(_LARGEST_UDP // size, TRAIN)
     trains = [sealed[at : at + most] for at in range(0, len(sealed), most)]
     return [Outgoing(b"".join(train), path, traffic, size, whole) for train in trains]
+
+
+def in_pieces(outgoing: Outgoing, mtu: int, ident: int) -> list[Outgoing]:
+    """A packet as fragments of at most `mtu` octets; in UDP for IP to make them."""
+    if outgoing.path is not None:
+        return [replace(outgoing, dont_fragment=False)]
+    return [Outgoing(part) for part in split(outgoing.data, mtu, ident)]
 
 
 def _in_udp(sealed: bytes, path: Path, traffic: int, whole: bool) -> Outgoing:

@@ -24,8 +24,8 @@ _TRANSMIT: Final = Struct("=QQQIIHBB19s19s")
 _TRANSMITTED: Final = Struct("=QQQIIHBB38s")
 _ARRIVED: Final = Struct("=IIIQIHBBBB19s19s19s19s")
 _ARRIVAL: Final = Struct("=IIIQIHBBBB76s")
-_COMPLETION: Final = Struct("=Q?")
-_MARKED, _EVICT = 1, 2
+_COMPLETION: Final = Struct("=Q?Q")
+_MARKED, _EVICT, _JUDGED = 1, 2, 4
 _WHOLE: Final = 0x80  # beside the task: don't fragment
 
 _KINDS: Final = {int(one): one for one in Task}
@@ -190,7 +190,7 @@ class Arrivals:
             one.protocol,
             one.traffic_class,
             mark.status if mark else 0,
-            (_MARKED | _EVICT if mark.evict else _MARKED) if mark else 0,
+            _MARKED | _EVICT * mark.evict | _JUDGED * mark.judged if mark else 0,
             octets(one.source),
             octets(one.destination),
             octets(path.local) if path else _NO_END,
@@ -220,19 +220,19 @@ class Arrivals:
             if known is None or numbers % 4:
                 raise Broken("a mark that says nothing")
             several = tuple(memoryview(listed).cast("I")) if listed else ()
-            mark = Mark(handle, known, several, bool(flags & _EVICT), high)
+            mark = Mark(handle, known, several, bool(flags & _EVICT), high, bool(flags & _JUDGED))
         return Arrived(protocol, source, destination, cut(size), traffic, before, path, segment, mark)
 
 
 class Completions:
     """Codec of `Completion`."""
 
-    stride: Final = 16
+    stride: Final = 32
     size: Final = _COMPLETION.size
 
     def encode(self, one: Completion, rest: Sequence[Octets]) -> tuple[bytes, Sequence[Octets], int]:
         """See `Codec`; nothing can be put after it."""
-        return _COMPLETION.pack(one.ident, one.sent), rest, sum(map(len, rest))
+        return _COMPLETION.pack(one.ident, one.sent, one.number), rest, sum(map(len, rest))
 
     def decode(self, slot: bytes, cut: Cut) -> Completion:
         """See `Codec`."""

@@ -19,7 +19,7 @@ Where the native loop runs, `Accounts` tells it of SAs and flows, and only what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from offload import icmp, ip, vnet
@@ -30,7 +30,7 @@ from offload.meter import Bucket, Meter
 from offload.outer import Arrived, Outgoing
 from offload.queue import Held
 from offload.receiver import Receiver
-from offload.sender import Sender
+from offload.sender import Sender, in_pieces
 from offload.twins import Twins
 from sadb.address import Address
 from sadb.algorithms import Kind, SecurityProtocol
@@ -347,14 +347,19 @@ class SoftwareEngine:
 
     def _protect(self, sender: Sender, packet: bytes, port: bytes, now: float) -> Outgoing:
         """Count, number and protect one packet, with another port to go to unless that is empty."""
-        number = sender.meter.number() if sender.meter.take(len(packet), now) else 0
+        number = self._numbered(sender, len(packet), now, sender.meter.number)
+        return sender.protect(ip.with_port(packet, port, source=False) if port else packet, number)
+
+    def _numbered(self, sender: Sender, size: int, now: float, number: Callable[[], int | None]) -> int:
+        """Count a packet, and what `number` says is its number; raises `Dropped`."""
+        found = number() if sender.meter.take(size, now) else 0
         if sender.meter.crossed:
             self._crossed(sender.meter, sender.pair, inbound=False)
-        if not number:
+        if not found:
             # met a hard limit; the next packet finds another pair, or waits for one
             self._retire(sender.pair)
-            raise Dropped("sequence-exhausted" if number is None else "used-up")
-        return sender.protect(ip.with_port(packet, port, source=False) if port else packet, number)
+            raise Dropped("sequence-exhausted" if found is None else "used-up")
+        return found
 
     def _send_large(
         self, route: tuple[Sender, int, bytes], packet: bytes, cut: bool, now: float, batch: Batch
@@ -369,14 +374,17 @@ class SoftwareEngine:
             if error is not None:
                 batch.local.append(error)
             return
-        mtu = self._mtu(sender.sa)
         pieces = split(packet, fits, self._ident()) if cut and sender.tunnel and sender.portless else [packet]
+        self._put_pieces(sender, packet, pieces, port, now, batch)
+
+    def _put_pieces(
+        self, sender: Sender, packet: bytes, pieces: Sequence[bytes], port: bytes, now: float, batch: Batch
+    ) -> None:
+        """A packet in pieces; in one when it is to be cut up behind its protection."""
         for piece in pieces:
             outgoing = self._protect(sender, piece, port, now)
-            if outgoing.path is None:
-                batch.wire += (Outgoing(part) for part in split(outgoing.data, mtu, self._ident()))
-            else:
-                batch.wire.append(outgoing if piece is not packet else replace(outgoing, dont_fragment=False))
+            cut = piece is packet
+            batch.wire += in_pieces(outgoing, self._mtu(sender.sa), self._ident()) if cut else [outgoing]
 
     # Inbound ---------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ class Switch:
         gone: Callable[[str], None],
     ) -> None:
         self.ports = ports
-        self.adapter = AdapterProcess(ports.capabilities.name)
+        self.adapter = AdapterProcess(ports.capabilities.name, packet_mode=ports.packet_mode)
         self.adapter.on_status, self.adapter.on_gone = self._status, self._gone
         self.steering = Steering(ports, decided)
         self.status: nic.Status | None = None
@@ -284,7 +284,9 @@ class Switch:
     def _plug(self, guest: _Guest, plugged: Plugged) -> None:
         self._send(
             guest,
-            port_protocol.Plugged(plugged.profile, plugged.plug.slots, plugged.plug.room),
+            port_protocol.Plugged(
+                plugged.profile, plugged.plug.slots, plugged.plug.room, plugged.packet_mode
+            ),
             plugged.filenos(),
         )
         plugged.close()

@@ -97,8 +97,14 @@ class Steering(Protocol):
         """See `offload.channel.Came`."""
         ...
 
-    def carried(self, rows: Sequence[tuple[SaPair, int, int]], counters: Mapping[str, int]) -> None:
-        """Octets in and out of each pair that adapters had to do with, and the driver's counters."""
+    def carried(
+        self,
+        rows: Sequence[tuple[SaPair, int, int]],
+        counters: Mapping[str, int],
+        leases: Mapping[SaPair, tuple[int, int]],
+    ) -> None:
+        """Octets in and out of each pair that adapters had to do with, the driver's counters, and the next
+        numbers of adapters with the ends of their leases."""
         ...
 
 
@@ -470,12 +476,17 @@ class Workers:
                 pair = self._by_slot.get(slot)
                 if self.steering is not None and pair is not None:
                     self.steering.came(pair, inbound, what)
-            case Carried(rows, counters):
+            case Carried(rows, counters, leases):
                 found = [
                     (pair, row[1], row[3]) for row in rows if (pair := self._by_slot.get(row[0])) is not None
                 ]
                 if self.steering is not None:
-                    self.steering.carried(found, counters)
+                    granted = {
+                        pair: (first, end)
+                        for slot, first, end in leases
+                        if (pair := self._by_slot.get(slot)) is not None
+                    }
+                    self.steering.carried(found, counters, granted)
             case Broken(where, text):
                 if self.watcher is not None:
                     self.watcher.broken(where, text)

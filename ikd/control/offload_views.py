@@ -33,8 +33,8 @@ def offload(daemon: Daemon) -> Json:
         "driver": dict(sorted(plane.steering.counters.items())),
         "ports": [_port(switch, port) for port in switch.ports],
         "sas": len(steering),
-        "offloaded": [_member(one, switch, now) for one in placed[:TOP]],
-        "software": [_member(one, switch, now) for one in steering.busiest(TOP, now)],
+        "offloaded": [_member(one, plane, switch, now) for one in placed[:TOP]],
+        "software": [_member(one, plane, switch, now) for one in steering.busiest(TOP, now)],
     }
 
 
@@ -117,6 +117,7 @@ def _adapter(switch: Switch) -> Json:
     can, status = switch.ports.capabilities, switch.status
     return {
         "profile": can.name,
+        "mode": "packet" if switch.ports.packet_mode else "crypto",
         "enabled": switch.ports.enabled,
         "running": switch.adapter.pid is not None,
         "pid": switch.adapter.pid,
@@ -152,8 +153,8 @@ def _value(row: tuple[Any, int]) -> str:
     return str(row[0].value)
 
 
-def _member(one: Member, switch: Switch, now: float) -> Json:
-    why = {}
+def _member(one: Member, plane: AdapterPlane, switch: Switch, now: float) -> Json:
+    why, lease = {}, plane.steering.lease(one)
     for direction in Direction:
         reason = switch.steering.why(one, direction, now)
         if reason is not None:
@@ -166,6 +167,7 @@ def _member(one: Member, switch: Switch, now: float) -> Json:
         "port": one.port.name,
         "in_adapter": sorted(direction.value for direction in one.hard),
         "why": why,
+        "lease": {"next": lease[0], "end": lease[1]} if lease is not None else None,
         "octets_per_second": round(one.claim.rate.at(now)),
         "octets": one.octets,
         "octets_offloaded": one.octets_offloaded,

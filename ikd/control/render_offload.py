@@ -17,7 +17,7 @@ def offload(out: Console, answer: Json) -> None:
         return
     adapter = answer["adapter"]
     parts = [
-        f"adapter {adapter['profile']}",
+        f"adapter {adapter['profile']}, {adapter['mode']} mode",
         _state(adapter),
         f"{adapter['usage']} of {adapter['capacity']} slots",
         f"{adapter['addresses_used']} of {adapter['addresses']} addresses",
@@ -83,6 +83,8 @@ def _sa(one: Json) -> tuple[str, ...]:
         else "moving"
         for way in ("inbound", "outbound")
     ]
+    if one["lease"] is not None:  # of outbound numbers, in packet mode
+        where[1] += f", {one['lease']['next']} of {one['lease']['end'] - 1}"
     part = f"{100 * one['octets_offloaded'] / one['octets']:.0f} %" if one["octets"] else "-"
     return (
         one["spi_in"],

@@ -400,7 +400,7 @@ def test_no_memory_harms_who_reads_it(attacks: list[tuple[int, int, bytes]]) -> 
         pytest.param(7, b"\xff", id="descriptors without end"),
         pytest.param(SLOT + 24, b"\xe9\x03", id="more octets than the room"),
         pytest.param(SLOT + 128 + 24, b"\xd4\x03", id="more octets than the room in all"),
-        pytest.param(SLOT + 34, b"\x03", id="task"),
+        pytest.param(SLOT + 34, b"\x05", id="task"),
         pytest.param(SLOT + 36, b"\x05", id="IP version"),
         pytest.param(SLOT + 36, b"\x04", id="half a path"),
         pytest.param(ARRIVED, b"\xff\xff\xff\xff", id="header"),

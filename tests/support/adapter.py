@@ -11,9 +11,9 @@ from offload import vnet
 from offload.adapter import Adapter
 from offload.capabilities import PROFILES, Direction
 from offload.driver import Driver
-from offload.hybrid import HybridEngine
 from offload.native_cipher import maker
 from offload.outer import Arrived
+from offload.packet_engine import PacketEngine
 from offload.software import Batch, Frame
 from sadb.address import Address
 from sadb.sa import SaPair, SecurityAssociation
@@ -25,12 +25,14 @@ def address(packed: bytes) -> Address:
     return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
 
 
-class AdapterEngine(HybridEngine):
+class AdapterEngine(PacketEngine):
     """Like `SoftwareEngine` from outside."""
+
+    packet_mode = False
 
     def __init__(self, random: Callable[[int], bytes], *, profile: str = "ideal", **options: int) -> None:
         capabilities = PROFILES[profile]
-        super().__init__(random, Driver(capabilities), **options)  # type: ignore[arg-type]
+        super().__init__(random, Driver(capabilities, packet_mode=self.packet_mode), **options)
         self.adapter = Adapter(capabilities, _random.Random(1).randbytes, address, maker())
         self.everything = True  # every SA is placed when it comes
 
@@ -97,3 +99,9 @@ class AdapterEngine(HybridEngine):
         self.flush(other, now)
         batch.wire += other.wire
         batch.local += other.local
+
+
+class PacketAdapterEngine(AdapterEngine):
+    """With every SA in packet mode."""
+
+    packet_mode = True

@@ -17,8 +17,8 @@ from offload.adapter import Adapter
 from offload.capabilities import PROFILES, Direction
 from offload.descriptors import Completion, CryptoStatus, Transmit
 from offload.driver import Driver
-from offload.hybrid import HybridEngine
 from offload.outer import Arrived, Outgoing
+from offload.packet_engine import PacketEngine
 from offload.requests import AddSa, Answer, Link, Request
 from offload.sender import Sender
 from offload.software import Batch, Frame
@@ -27,7 +27,7 @@ from sadb.sa import Flow, SaPair
 Value = TypeVar("Value")
 
 
-class CountingEngine(HybridEngine):
+class CountingEngine(PacketEngine):
     """Counts octets that software had to do with, by pair: in, out."""
 
     def __init__(self, random: Callable[[int], bytes], driver: Driver) -> None:
@@ -60,9 +60,9 @@ class Station:
     were in the receive ring of an adapter that crashed, `frames` what an adapter put together, `slow`
     additions that took their time."""
 
-    def __init__(self, seed: int, profile: str, tap: WireTap) -> None:
+    def __init__(self, seed: int, profile: str, tap: WireTap, *, packet_mode: bool = False) -> None:
         capabilities = PROFILES[profile]
-        self.driver = Driver(capabilities)
+        self.driver = Driver(capabilities, packet_mode=packet_mode)
         self.engine = CountingEngine(entropy(bytes([seed % 256])), self.driver)
         self.adapter = Adapter(capabilities, Random(seed).randbytes, address)
         self.delivered: Counter[bytes] = Counter()

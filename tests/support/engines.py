@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from struct import pack
 
 import pytest
-from support.adapter import AdapterEngine
+from support.adapter import AdapterEngine, PacketAdapterEngine
 
 from offload import ip
 from offload.fragments import Reassembler, is_fragment
@@ -31,6 +31,7 @@ if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where i
 
     ENGINES["native"] = NativeEngine
 ENGINES["adapter"] = AdapterEngine
+ENGINES["packet"] = PacketAdapterEngine
 chosen = "python"
 ONE_ENGINE = pytest.mark.parametrize("engine", ["python"], indirect=True)  # for modules without any
 
