@@ -48,11 +48,11 @@ def daemons(
     profile: str = "ideal",
     *,
     transport: bool = False,
+    mode: str = "crypto",
     extra: str = "",
-    more: str = "",
 ) -> Iterator[Twins]:
     """Two daemons with a tunnel between their networks or, with `transport`, a rule between the hosts; the
-    left one with an adapter."""
+    left one with an adapter, in crypto or packet mode."""
     if transport:
         left = TRANSPORT.format(remote=lab.RIGHT, peer="right.lab", extra=extra)
         right = TRANSPORT.format(remote=lab.LEFT, peer="left.lab", extra="")
@@ -61,7 +61,7 @@ def daemons(
         nets = {"local_net": lab.NET_RIGHT, "remote_net": lab.NET_LEFT}
         right = tunnel_policy(lab.RIGHT, lab.LEFT, peer="left.lab", **nets)
     (place / "left").mkdir(exist_ok=True)
-    (place / "left" / "offload.toml").write_text(f'[adapter]\nprofile = "{profile}"\n')
+    (place / "left" / "offload.toml").write_text(f'[adapter]\nprofile = "{profile}"\nmode = "{mode}"\n')
     settings = {"dataplane": {"backend": "nic", "faults": True}}
     with twins(hosts, place, left, right, left=settings) as both:
         yield both
@@ -103,9 +103,13 @@ def no_repetition(wire: Capture) -> None:
     assert not wire.holds(DATA[:256])
 
 
-def test_pairs_move_under_traffic_without_loss(hosts: Lab, place: Path) -> None:
+MODES = pytest.mark.parametrize("mode", ["crypto", "packet"])
+
+
+@MODES
+def test_pairs_move_under_traffic_without_loss(hosts: Lab, place: Path, mode: str) -> None:
     """If a hand-over lost, reordered or renumbered packets, pings or numbers on the wire would show it."""
-    with daemons(hosts, place) as both:
+    with daemons(hosts, place, mode=mode) as both:
         check(both)
         eventually(lambda: placed(both.left), "a pair in the adapter")
         with (
@@ -124,11 +128,15 @@ def test_pairs_move_under_traffic_without_loss(hosts: Lab, place: Path) -> None:
         sa = both.left.quick()[0]
         assert both.right.quick()[0]["packets_in"] == sa["packets_out"]
         assert "nic:ideal" in both.left.ctl("status")
+        assert f"adapter ideal, {mode} mode" in both.left.ctl("offload")
+        assert (placed(both.left)[0]["lease"] is not None) == (mode == "packet")
 
 
-def test_dead_adapter_costs_what_was_in_flight(hosts: Lab, place: Path) -> None:
-    """Killing it under load loses at most the frames in flight, and for less than a second."""
-    with daemons(hosts, place) as both:
+@MODES
+def test_dead_adapter_costs_what_was_in_flight(hosts: Lab, place: Path, mode: str) -> None:
+    """Killing it under load loses at most the frames in flight, and for less than a second. In packet mode
+    its replay window dies with it: the pair is replaced at once, and nothing comes in until it is."""
+    with daemons(hosts, place, mode=mode) as both:
         check(both)
         eventually(lambda: placed(both.left), "a pair in the adapter")
         pid = both.left.json("offload")["adapter"]["pid"]

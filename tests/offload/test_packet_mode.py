@@ -3,7 +3,7 @@ twice and no packet comes twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
 
@@ -11,11 +11,27 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import engines
 from support.adapter import PORT, address
 from support.adapter_link import Station
-from support.engines import AH_SUITES, GCM, GCM_ESN, Host, another, between, echo, hosts
+from support.engines import (
+    AH_SUITES,
+    GCM,
+    GCM_ESN,
+    HOSTS,
+    Host,
+    another,
+    arrived,
+    between,
+    datagram,
+    datagrams,
+    echo,
+    hosts,
+    segments,
+)
 from support.tap import WireTap
 
+from offload import vnet
 from offload.adapter import Adapter
 from offload.capabilities import PROFILES, Direction
 from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
@@ -32,8 +48,11 @@ AH_GMAC = next(one for one in AH_SUITES if one.encryption and one.encryption.nam
 
 
 @pytest.fixture(autouse=True)
-def engine() -> None:
-    """These engines are their own."""
+def engine() -> Iterator[None]:
+    """These engines are their own, unless a test says otherwise."""
+    before = engines.chosen
+    yield
+    engines.chosen = before
 
 
 class End:
@@ -404,6 +423,30 @@ def test_what_is_to_be_cut_up_is_the_adapters_too() -> None:
         assert not one.station.engine.soft
         deliver(one, other)
         assert other.pair.inbound.usage.packets == one.pair.outbound.usage.packets
+
+
+@pytest.mark.parametrize("udp", [False, True], ids=["bare", "encapsulated"])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.value)
+def test_what_the_adapter_makes_is_what_software_would_have_made(mode: Mode, version: int, udp: bool) -> None:
+    """Octet for octet with the same numbers: single packets, large ones, and such as have to be cut up."""
+    inner = version if mode is Mode.TRANSPORT else 4
+    source, destination = HOSTS[inner]
+    sent = [datagram(source, destination, bytes(size), ident=size + 1) for size in (0, 3, 700)]
+    (frame,) = vnet.frames(segments(inner, [1200] * 20 + [7]))
+    sent += [datagram(source, destination, bytes(3000))] if inner == 4 else []
+    made, opened = [], []
+    for chosen in ("packet", "python"):
+        engines.chosen = chosen
+        a, b = hosts(GCM_ESN, mode, outer=version, udp=udp)
+        wire = (
+            a.engine.outbound([segments(inner, [1])[0], *sent], 1.0).wire + a.engine.frames([frame], 1.0).wire
+        )
+        made.append([one.data for one in datagrams(arrived(wire))])
+        opened.append(b.engine.inbound(arrived(wire), 1.0).local)
+        assert len(made[-1]) == a.pair.outbound.usage.packets == b.pair.inbound.usage.packets
+    assert made[0] == made[1]
+    assert opened[0] == opened[1]
 
 
 def test_an_sa_whose_peer_moved_is_placed_anew() -> None:

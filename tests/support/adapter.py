@@ -49,6 +49,12 @@ class AdapterEngine(PacketEngine):
         row = sa.suite.encryption
         return row is not None and row.aead and sa.suite.integrity is None
 
+    def moved(
+        self, pair: SaPair, local: Address, peer: Address, encapsulation: tuple[int, int] | None
+    ) -> None:
+        super().moved(pair, local, peer, encapsulation)
+        self.driver.moved(pair, 0.0)
+
     def settle(self, now: float) -> None:
         """Requests and answers."""
         while self.driver.requests:

@@ -23,7 +23,7 @@ from sadb.backend import Notice
 from sadb.replay import ReplayWindow
 from sadb.sa import Action, Flow, Lifetime, Mode, SaPair, SecurityAssociation
 from sadb.secret import Secret
-from sadb.selector import ANY_PORT, ICMP, UDP, Selector, TrafficSelector
+from sadb.selector import ANY_PORT, ICMP, TCP, UDP, Selector, TrafficSelector
 
 ENGINES: dict[str, type[SoftwareEngine]] = {"python": SoftwareEngine}
 if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where it must be there, it is missed
@@ -252,6 +252,22 @@ def between(version: int, payload: bytes = b"payload", *, back: bool = False, **
     """A datagram from the first host's side to the second's, or back."""
     ends = HOSTS[version][::-1] if back else HOSTS[version]
     return datagram(*ends, payload, **more)  # type: ignore[arg-type]
+
+
+def segments(version: int, sizes: list[int], *, protocol: int = TCP, start: int = 1) -> list[bytes]:
+    """Packets of one flow as the stack would have made them."""
+    source, destination = HOSTS[version]
+    outer, made, sequence = ip.Outer(ip_address(source), ip_address(destination), protocol), [], 7
+    for number, size in enumerate(sizes, start):
+        text = bytes((number + at) % 256 for at in range(size))
+        if protocol == TCP:
+            body = pack(">HHIIBBHHH", 5000, 80, sequence, 1, 0x50, 0x10, 512, 0, 0) + text
+        else:
+            body = pack(">HHHH", 5000, 80, 8 + size, 1) + text
+        head = outer.header(0, len(body), number)
+        made.append(ip.with_transport_checksum(head + body, len(head), protocol))
+        sequence += size
+    return made
 
 
 def echo(source: str, destination: str, size: int, flags: int = 0) -> bytes:
