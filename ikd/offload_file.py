@@ -87,7 +87,8 @@ def _adapter(file: Section) -> Ports:
         mode = adapter.get("mode", mode)
         if _MODES[mode] and not PROFILES[profile].packet_mode:
             able = ", ".join(name for name, one in PROFILES.items() if one.packet_mode)
-            adapter.complain("mode", f"the {profile} knows crypto mode only; remove the key, or name {able}")
+            why = f"the {profile} knows crypto mode only; remove the key, or name the profile {able}"
+            adapter.complain("mode", why)
         if "profile" not in adapter and "profile" not in adapter.bad:
             adapter.complain("profile", f"missing; name one of {', '.join(PROFILES)}")
     elif "adapter" not in file.bad:

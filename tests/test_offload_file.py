@@ -34,15 +34,16 @@ PORTS = st.dictionaries(
 def values(ports: Ports) -> object:
     """All that the file is about."""
     each = {port.name: [getattr(port, key) for key in SETTABLE] for port in ports}
-    return ports.capabilities.name, ports.enabled, each
+    return ports.capabilities.name, ports.enabled, ports.packet_mode, each
 
 
-@given(st.sampled_from(sorted(PROFILES)), st.booleans(), PORTS, st.integers(0, 600))
+@given(st.sampled_from(sorted(PROFILES)), st.booleans(), st.booleans(), PORTS, st.integers(0, 600))
 def test_what_was_written_is_read(
-    profile: str, enabled: bool, wanted: dict[str, dict[str, int]], limit: int
+    profile: str, enabled: bool, packets: bool, wanted: dict[str, dict[str, int]], limit: int
 ) -> None:
     """A quota that is lost in a restart is another tenant's loss."""
-    ports = Ports(PROFILES[profile], enabled=enabled)
+    able = PROFILES[profile].packet_mode
+    ports = Ports(PROFILES[profile], enabled=enabled, packet_mode=packets and able)
     ports.change("host", limit=limit)
     for name, words in wanted.items():
         ports.attach(name, **words)
@@ -58,6 +59,15 @@ def test_what_was_written_is_read(
             '[adapter]\nprofile = "82598"',
             'offload.toml:2: adapter.profile: "82598" is not one of 82576, 82599, ideal; did you mean '
             '"82599"?',
+        ),
+        (
+            '[adapter]\nprofile = "82599"\nmode = "packet"',
+            "offload.toml:3: adapter.mode: the 82599 knows crypto mode only; remove the key, or name the "
+            "profile ideal",
+        ),
+        (
+            '[adapter]\nprofile = "ideal"\nmode = "packets"',
+            'offload.toml:3: adapter.mode: "packets" is not one of crypto, packet; did you mean "packet"?',
         ),
         (
             '[adaptor]\nprofile = "82599"',
