@@ -171,7 +171,7 @@ class NicWorker(Worker):
         if not isinstance(message, channel.Place):
             super()._order(message)
             if isinstance(message, channel.Move):
-                self.driver.moved(self.slots[message.slot], time.monotonic())
+                self.driver.moved(self.slots[message.slot], clock.now())
             return
         pair = self.slots.get(message.slot)
         if pair is None:

@@ -46,7 +46,7 @@ def brief(daemon: Daemon, most: int) -> Json:
     if (switch := plane.switch) is None:
         return {"guest": _guest(daemon, plane)}
     busiest = switch.steering.busiest(most, now)
-    return {"adapter": _adapter(switch), "software": [_member(one, switch, now) for one in busiest]}
+    return {"adapter": _adapter(switch), "software": [_member(one, plane, switch, now) for one in busiest]}
 
 
 def set_port(daemon: Daemon, name: str, wanted: dict[str, Any]) -> Json:
