@@ -152,7 +152,10 @@ def complete_names(context: click.Context, parameter: click.Parameter, typed: st
 
 @click.group(cls=Commands, epilog=EXITS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--socket", type=click.Path(path_type=Path), envvar="IKD_SOCKET", help="The daemon's control socket."
+    "--socket",
+    type=click.Path(path_type=Path, readable=False),  # who may use it is for the socket to say: status 5
+    envvar="IKD_SOCKET",
+    help="The daemon's control socket.",
 )
 @click.option(
     "--config",

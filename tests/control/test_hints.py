@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -92,3 +93,20 @@ def test_errors_obey_nobody(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert status == 3
     assert "peer \\x1b[2J says" in said
     assert "\x9b" not in said
+
+
+def test_a_socket_that_is_not_ours_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever lacks the permission has used the command well: no usage error, but what connecting says."""
+    place = tmp_path / "c.sock"
+    place.touch()
+    monkeypatch.setattr("os.access", lambda *_: False)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("socket.socket.connect", refused)
+    status = ikctl.run(["--socket", str(place), "top"])
+    assert status == 5
+    assert "remedy: use sudo" in capsys.readouterr().err
