@@ -107,7 +107,7 @@ class Commands(click.Group):
         return list(self.commands)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        top = ctx.parent is None
+        top = self is cli
         if top and args and args[0] == "show":
             args = [*hints.SHOW.get(args[1], (args[1],)), *args[2:]] if len(args) > 1 else ["status"]
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
@@ -129,7 +129,7 @@ class Commands(click.Group):
 def with_json(function: F) -> F:
     """Add `--json` to a command, wherever it is written on the line."""
 
-    @click.option("--json", "json_here", is_flag=True, help="Print the daemon's answer unchanged.")
+    @click.option("--json", "json_here", is_flag=True, help="Print the answer as JSON.")
     @click.pass_context
     @wraps(function)
     def wrapped(context: click.Context, /, *args: Any, json_here: bool, **named: Any) -> Any:

@@ -13,11 +13,11 @@ from ikd.bench import parties, render
 from ikd.bench.esp_report import TESTS
 from ikd.bench.offload_report import PROFILES, SERIES, SIZES
 from ikd.bench.planes import PLANES
-from ikd.control.cli import Context, with_json
+from ikd.control.cli import Commands, Context, with_json
 from ikd.control.render import console
 
 
-@click.group()
+@click.group(cls=Commands)
 def group() -> None:
     """Measure: establishments per second, data planes, an adapter that offloads, the SADB."""
 

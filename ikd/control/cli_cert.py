@@ -15,17 +15,18 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from ikd import pki
 from ikd.auth.signature import PrivateKey, PublicKey
 from ikd.control import render
-from ikd.control.cli import Context, with_json
+from ikd.control.cli import Commands, Context, with_json
 from ikd.control.placing import exchange
 from ikd.control.protocol import ControlError
 from policy.values import seconds
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_USAGES = {oid.dotted_string: f"{name} ({oid.dotted_string})" for name, oid in pki.EKUS.items()}
 _KINDS = click.Choice(list(pki.KEY_TYPES))
 _EXAMPLE = "a name is like vpn.example.org or CN=vpn,O=Example; see ikctl cert --help"
 
 
-@click.group()
+@click.group(cls=Commands)
 def group() -> None:
     """A small PKI: an authority, certificates of hosts, and what is in a certificate."""
 
@@ -51,7 +52,7 @@ def ca(shared: Context, subject: str, out: Path, days: float, kind: str) -> None
     _save(shared, out, pair)
 
 
-@group.command()
+@group.command(short_help="Issue a certificate for a host or a user.")
 @click.argument("subject", metavar="CN")
 @click.option(
     "--ca",
@@ -114,7 +115,7 @@ class _Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-@group.command()
+@group.command(short_help="Renew a certificate by the authority that issued it.")
 @click.argument("file", type=_FILE)
 @click.option(
     "--ca",
@@ -126,7 +127,12 @@ class _Duration(click.ParamType[float]):
 )
 @click.option("--key", type=_FILE, help="The certificate's own key.  [default: beside FILE]")
 @click.option("--keep-key", is_flag=True, help="Certify the same key again instead of a new one.")
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="[default: as long as before]")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="DAYS",
+    help="[default: as long as it was made for]",
+)
 @click.option(
     "--before",
     type=_Duration(),
@@ -225,7 +231,7 @@ def show(shared: Context, file: Path) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
+        return ", ".join(_USAGES.get(one, str(one)) for one in value) or "-"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

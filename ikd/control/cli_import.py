@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ikd import network
-from ikd.control.cli import Context, with_json
+from ikd.control.cli import Commands, Context, with_json
 from ikd.control.placing import place
 from ikd.control.protocol import ControlError
 from ikd.migrate import ipsec, rules, swanctl
@@ -28,7 +28,7 @@ _LOCAL = click.option("--local", metavar="ADDRESS", default="", help="Address of
 _FORCE = click.option("--force", is_flag=True, help="Overwrite files that are there.")
 
 
-@click.group()
+@click.group(cls=Commands)
 def group() -> None:
     """Translate a configuration of strongSwan to a policy.
 

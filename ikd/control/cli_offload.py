@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from ikd.control.cli import Context, with_json
+from ikd.control.cli import Commands, Context, with_json
 
 _ANSWER = click.Choice(["yes", "no"])
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Commands, invoke_without_command=True)
 @with_json
 def group(shared: Context) -> None:
     """The adapter: capacity and use, ports with their limits, the busiest SAs, and why some are in software.
