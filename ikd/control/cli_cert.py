@@ -168,9 +168,7 @@ def renew(
         fresh = None if keep_key else _successor(public, key)
         new = pki.renew(signer, old, fresh.public_key() if fresh else public, now=now, days=days)
     except OSError as error:
-        remedy = (
-            "name the authority with --ca, and the certificate's key with --key or keep it with --keep-key"
-        )
+        remedy = "name the authority with --ca, and the certificate's key with --key, or use --keep-key"
         raise ControlError(
             "configuration", f"cannot renew: {error.filename}: {error.strerror}", remedy
         ) from None

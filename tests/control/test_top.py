@@ -102,7 +102,7 @@ ANSWER: dict[str, Any] = {
     "sas": [CHILD],
     "offload": {
         "adapter": {
-            "profile": "2008-like",
+            "profile": "82576",
             "running": True,
             "enabled": True,
             "link": "up",
@@ -153,7 +153,7 @@ def test_a_frame_says_what_goes_on() -> None:
         "db.corp.example",
         "certificate CN=db.corp.example",
         "2 h",
-        "OFFLOAD  2008-like, up, 3 of 1024 slots",
+        "OFFLOAD  82576, up, 3 of 1024 slots",
         "inbound: the table is full of busier SAs",
         "the peer refused our proposal (IKE_SA_INIT, NO_PROPOSAL_CHOSEN, 3 times); ask the peer for x25519",
         "DROPPED  replay 3/s · malformed 9 in all",
