@@ -6,7 +6,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,54 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
     print("sent", flush=True)
     print(sock.recv(100).hex())
 """
+
+
+# TCP: one message at a time, each answered; when input ends, the longest time without an answer
+ANSWER = """\
+import socket
+with socket.create_server(("0.0.0.0", 7)) as server:
+    print("listens", flush=True)
+    with server.accept()[0] as sock:
+        while data := sock.recv(65536):
+            sock.sendall(data)
+"""
+TALK = """\
+import select, socket, sys, time
+with socket.create_connection((sys.argv[1], 7), 20) as sock:
+    longest, count, last = 0.0, 0, time.monotonic()
+    while not select.select([sys.stdin], [], [], 0.01)[0]:
+        sock.sendall(b"x" * 1000)
+        left = 1000
+        while left:
+            left -= len(sock.recv(left)) or sys.exit("the other hung up")
+        longest, last, count = max(longest, time.monotonic() - last), time.monotonic(), count + 1
+        print(count, flush=True)
+    print("end", longest)
+"""
+
+
+class Talk:
+    """A TCP connection between two machines, in use."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def goes_on(self) -> None:
+        """Wait until something that was sent from now on has come back."""
+        assert self._process.stdout is not None
+        until = time.monotonic()
+        while True:
+            line = self._process.stdout.readline()
+            assert line, f"the connection ended: {self._process.communicate()[1]}"
+            if time.monotonic() > until + 0.2:
+                return
+
+    def end(self) -> float:
+        """Hang up; the longest time in seconds in which nothing came through."""
+        output, error = self._process.communicate("", timeout=30)
+        *_, last = output.splitlines() or [""]
+        assert last.startswith("end "), f"the connection broke: {last} {error}"
+        return float(last.removeprefix("end "))
 
 
 class Machine:
@@ -147,16 +196,30 @@ class Machine:
 
     def ask(self) -> subprocess.Popen[str]:
         """Send one IKE request to this machine, which waits for the answer; returns when it is sent."""
-        asking = subprocess.Popen(
-            ["podman", "exec", *self._here, PYTHON, "-c", ASK],
+        asking = self._begin(ASK)
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "sent\n"
+        return asking
+
+    @contextmanager
+    def talking_to(self, other: Machine) -> Iterator[Talk]:
+        """A TCP connection that is in use."""
+        with other._begin(ANSWER) as answering:
+            assert answering.stdout is not None
+            assert answering.stdout.readline() == "listens\n"
+            with self._begin(TALK, other.address) as talking:
+                yield Talk(talking)
+
+    def _begin(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+        """A script of Python in the machine, with our pipes."""
+        return subprocess.Popen(
+            ["podman", "exec", "--interactive", *self._here, PYTHON, "-c", script, *arguments],
             env=self.podman.environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert asking.stdout is not None
-        assert asking.stdout.readline() == "sent\n"
-        return asking
 
     def wait(self, name: str, value: str, seconds: float = 15) -> None:
         """Until a property of the service has a value."""
