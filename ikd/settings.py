@@ -228,10 +228,15 @@ class DaemonSettings:
         "/run/ikd/control.sock", _text("a path"), "The control socket. One daemon owns it at a time."
     )
     control_mode: int = _option(
-        0o660, _mode(), "Permission bits of the control socket: who may open it may steer the daemon."
+        0o660,
+        _mode(),
+        "Permission bits of the control socket: who may open it may steer the daemon. One from systemd "
+        "(`ikd-control.socket`) has its own.",
     )
     control_group: str | None = _option(
-        None, _text("the name of a group"), "Group of the control socket; not set keeps the daemon's own."
+        None,
+        _text("the name of a group"),
+        "Group of the control socket; not set keeps the daemon's own. One from systemd has its own.",
     )
     state: str = _option("/var/lib/ikd", _text("a path"), "Directory for what outlives a run.")
 
