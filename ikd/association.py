@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ikd.auth import Authenticated, Identity
-from ikd.events import DatagramDropped, IkeClosed, IkeEstablished, PeerLimited
+from ikd.events import DatagramDropped, IkeClosed, IkeEstablished, PeerLimited, WayFound, WayLost
 from ikd.exchange import Question
 from ikd.keying import Environment, MainMode
 from ikd.life import Input, Life, State, idle_limits
-from ikd.outputs import Inherit, Output, Remove
+from ikd.outputs import Inherit, Output, Remove, Renew
 from ikd.wire.isakmp import Header
 from policy.rules import Rule
 from sadb.address import Address, Path
@@ -235,6 +235,10 @@ class Association(ABC):
         """The peer sends packets for a Child SA nobody has here: tell it."""
 
     @abstractmethod
+    def hurry(self, now: float) -> None:
+        """Repeat at once what is not answered: there is a way to the peer again."""
+
+    @abstractmethod
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
 
@@ -242,11 +246,44 @@ class Association(ABC):
     def tick(self, now: float) -> None:
         """Do what is due."""
 
+    # The network -----------------------------------------------------------------------------------------
+
+    def network_changed(self, now: float) -> None:
+        """This host's addresses or routes are others now. A main-mode SA that cannot move and has lost its
+        address is forgotten and negotiated anew, as soon as there is a way to the peer; the peer throws its
+        own away when it sees that."""
+        main = self.main
+        main.now = now
+        stays_away = main.lost and main.own_end == main.path.local.address  # no other address will do
+        if not self.find_way(None if stays_away else main.way, now) or not main.lost:
+            return
+        if self.state is State.CONNECTING and not self.initiator:
+            return
+        rules = dict.fromkeys(pair.rule for pair in self.children.values()) or {self.rule: None}
+        peer = main.path.peer.address
+        self.abandon(f"this host has lost the address {main.path.local.address}", now)
+        for rule in rules:
+            self.owner.emit(Renew(rule, peer))
+
+    def find_way(self, way: Address | None, now: float) -> bool:
+        """Whether there is a way to the peer, from this address of ours. As long as there is none an SA that
+        is up waits, and nobody counts how often it has asked in vain."""
+        main, was = self.main, self.main.stranded
+        main.stranded = way is None and self.life.up
+        if main.stranded != was:
+            event = WayLost if main.stranded else WayFound
+            address = str(main.path.peer.address)
+            self.owner.emit(event(ike=self.number, peer=main.peer_name, address=address))
+        if was and not main.stranded:
+            self.hurry(now)
+        return way is not None
+
     # What all do alike -----------------------------------------------------------------------------------
 
     def begin_life(self) -> None:
         """The keys are proven: their time runs."""
         main = self.main
+        main.home = main.home or main.path
         seconds = main.rule.crypto.lifetime.main_seconds if main.rule and main.rule.crypto else None
         credential = main.env.credentials.remaining(main.peer) if main.peer else None
         self.life.begin(main.now, seconds, credential, main.env.random)

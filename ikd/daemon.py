@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, TextIO
 
-from ikd import __version__, events, loading, systemd
+from ikd import __version__, events, loading, network, systemd
 from ikd.auth.credentials import Credentials
 from ikd.control import requests
 from ikd.control.failures import Failures
@@ -41,6 +41,7 @@ from ikd.state_file import Parts, StateFile
 from ikd.traffic import Traffic
 from ikd.transport import Transport
 from policy.engine import Changes, diff
+from sadb.address import Address
 from sadb.backend import Unavailable
 from sadb.database import Database
 from sadb.sa import SaPair
@@ -50,6 +51,7 @@ RESOLVE_EVERY: Final = 60.0
 CERTIFICATES_EVERY: Final = 86400.0
 SUSPENDED: Final = 1.0  # seconds by which two clocks differ that were not read at once
 KEEP_EVERY: Final = 60.0  # seconds between two writings of what the next run goes on from
+NETWORK_SETTLES: Final = 0.1  # seconds in which an address is followed by its routes
 LAG_EVERY: Final = 0.5  # seconds between two looks at how late the loop is
 
 
@@ -111,7 +113,8 @@ class Daemon:
             self.broken,
         )
         # what arrives goes straight to the driver (`transport.Receiver`)
-        self.ike, self.esp, self.trouble = self.driver.ike, self.driver.esp, self.driver.trouble
+        self.ike, self.esp = self.driver.ike, self.driver.esp
+        self.trouble, self.recovered = self.driver.trouble, self.driver.recovered
         self.host = DaemonHost(self)
         self._stopping = asyncio.Event()
         self._reason = ""
@@ -187,6 +190,7 @@ class Daemon:
         rules = len(self.endpoint.policy.in_force)
         self.publisher.publish(events.Started(version=__version__, plane=self.plane.name, rules=rules))
         systemd.notify("READY=1", self._status())
+        self._keep(self._follow_network())
         self._keep(self._resolve_again())
         self._keep(self._measure_lag())
         self._keep(self._watch_certificates())
@@ -356,6 +360,34 @@ class Daemon:
                         self._apply(self.configuration.following(self.settings, found), changes)
                     except ConfigurationError as error:
                         self.warn("names", str(error))
+
+    # Network ---------------------------------------------------------------------------------------------
+
+    async def _follow_network(self) -> None:
+        """Tell core and data plane of addresses and routes that come and go, of several at once."""
+        known: frozenset[Address] = frozenset()
+        with network.Watch(self.loop) as watch:
+            while True:
+                found = await asyncio.to_thread(network.addresses, usable=True)
+                if found:  # else it may not be asked for
+                    self._network_is(known, found)
+                    known = found
+                await watch.changed()
+                await asyncio.sleep(NETWORK_SETTLES)
+                watch.clear()
+
+    def _network_is(self, before: frozenset[Address], addresses: frozenset[Address]) -> None:
+        if before and before != addresses:
+            gained, lost = (
+                tuple(map(str, sorted(one, key=str))) for one in (addresses - before, before - addresses)
+            )
+            self.publisher.publish(events.AddressesChanged(gained=gained, lost=lost))
+        if before:
+            try:
+                self.plane.network_changed()
+            except Unavailable as error:
+                self.warn("data plane", str(error))
+        self.driver.network_changed(addresses)
 
     # Telling ---------------------------------------------------------------------------------------------
 

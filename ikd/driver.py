@@ -20,12 +20,25 @@ from ikd.endpoint import Endpoint
 from ikd.events import EVENTS, Event
 from ikd.exchange import Question
 from ikd.keylog import KeyLog
-from ikd.outputs import AllocateSpi, Ask, Inherit, Install, Keys, Move, Output, Release, Remove, Transmit
+from ikd.outputs import (
+    AllocateSpi,
+    Ask,
+    Inherit,
+    Install,
+    Keys,
+    Move,
+    Output,
+    Release,
+    Remove,
+    Renew,
+    Transmit,
+    Ways,
+)
 from ikd.paths import NoPath, path_for
 from ikd.plane import Plane
 from ikd.transport import Transport
 from policy.rules import Rule
-from sadb.address import Path
+from sadb.address import Address, Path, SocketAddress
 from sadb.backend import Notice, Unavailable
 from sadb.database import Database
 from sadb.sa import Acquire, Expire, UnknownSpi
@@ -69,6 +82,7 @@ class Driver:
             AllocateSpi: lambda question: database.allocate_spi(self._clock(), question.wanted),
             Install: self._install,
             Authenticate: lambda question: question.side.step(question.token),
+            Ways: lambda question: self._ways(question.peers),
         }
         self.runner = Runner(self._loop)
         plane.backend.notify = self.notice
@@ -100,6 +114,7 @@ class Driver:
             Remove: lambda output: self.database.remove(output.pair),
             Inherit: lambda output: self.database.inherit(output.former, output.owner),
             Move: self._move,
+            Renew: self._renew,
             Keys: self._export,
         }
 
@@ -148,10 +163,29 @@ class Driver:
             one.child(question.pair)
 
     def _move(self, output: Move) -> None:
-        """A pair keeps its encapsulation; its addresses and ports are those of the IKE SA now."""
+        """The addresses and ports of a pair are those of the IKE SA now."""
         local, peer = output.path.local, output.path.peer
-        ports = (local.port, peer.port) if output.pair.outbound.encapsulation else None
+        ports = (local.port, peer.port) if output.encapsulated else None
         self.plane.backend.moved(output.pair, local.address, peer.address, ports)
+
+    def _renew(self, output: Renew) -> list[Output]:
+        """Negotiate for a rule anew, if it is for us to begin: a rule without a remote end only answers."""
+        rule, peer = self.endpoint.policy.rule(output.rule), output.peer
+        only_answers = rule is not None and rule.tunnel is not None and rule.tunnel.remote is None
+        local = self._way(peer)
+        if rule is None or not rule.enabled or only_answers or local is None or not self.negotiating:
+            return []
+        port = self.transport.port
+        path = Path(SocketAddress(local, port), SocketAddress(peer, port))
+        return self.endpoint.initiate(rule, path, self._clock())
+
+    def _way(self, peer: Address) -> Address | None:
+        """From which of our addresses to speak to a peer, None without a route or a socket for it."""
+        local = self.transport.source_for(peer)
+        return local if local is not None and self.transport.listens_on(local) else None
+
+    def _ways(self, peers: Iterable[Address]) -> dict[Address, Address]:
+        return {peer: local for peer in peers if (local := self._way(peer)) is not None}
 
     def _export(self, output: Keys) -> None:
         for one in self.keylogs:
@@ -186,6 +220,17 @@ class Driver:
     def trouble(self, what: str, path: Path | None) -> None:
         """A datagram could not be sent or received (`transport.Receiver`)."""
         self.publish(events.TransportTrouble(what=what, path=path))
+
+    def recovered(self, path: Path) -> None:
+        """Datagrams can be sent again (`transport.Receiver`)."""
+        self.publish(events.TransportRecovered(path=path))
+
+    def network_changed(self, addresses: frozenset[Address]) -> None:
+        """This host has other addresses, or other routes."""
+        self.transport.network_changed()
+        ways = {peer: self._way(peer) for peer in self.endpoint.destinations()}
+        now = self._clock()
+        self.act("a change of the network", lambda: self.endpoint.network_changed(addresses, ways, now))
 
     def notice(self, notice: Notice) -> None:
         """The data plane noticed something; it may be in the middle of a batch, so later."""

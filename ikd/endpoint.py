@@ -26,7 +26,7 @@ from ikd.exchange import Question
 from ikd.halfopen import HalfOpen
 from ikd.ikev1.admission import Ikev1Admission
 from ikd.ikev2.admission import Ikev2Admission
-from ikd.keying import Environment, MainMode
+from ikd.keying import Environment, MainMode, Network
 from ikd.life import State
 from ikd.outputs import AllocateSpi, Ask, Install, Output, Release, Remove
 from ikd.pace import Pace
@@ -297,7 +297,7 @@ class Endpoint:
         main = association.main
         if main.keying not in rule.keying or not main.serves(rule):
             return False
-        if main.path.local.address != path.local.address:
+        if not main.lies_on(path, rule.mode):
             return False
         if association.state is State.CONNECTING:
             made_for = main.rule
@@ -401,6 +401,27 @@ class Endpoint:
                     association.main.rule = rule
                 for pair in going:
                     association.close_child(pair, "its rule has changed", now)
+        return out
+
+    def destinations(self) -> frozenset[Address]:
+        """The addresses of peers to which a way matters."""
+        return frozenset(one.path.peer.address for one in self._associations.values())
+
+    def network_changed(
+        self, addresses: frozenset[Address], ways: Mapping[Address, Address | None], now: float
+    ) -> list[Output]:
+        """This host has other addresses or routes: these, and `ways` to the `destinations` (None: there is no
+        route). What can move moves, what has lost its address is negotiated anew, and what has no way to its
+        peer waits for one."""
+        with self._outputs as out:
+            self.env.network = Network(addresses, ways)
+            for association in list(self._associations.values()):
+                if association.state is State.CLOSED:
+                    continue
+                if association.main.lost:
+                    self._attempts.pop(association.number, None)  # another protocol would begin there, too
+                self._touch(association)
+                association.network_changed(now)
         return out
 
     def shutdown(self, now: float) -> list[Output]:
@@ -510,8 +531,9 @@ class Endpoint:
         return one is not newer and here and one.life.since < newer.created
 
     def moved(self, association: Association, old: Address) -> None:
-        """The peer has another address."""
-        _discard(self._by_address, old, association)
+        """The peer has another address; it is found by the one where it was proven, too."""
+        if old not in association.main.peer_addresses:
+            _discard(self._by_address, old, association)
         self._by_address.setdefault(association.path.peer.address, {})[association.number] = association
 
     def adopt(self, association: Association) -> None:
@@ -521,7 +543,8 @@ class Endpoint:
         main.number = self._number
         self._associations[main.number] = association
         self._by_spi[association.own_spi] = association
-        self._by_address.setdefault(main.path.peer.address, {})[main.number] = association
+        for address in main.peer_addresses:
+            self._by_address.setdefault(address, {})[main.number] = association
         if association.initiator and association.state is State.CONNECTING:
             self._begun[main.number] = association
         if (proven := main.proven_identity) is not None:
@@ -604,7 +627,8 @@ class Endpoint:
         self._by_spi.pop(association.own_spi, None)
         association.armed_at = None
         self.strangers.leave(association)
-        _discard(self._by_address, association.path.peer.address, association)
+        for address in association.main.peer_addresses:
+            _discard(self._by_address, address, association)
         self.disown(association)
         for owner, talk, _ in self._tickets.values():
             if owner is association:

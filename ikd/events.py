@@ -203,7 +203,8 @@ class DatagramDropped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportTrouble(Event):
-    """A datagram could not be sent or received."""
+    """A datagram could not be sent or received. Of one path the same is told once, until a datagram gets out
+    again."""
 
     group: ClassVar[str] = "network"
     level: ClassVar[str] = "warning"
@@ -213,6 +214,62 @@ class TransportTrouble(Event):
     @property
     def text(self) -> str:
         return f"{self.what}" + (f" ({self.path})" if self.path else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportRecovered(Event):
+    """Datagrams can be sent again where that failed."""
+
+    group: ClassVar[str] = "network"
+    path: Path
+
+    @property
+    def text(self) -> str:
+        return f"datagrams can be sent again ({self.path})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressesChanged(Event):
+    """This host has got addresses, or lost some."""
+
+    group: ClassVar[str] = "network"
+    gained: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        parts = (("gained", self.gained), ("lost", self.lost))
+        return "this host has " + ", ".join(f"{what} {', '.join(found)}" for what, found in parts if found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayLost(Event):
+    """This host has no way to a peer: a route is missing, or the address that its rule names. Its SAs
+    stay."""
+
+    group: ClassVar[str] = "network"
+    level: ClassVar[str] = "warning"
+    ike: int
+    peer: str
+    address: str
+
+    @property
+    def text(self) -> str:
+        return f"there is no way to {self.peer} at {self.address}: its SAs wait until there is one"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayFound(Event):
+    """There is a way to a peer again."""
+
+    group: ClassVar[str] = "network"
+    ike: int
+    peer: str
+    address: str
+
+    @property
+    def text(self) -> str:
+        return f"there is a way to {self.peer} at {self.address} again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,7 +458,8 @@ class IkeClosed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerMoved(Event):
-    """The peer answers from another address or port (RFC 7296 section 2.23)."""
+    """The peer is at another address or port: a NAT has given it another (RFC 7296 section 2.23), or it says
+    so (MOBIKE, RFC 4555)."""
 
     group: ClassVar[str] = "ike"
     ike: int
@@ -428,6 +486,21 @@ class PeerLimited(Event):
     @property
     def text(self) -> str:
         return f"{self.peer} at {self.address} {self.reason} (limits.{self.limit})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostMoved(Event):
+    """An IKE SA leaves this host from another of its addresses (MOBIKE, RFC 4555)."""
+
+    group: ClassVar[str] = "ike"
+    ike: int
+    peer: str
+    old: Path
+    new: Path
+
+    @property
+    def text(self) -> str:
+        return f"the IKE SA with {self.peer} moved from {self.old.local} to {self.new.local}"
 
 
 # Authentication ------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from ikd.settings import IkeSettings
 from policy.engine import Policy
 from policy.peers import Verdict, admits
 from policy.rules import AuthMethod, Rule
-from sadb.address import Path
+from sadb.address import Address, Path
 from sadb.algorithms import MainSuite, QuickSuite
 from sadb.replay import ReplayWindow
 from sadb.sa import Lifetime, Mode, SaPair
@@ -42,14 +42,24 @@ LINGER = 2.0  # seconds for which a replaced pair still receives what was on its
 SOFT = 0.85  # the part of a limit at which keys are replaced; the SADB makes it a little smaller, at random
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What this host's network looked like when it last changed: its addresses, and from which of them it
+    would send to each address of a peer; None: there is no route."""
+
+    addresses: frozenset[Address]
+    ways: Mapping[Address, Address | None]
+
+
 @dataclass(slots=True)
 class Environment:
-    """What all main-mode SAs of this host share; a reload changes the fields."""
+    """What all main-mode SAs of this host share; reloads and changes of the network change the fields."""
 
     settings: IkeSettings
     policy: Policy
     credentials: Credentials
     random: Callable[[int], bytes]
+    network: Network | None = None  # None while nothing is known of it
 
 
 @dataclass(slots=True)
@@ -98,6 +108,7 @@ class MainMode(ABC):
         "claimed",
         "elsewhere",
         "env",
+        "home",
         "initial_contact",
         "local_identity",
         "nat_local",
@@ -107,6 +118,7 @@ class MainMode(ABC):
         "path",
         "peer",
         "rule",
+        "stranded",
         "suite",
         "tried",
         "user",
@@ -128,6 +140,8 @@ class MainMode(ABC):
         self.peer: Authenticated | None = None
         self.user: Authenticated | None = None  # of the second authentication: a user, or the peer's health
         self.nat_local = self.nat_peer = False
+        self.home: Path | None = None  # where it was when the peer was proven: rules know it by that
+        self.stranded = False  # there is no way to the peer now: its silence means nothing
         self.initial_contact = False  # the peer says that it has no other with us
         self.vendors: Mapping[Known, bytes] = {}  # what the peer says it knows, and what follows
         self.children = Children()
@@ -148,6 +162,11 @@ class MainMode(ABC):
     def nat(self) -> bool:
         """Whether addresses or ports change on the way."""
         return self.nat_local or self.nat_peer
+
+    @property
+    def outer(self) -> tuple[Path, bool]:
+        """The path of its Child SAs, and whether they go in UDP."""
+        return self.path, self.nat
 
     @property
     def announced(self) -> Announced:
@@ -181,10 +200,49 @@ class MainMode(ABC):
         """The rule this IKE SA was made for, empty while it is not known."""
         return self.rule.name if self.rule else ""
 
+    @property
+    def peer_addresses(self) -> tuple[Address, ...]:
+        """By which addresses the peer is found: where it is now, and where it was proven."""
+        home = self.home or self.path
+        return tuple(dict.fromkeys((self.path.peer.address, home.peer.address)))
+
     def rules(self) -> tuple[Rule, ...]:
-        """The rules this IKE SA can serve by addresses and main-mode suite, most specific first."""
-        found = self.env.policy.for_peer(self.path.local.address, self.path.peer.address, self.keying)
-        return tuple(rule for rule in found if rule.crypto and self.suite in rule.crypto.main)
+        """The rules this IKE SA can serve by addresses and main-mode suite, most specific first. One that
+        has moved serves those it was made for, too: the peer is who it was."""
+        paths = (self.home or self.path, self.path)
+        ends = dict.fromkeys((one.local.address, one.peer.address) for one in paths)
+        policy = self.env.policy
+        found = {rule.name: rule for pair in ends for rule in policy.for_peer(*pair, self.keying)}
+        return tuple(rule for rule in found.values() if rule.crypto and self.suite in rule.crypto.main)
+
+    def lies_on(self, path: Path, mode: Mode) -> bool:
+        """Whether an SA between the ends of a path may be made on this one. A tunnel goes where its IKE SA
+        goes, from wherever that was when the peer was proven; in transport mode packets have the addresses
+        of both hosts."""
+        mine, local = self.path, path.local.address
+        if mode is Mode.TRANSPORT:
+            return (mine.local.address, mine.peer.address) == (local, path.peer.address)
+        return local in (mine.local.address, (self.home or mine).local.address)
+
+    # Network ---------------------------------------------------------------------------------------------
+
+    @property
+    def own_end(self) -> Address | None:
+        """The local address that the rule names for its tunnel, None where it leaves that open."""
+        tunnel = self.rule.tunnel if self.rule and self.rule.mode is Mode.TUNNEL else None
+        return tunnel.local if tunnel else None
+
+    @property
+    def lost(self) -> bool:
+        """Whether this host has the SA's local address no more."""
+        network = self.env.network
+        return network is not None and self.path.local.address not in network.addresses
+
+    @property
+    def way(self) -> Address | None:
+        """From which of our addresses the host would send to the peer, None without a route."""
+        network = self.env.network
+        return network.ways.get(self.path.peer.address, self.path.local.address) if network else None
 
     def idle_seconds(self, rule: Rule | None) -> float | None:
         """After how long without traffic a pair of a rule goes; None is never."""
@@ -299,7 +357,8 @@ class MainMode(ABC):
     ) -> SaPair:
         """What a negotiation yields; `spis` are ours and the peer's, `keys` those of the packets we receive
         and of those we send, each (encryption, integrity)."""
-        local, peer = self.path.local, self.path.peer
+        path, encapsulated = self.outer
+        local, peer = path.local, path.peer
         life = lifetime(rule)
         window = ReplayWindow(self.env.settings.replay_window, esn=suite.esn)
 
@@ -315,7 +374,7 @@ class MainMode(ABC):
                 encryption_key=own[0],
                 integrity_key=own[1],
                 inbound=inbound,
-                encapsulation=(source.port, destination.port) if self.nat else None,
+                encapsulation=(source.port, destination.port) if encapsulated else None,
                 lifetime=life,
                 replay=window if inbound else None,
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import ip_address, ip_interface
@@ -16,18 +17,31 @@ from sadb.address import Address, Network
 
 T = TypeVar("T")
 
+UNUSABLE: Final = 0x48  # IFA_F_TENTATIVE, IFA_F_DADFAILED
+OURS: Final = range(0x1CE00000, 0x1CF00000)  # routing tables of the data plane (`offload.routes`)
+
+# linux/rtnetlink.h
+_GROUPS: Final = 0x10 | 0x40 | 0x100 | 0x400  # addresses and routes of both families
+_ROUTES: Final = range(24, 26)  # RTM_NEWROUTE, RTM_DELROUTE
+_RTA_TABLE: Final = 15
+_HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, sender
+_RTMSG: Final = 12  # octets
+_ATTRIBUTE: Final = struct.Struct("=HH")  # length, type
+_NUMBER: Final = struct.Struct("=I")
+
 RESOLVER: Final = Path("/etc/resolv.conf")
 PATIENCE: Final = 5.0  # seconds for all names of a policy together
 
 
-def interfaces() -> list[tuple[Address, Network]]:
-    """The addresses of this host with their networks, link-local and loopback ones included."""
+def interfaces(without: int = 0) -> list[tuple[Address, Network]]:
+    """The addresses of this host with their networks, link-local and loopback ones included; but for those
+    with any of these flags."""
 
     def ask(routes: Any) -> list[tuple[Address, Network]]:
         found: list[tuple[Address, Network]] = []
         for message in routes.get_addr():
             text = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
-            if text:
+            if text and not (message.get("IFA_FLAGS") or message["flags"]) & without:
                 interface = ip_interface(f"{text}/{message['prefixlen']}")
                 found.append((interface.ip, interface.network))
         return found
@@ -51,9 +65,71 @@ def _asked(ask: Callable[[Any], list[T]]) -> list[T]:
             return []
 
 
-def addresses() -> frozenset[Address]:
-    """The addresses of this host."""
-    return frozenset(address for address, _ in interfaces())
+def addresses(*, usable: bool = False) -> frozenset[Address]:
+    """The addresses of this host; with `usable` not those of IPv6 whose uniqueness is still to be seen."""
+    return frozenset(address for address, _ in interfaces(UNUSABLE if usable else 0))
+
+
+class Watch:
+    """Hears from the kernel that an address or a route came or went, whoever did it but our data plane.
+
+    A socket of our own, since pyroute2 runs an event loop of its own: of a message it reads no more than
+    which routing table it is about."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._changed = asyncio.Event()
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._sock = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+
+    def __enter__(self) -> Watch:
+        self._sock.bind((0, _GROUPS))
+        self._loop.add_reader(self._sock, self._ready)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.remove_reader(self._sock)
+        self._sock.close()
+
+    async def changed(self) -> None:
+        """Wait for something to change; what did since `clear` counts."""
+        await self._changed.wait()
+
+    def clear(self) -> None:
+        """What has changed so far is known."""
+        self._changed.clear()
+
+    def _ready(self) -> None:
+        for _ in range(64):
+            try:
+                data = self._sock.recv(1 << 16)
+            except BlockingIOError:
+                return
+            except OSError:  # more than the socket holds: something has changed
+                self._changed.set()
+                return
+            if not self._changed.is_set() and any(one not in OURS for one in tables(data)):
+                self._changed.set()
+
+
+def tables(data: bytes) -> Iterator[int]:
+    """Which routing table each message of rtnetlink is about, 0 for one about an address."""
+    while len(data) >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(data)
+        message, data = data[_HEADER.size : length], data[max(length + 3 & ~3, _HEADER.size) :]
+        yield _table(message) if kind in _ROUTES else 0
+
+
+def _table(message: bytes) -> int:
+    """The table in a route message: it has a small number in its header, else an attribute."""
+    table, rest = message[4] if len(message) >= _RTMSG else 0, message[_RTMSG:]
+    while len(rest) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(rest)
+        if kind == _RTA_TABLE and length == _ATTRIBUTE.size + _NUMBER.size <= len(rest):
+            return int(_NUMBER.unpack_from(rest, _ATTRIBUTE.size)[0])
+        rest = rest[max(length + 3 & ~3, _ATTRIBUTE.size) :]
+    return table
 
 
 def keywords() -> Keywords:

@@ -1,11 +1,12 @@
 """What the protocol core wants done: plain values in a list, performed by the daemon in their order.
 
 Events are outputs too (`ikd.events`). A question inside an `Ask` is answered with `Endpoint.answer`; the
-questions here are those the SADB answers, `ikd.auth.Authenticate` is the other one.
+questions here are those of the network and the SADB, `ikd.auth.Authenticate` is the other one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +58,20 @@ class Inherit:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The peer of a pair is at another address or port now; `path` is that of the IKE SA."""
+    """A pair's packets take another path now, in UDP when they are `encapsulated`; `path` is that of the IKE
+    SA."""
 
     pair: SaPair
     path: Path
+    encapsulated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """An IKE SA cannot follow this host to its new address and is gone: negotiate anew for a rule of it."""
+
+    rule: str
+    peer: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +86,17 @@ class Keys:
     peer: Address | None = None  # whose they are, where that matters
 
 
-Output = Transmit | Ask | Release | Remove | Inherit | Move | Keys | Event
+Output = Transmit | Ask | Release | Remove | Inherit | Move | Renew | Keys | Event
 
 
-# Questions to the SADB -----------------------------------------------------------------------------------
+# Questions -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ways(Question[Mapping[Address, Address]]):
+    """From which of our addresses the host sends to each of these; those without a route are left out."""
+
+    peers: tuple[Address, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,9 @@ class Plane(ABC):
     def route(self, flows: tuple[Flow, ...]) -> None:
         """Another policy; raises `Unavailable`, and then the one before is in force."""
 
+    def network_changed(self) -> None:  # noqa: B027 - in memory there are no routes
+        """This host has other addresses or routes; raises `Unavailable`."""
+
     @abstractmethod
     def dropped(self) -> Mapping[str, int]:
         """Packets that came to nothing, by reason."""
@@ -193,6 +196,11 @@ class HostPlane(Plane):
             self._host.apply(flows)
         self._flows = flows
         self.workers.route(flows)
+
+    def network_changed(self) -> None:
+        """What leads packets into the device may be gone with an address, or lead with another one."""
+        if self._host is not None:
+            self._host.refresh()
 
     def flush(self) -> None:
         self.workers.flush()

@@ -404,6 +404,18 @@ class IkeSettings:
         _number(0, 3600, "seconds"),
         "Interval of the one-octet datagrams that keep a NAT mapping open (RFC 3948); 0 sends none.",
     )
+    mobike: bool = _option(
+        True,
+        _flag(),
+        "Whether IKE SAs and their tunnels follow either host to another address (MOBIKE, RFC 4555) when the "
+        "peer can do that, too; without it a lost address means a new negotiation.",
+    )
+    routability_check: bool = _option(
+        True,
+        _flag(),
+        "Whether a peer that says it has moved must answer at its new address before ESP goes there, so that "
+        "nobody can direct traffic to a third host (RFC 4555 section 3.7).",
+    )
     fragmentation: bool = _option(
         True, _flag(), "Whether large messages are sent as IKE fragments (RFC 7383) when the peer can."
     )

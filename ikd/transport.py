@@ -33,6 +33,7 @@ NON_ESP_MARKER: Final = bytes(4)  # RFC 3948 section 2.2
 KEEPALIVE: Final = b"\xff"  # RFC 3948 section 2.3
 LARGEST: Final = 65_535
 RECEIVE_BUFFER: Final = 4 << 20
+MOST_FAILING: Final = 4096  # paths on which sending fails that are remembered
 
 # Linux numbers that the socket module of Python 3.11 does not name
 IP_MTU_DISCOVER: Final = 10
@@ -58,7 +59,12 @@ class Receiver(Protocol):
         ...
 
     def trouble(self, what: str, path: Path | None) -> None:
-        """A datagram was dropped or could not be sent."""
+        """A datagram was dropped or could not be sent. Of one path the same is told once, until one gets out
+        again."""
+        ...
+
+    def recovered(self, path: Path) -> None:
+        """One got out where that failed before."""
         ...
 
 
@@ -97,6 +103,7 @@ class Transport:
         self._routes: dict[tuple[int, int, Address | None], _Socket] = {}
         self._wanted: dict[int, bool] = {}
         self._addresses: dict[bytes, Address] = {}
+        self._failing: dict[Path, str] = {}  # where sending fails, and how
 
     def open(self, loop: asyncio.AbstractEventLoop, given: Sequence[socket.socket] = ()) -> None:
         """Bind every address on both ports; raises `OSError` with the address in its text, and then nothing
@@ -160,6 +167,14 @@ class Transport:
             except OSError:
                 return None
             return ip_address(probe.getsockname()[0])
+
+    def listens_on(self, local: Address) -> bool:
+        """Whether there are sockets for one of our addresses."""
+        return any(one.version == local.version and (unspecified(one) or one == local) for one in self.listen)
+
+    def network_changed(self) -> None:
+        """Interfaces may have other names now."""
+        self._wanted.clear()
 
     def _bind(self, address: Address, port: int) -> None:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -275,21 +290,32 @@ class Transport:
             (version, local.port, None)
         )
         if one is None:
-            self.receiver.trouble(f"no socket for {local}", path)
+            self._fails(f"no socket for {local}", path)
             return False
         try:
             one.sock.sendmsg(
                 [data], _source(local.address) if one.wildcard else (), 0, (str(peer.address), peer.port)
             )
         except BlockingIOError:
-            self.receiver.trouble("send buffer is full", path)
+            self._fails("send buffer is full", path)
             return False
         except (
             OSError
         ) as error:  # EMSGSIZE, ENETUNREACH, EPERM from a filter: the peer's retransmission decides
-            self.receiver.trouble(f"send failed: {error.strerror}", path)
+            self._fails(f"send failed: {error.strerror}", path)
             return False
+        if self._failing and self._failing.pop(path, ""):
+            self.receiver.recovered(path)
         return True
+
+    def _fails(self, what: str, path: Path) -> None:
+        """Tell of it, unless it is no news."""
+        if self._failing.get(path) == what:
+            return
+        if len(self._failing) >= MOST_FAILING:
+            self._failing.clear()
+        self._failing[path] = what
+        self.receiver.trouble(what, path)
 
 
 @lru_cache(maxsize=4096)

@@ -58,15 +58,26 @@ class Host:
         self.numbers = Numbers.of(self.marks.number, table, priority)
         self._table = table_name(device)
         self._plan = Plan()
+        self._flows: tuple[Flow, ...] = ()
         self._counted: Counter[str] = Counter()
         self._begun = False
         self._nft = Nft()
 
     def apply(self, flows: Sequence[Flow]) -> None:
-        """Make the host follow these flows: at the start, at every reload, and when addresses of this host
-        changed. Raises `Unavailable`, and then the former state is in force."""
+        """Make the host follow these flows: at the start and at every reload. Raises `Unavailable`, and then
+        the former state is in force."""
+        self._do(lambda routes: self._apply(routes, flows))
+        self._flows = tuple(flows)
+
+    def refresh(self) -> None:
+        """Make the routes anew: addresses or routes of this host have changed, and with an address the kernel
+        removes the routes that name it. Raises `Unavailable`."""
+        if self._begun:
+            self._do(self._refresh)
+
+    def _do(self, work: Callable[[IPRoute], None]) -> None:
         try:
-            _with_routes(lambda routes: self._apply(routes, flows))
+            _with_routes(work)
         except (NetlinkError, OSError) as error:
             code = getattr(error, "code", None) or error.errno
             remedy = ": CAP_NET_ADMIN is missing" if code in (errno.EPERM, errno.EACCES) else ""
@@ -106,9 +117,7 @@ class Host:
     def _apply(self, routes: IPRoute, flows: Sequence[Flow]) -> None:
         if not self._begun:
             self._sweep(routes)
-        usable = [one for one in _addresses(routes) if not one.is_loopback and not one.is_link_local]
-        former = self._plan
-        wanted = plan(flows, self.numbers, self.marks, usable, lambda to: self._source(routes, to))
+        former, wanted = self._plan, self._planned(routes, flows)
         try:
             wanted = self._add(routes, former, wanted)
             self._replace_filter(flows)
@@ -119,6 +128,15 @@ class Host:
             raise
         self._plan, self._begun = wanted, True
         self._remove(routes, former, wanted)
+
+    def _refresh(self, routes: IPRoute) -> None:
+        wanted = self._planned(routes, self._flows)
+        former, self._plan = self._plan, self._add(routes, replace(self._plan, routes={}), wanted)
+        self._remove(routes, former, wanted)
+
+    def _planned(self, routes: IPRoute, flows: Sequence[Flow]) -> Plan:
+        usable = [one for one in _addresses(routes) if not one.is_loopback and not one.is_link_local]
+        return plan(flows, self.numbers, self.marks, usable, lambda to: self._source(routes, to))
 
     def _replace_filter(self, flows: Sequence[Flow]) -> None:
         """One transaction: the old table, also one of a former run, goes when the new one comes."""

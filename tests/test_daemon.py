@@ -387,10 +387,10 @@ async def test_hostile_octets_are_counted_and_survived(sides: Sides) -> None:
     loop = asyncio.get_running_loop()
     path = left.daemon.endpoint.associations[1].path
     stranger, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0))
-    nat_port = right.daemon.transport.nat_port
+    port, nat_port = right.daemon.transport.port, right.daemon.transport.nat_port
     for n in range(400):
         data = bytes((n * 7 + at * n) % 256 for at in range(n % 80))
-        stranger.sendto(data, (str(path.peer.address), path.peer.port))
+        stranger.sendto(data, (str(path.peer.address), port))
         stranger.sendto((NON_ESP_MARKER if n % 2 else b"") + data, (str(path.peer.address), nat_port))
     await until(lambda: len(right.happened(DatagramDropped)) >= 300)
     stranger.close()

@@ -120,13 +120,13 @@ class Notices:
         for number, one in list(self._open.items()):
             if one.due > now or number not in self._open:
                 continue
-            if one.tries >= PACE.tries:
+            if one.tries >= PACE.tries and not self._talks.session.stranded:
                 del self._open[number]
                 if one.lost is not None:
                     one.lost()
                 one.over()
                 continue
-            one.tries += 1
+            one.tries += not self._talks.session.stranded
             one.wait = min(one.wait * PACE.factor, PACE.cap)
             one.due = now + one.wait
             self._emit(one.message, one.datagram, one.tries)

@@ -44,7 +44,7 @@ class Liveness:
         elif heard > self._since:
             self._sequence = None
         elif self._due <= now:
-            if self._tries >= settings.retransmit_tries:
+            if self._tries >= settings.retransmit_tries and not self._session.stranded:
                 return Silent(
                     f"the peer does not answer (R-U-THERE sent {self._tries} times)",
                     "check that the peer runs, and that firewalls pass UDP 500 and 4500",
@@ -56,6 +56,6 @@ class Liveness:
         settings = self._session.env.settings
         wait = settings.retransmit_first * settings.retransmit_factor**self._tries
         self._due = now + min(wait, settings.retransmit_cap)
-        self._tries += 1
+        self._tries += not self._session.stranded
         assert self._sequence is not None
         self._say(informational.are_you_there(self._session, self._sequence))

@@ -14,16 +14,17 @@ from ikd.association import Association, Owner
 from ikd.auth import Declined
 from ikd.events import Broken, PeerMoved
 from ikd.exchange import Conversation, Steps
-from ikd.ikev2 import child, informational, initial, rekey, shapes
+from ikd.ikev2 import child, informational, initial, mobike, rekey, shapes
 from ikd.ikev2.channel import Standing, Unprotected
 from ikd.ikev2.conversations import Conversations, Talk
 from ikd.ikev2.failure import is_usual, not_authenticated, notify_of, told
 from ikd.ikev2.first import open_first
 from ikd.ikev2.message import Message, Refused, Silent, UnknownCritical, status
+from ikd.ikev2.moves import Moves
 from ikd.ikev2.numbers import Exchange, N, exchange_name
 from ikd.ikev2.session import Session
 from ikd.life import AGAIN_SECONDS, REPLACED_SECONDS, Input, State
-from ikd.outputs import Move, Transmit
+from ikd.outputs import Move, Renew, Transmit
 from ikd.riders.natt import KEEPALIVE
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Flags, Header
@@ -40,7 +41,7 @@ LINGER_SECONDS = 8.0  # a peer repeats itself after 1, 3 and 6
 class Ikev2Association(Association):
     """One IKE SA."""
 
-    __slots__ = ("_deferred", "_former", "_over", "session", "talks", "undecided")
+    __slots__ = ("_anew", "_deferred", "_former", "_over", "moves", "session", "talks", "undecided")
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
         Association.__init__(self, session, owner, now)
@@ -53,6 +54,8 @@ class Ikev2Association(Association):
         self._deferred: list[Talk] = []  # exchanges that begin once the IKE SA is up
         self._former: Ikev2Association | None = None  # the one that this one has replaced
         self._over: tuple[str, bool] | None = None
+        self._anew = False  # ... and it is negotiated anew
+        self.moves = Moves(self)
         hooks = session.hooks
         hooks.emit, hooks.new_spi = owner.emit, owner.new_spi
         hooks.first_contact = lambda: owner.first_contact(self)
@@ -161,6 +164,28 @@ class Ikev2Association(Association):
         self._over = self._over or (reason, False)
         self._settle(now)
 
+    def begin_anew(self, reason: str) -> None:
+        """It ends at the end of this step, and its rules are negotiated for again."""
+        self._anew = True
+        self._end(reason, False)
+
+    def begin(self, name: str, steps: Steps[Any], now: float) -> None:
+        """Begin an exchange of ours about addresses; one at a time."""
+        self.talks.begin(name, steps, now, rule=self.rule)
+
+    def network_changed(self, now: float) -> None:
+        """This host's addresses or routes are others now."""
+        self.session.now = now
+        if self.session.mobility is None or self.state is State.CONNECTING:
+            Association.network_changed(self, now)
+        else:
+            self.moves.network_changed(now)
+            self._settle(now)
+
+    def hurry(self, now: float) -> None:
+        """Repeat at once what is not answered: there is a way to the peer again, or another one."""
+        self.talks.hurry(now)
+
     def _start(
         self, name: str, steps: Steps[Any], now: float, *, rule: str = "", child: bool = False
     ) -> None:
@@ -239,6 +264,8 @@ class Ikev2Association(Association):
         self.talks.received(message, path)
         self.session.windows_status = message.windows_status() or 0
         del self.talks.requests[header.message_id]
+        if path in request.searching:
+            self.moves.came_by(path)
         if broken:
             self.talks.drive(request.talk, now, error=broken)
         else:
@@ -284,7 +311,7 @@ class Ikev2Association(Association):
             payloads = shapes.check(opened.exchange, False, opened.payloads)
         except (Malformed, UnknownCritical) as error:
             payloads, broken = (), broken or error
-        message = Message(opened.exchange, payloads, False, opened.message_id, opened.octets)
+        message = Message(opened.exchange, payloads, False, opened.message_id, opened.octets, path)
         self._serve(message, broken, now)
 
     def _serve(self, message: Message, broken: Exception | None, now: float) -> None:
@@ -318,9 +345,12 @@ class Ikev2Association(Association):
         return _refuse(Malformed(f"{exchange_name(message.exchange)} on an IKE SA that is up"))
 
     def _follow(self, path: Path) -> None:
-        """A peer behind a NAT is where its last authentic request came from (section 2.23)."""
+        """A peer behind a NAT is where its last authentic request came from (section 2.23), unless it can say
+        so itself (RFC 4555 section 3.8)."""
         session = self.session
-        if path == session.path or not (self.state is State.CONNECTING or session.nat_peer):
+        if path == session.path or session.mobility is not None:
+            return
+        if not (self.state is State.CONNECTING or session.nat_peer):
             return
         old, session.path = session.path, path
         if old.peer.address != path.peer.address:
@@ -328,7 +358,7 @@ class Ikev2Association(Association):
         if self.state is not State.CONNECTING:
             self.owner.emit(PeerMoved(ike=self.number, old=old, new=path))
         for pair in self.children.values():
-            self.owner.emit(Move(pair, path))
+            self.owner.emit(Move(pair, path, pair.outbound.encapsulation is not None))
 
     # What goes wrong -------------------------------------------------------------------------------------
 
@@ -403,6 +433,8 @@ class Ikev2Association(Association):
         if self.inherited or heir is None:
             return
         heir.undecided = False
+        if self.session.mobility is not None:
+            heir.moves.come_along(self.session)
         self.hand_over(heir)
         former, self._former, heir._former = self._former, None, self
         if former is not None and former.life.up:  # a peer that goes on without deleting it
@@ -447,7 +479,8 @@ class Ikev2Association(Association):
         talks = self.talks
         found = [*talks.deadlines(), *self.child_deadlines()]
         found += self.life.deadlines(self.session, talks.sent_at, busy=bool(talks.requests))
-        if self.usable and (self.session.children.due or self.session.children.closing):
+        children = self.session.children
+        if self.usable and (children.due or children.closing or self.moves.wanted):
             found.append(self.session.now)  # left over by the IKE SA before this one
         return min(found, default=None)
 
@@ -477,7 +510,7 @@ class Ikev2Association(Association):
             self.rekey(now)
         asking = bool(self.talks.requests)
         if settings.liveness and not asking and self.heard_of_traffic() + settings.liveness <= now:
-            self._start("liveness", informational.probe(session), now, rule=self.rule)
+            self._start("liveness", mobike.probe(session), now, rule=self.rule)
         keepalive = settings.nat_keepalive if session.nat_local else 0
         if keepalive and self.talks.sent_at + keepalive <= now:
             self.talks.sent_at = now
@@ -499,6 +532,8 @@ class Ikev2Association(Association):
                     self.close_child(self.session.children.pairs[spi], reason, now)
             elif self.session.children.due and self.usable:
                 self._replace_due(now)
+            elif self.usable and self.moves.wanted:
+                self.moves.begin(now)
             else:
                 break
         if self._over is None:
@@ -538,7 +573,11 @@ class Ikev2Association(Association):
         self.talks.close()
         for talk in self._deferred:
             talk.conversation.close()
+        rules = dict.fromkeys(pair.rule for pair in self.children.values()) or {self.rule: None}
         self.bury(reason, by_peer)
+        if self._anew:
+            for rule in rules:
+                self.owner.emit(Renew(rule, session.path.peer.address))
 
 
 def _refuse(error: Exception) -> Steps[Message]:

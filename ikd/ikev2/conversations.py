@@ -15,7 +15,9 @@ from ikd.events import MessageReceived, MessageSent
 from ikd.exchange import Conversation, Pause, Question, Send, Steps, Wait
 from ikd.ikev2.channel import clear
 from ikd.ikev2.message import Message, Silent
+from ikd.ikev2.mobility import PATIENCE, SEARCH, candidates
 from ikd.ikev2.numbers import Exchange, exchange_name
+from ikd.ikev2.payloads import Delete
 from ikd.ikev2.session import Session
 from ikd.outputs import Transmit
 from ikd.wire.isakmp import ZERO_SPI, Header
@@ -43,8 +45,10 @@ class Request:
     datagrams: list[bytes]
     due: float
     wait: float
+    began: float
     tries: int = 1
     hint: Exception | None = field(default=None, repr=False)
+    searching: tuple[Path, ...] = ()  # the ways it went when all were tried
 
 
 class Conversations:
@@ -161,12 +165,13 @@ class Conversations:
             datagrams = channel.seal(message, session.path)
         talk.stage = exchange_name(message.exchange)
         wait = session.env.settings.retransmit_first
-        request = Request(talk, message, datagrams, now + wait, wait)
+        request = Request(talk, message, datagrams, now + wait, wait, now)
         self.requests[number] = request
-        self._transmit(message, datagrams, now)
+        self._transmit(message, datagrams, now, session.path)
 
-    def _transmit(self, message: Message, datagrams: list[bytes], now: float, tries: int = 1) -> None:
-        path = self.session.path
+    def _transmit(
+        self, message: Message, datagrams: list[bytes], now: float, path: Path, tries: int = 1
+    ) -> None:
         self.sent_at = now
         for one in datagrams:
             self.session.emit(Transmit(one, path))
@@ -183,8 +188,10 @@ class Conversations:
         )
 
     def reply(self, request: Message, reply: Message, *, refused: bool = False) -> None:
-        """Answer a request, and keep the answer for repetitions."""
+        """Answer a request, and keep the answer for repetitions. Who can move is answered where it speaks
+        from: it may be trying a path (RFC 4555 section 3.10)."""
         session, channel = self.session, self.session.channel
+        path = request.path if session.mobility and request.path else session.path
         reply = Message(request.exchange, reply.payloads, True, request.message_id)
         if request.exchange == Exchange.IKE_SA_INIT:
             header = channel.header(request.exchange, 0, response=True)
@@ -194,14 +201,17 @@ class Conversations:
             datagrams = [session.init_response]
             channel.answered(0, [])
         else:
-            datagrams = channel.seal(reply, session.path)
+            datagrams = channel.seal(reply, path)
             channel.answered(request.message_id, datagrams)
-        self._transmit(reply, datagrams, session.now)
+        self._transmit(reply, datagrams, session.now, path)
 
     def repeat(self, header: Header, path: Path) -> None:
-        """The peer has not heard our answer."""
-        for one in self.session.channel.repeated(header.message_id):
-            self.session.emit(Transmit(one, self.session.path))
+        """The peer has not heard our answer. The octets prove nobody's address, so only who can move gets it
+        elsewhere, as often as it asks, and nothing of the first exchanges."""
+        session = self.session
+        elsewhere = session.mobility is not None and header.exchange != Exchange.IKE_AUTH
+        for one in session.channel.repeated(header.message_id):
+            session.emit(Transmit(one, path if elsewhere else session.path))
         self.received(Message(header.exchange, (), False, header.message_id), path, repeated=True)
 
     def received(self, message: Message, path: Path, *, repeated: bool = False) -> None:
@@ -236,7 +246,7 @@ class Conversations:
         if request.hint is not None:
             del self.requests[number]
             self.drive(request.talk, now, error=request.hint)
-        elif request.tries >= settings.retransmit_tries:
+        elif request.tries >= settings.retransmit_tries and not self._patient(request, now):
             del self.requests[number]
             name = exchange_name(request.message.exchange)
             error = Silent(
@@ -246,10 +256,38 @@ class Conversations:
             self._gone()
             self.drive(request.talk, now, error=error)
         else:
-            request.tries += 1
+            request.tries += not self.session.stranded
             request.wait = min(request.wait * settings.retransmit_factor, settings.retransmit_cap)
             request.due = now + request.wait
-            self._transmit(request.message, request.datagrams, now, request.tries)
+            for path in self._paths(request):
+                self._transmit(request.message, request.datagrams, now, path, request.tries)
+
+    def _patient(self, request: Request, now: float) -> bool:
+        """Whether the silence of the peer means nothing yet: because there is no way to it, or because it may
+        have lost its own and nobody can call it (RFC 4555 section 3.11)."""
+        session, mobility = self.session, self.session.mobility
+        if session.stranded:
+            return True
+        tunnel = session.rule.tunnel if session.rule else None
+        lost = (
+            mobility is not None and not mobility.initiator and tunnel is not None and tunnel.remote is None
+        )
+        return lost and request.message.maybe(Delete) is None and now < request.began + PATIENCE
+
+    def _paths(self, request: Request) -> tuple[Path, ...]:
+        """The ways a repetition goes: where the IKE SA goes, and when that has been in vain every other."""
+        session, mobility = self.session, self.session.mobility
+        if mobility is None or request.tries < SEARCH:
+            return (session.path,)
+        request.searching = tuple(dict.fromkeys((session.path, *candidates(session, mobility))))
+        return request.searching
+
+    def hurry(self, now: float) -> None:
+        """Repeat what is not answered now, as if it had just been sent first."""
+        settings = self.session.env.settings
+        for request in self.requests.values():
+            request.due, request.tries, request.searching = now, 0, ()
+            request.wait = settings.retransmit_first / settings.retransmit_factor
 
     def close(self) -> None:
         """Abandon everything."""

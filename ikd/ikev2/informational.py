@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ikd.exchange import Steps, send
+from ikd.ikev2 import mobike
 from ikd.ikev2.message import Message, status
 from ikd.ikev2.numbers import Exchange, N, ProtocolId
 from ikd.ikev2.payloads import Delete, Notify
@@ -26,11 +27,6 @@ def _deletes(spis: Sequence[tuple[int, int]]) -> list[Body]:
 
 
 # Initiator --------------------------------------------------------------------------------------------------
-
-
-def probe(session: Session) -> Steps[None]:
-    """Ask whether the peer is alive: HDR, SK {}  -->  <--  HDR, SK {}."""
-    yield from send(Message(Exchange.INFORMATIONAL))
 
 
 def tell(session: Session, notify: Notify) -> Steps[None]:
@@ -84,6 +80,8 @@ def refuse_peer(session: Session) -> Steps[None]:
 def respond(session: Session, request: Message) -> Steps[Message]:
     """<--  HDR, SK {[N,] [D,] ...}; the answer has the other halves of deleted pairs."""
     yield from ()
+    mobility = session.mobility
+    about_addresses = mobike.respond(session, mobility, request) if mobility is not None else []
     answers: list[tuple[int, int]] = []
     for payload in request.every(Delete):
         if payload.protocol == ProtocolId.IKE:
@@ -93,8 +91,8 @@ def respond(session: Session, request: Message) -> Steps[Message]:
             answers += _deleted(session, payload)
     if request.notify(N.AUTHENTICATION_FAILED):
         session.hooks.close("the peer could not authenticate us", True)
-    # HDR, SK {[D]}  -->
-    return Message(Exchange.INFORMATIONAL, tuple(_deletes(answers)))
+    # HDR, SK {[N,] [D]}  -->
+    return Message(Exchange.INFORMATIONAL, (*about_addresses, *_deletes(answers)))
 
 
 def _deleted(session: Session, payload: Delete) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from ikd.auth.psk import METHOD as PSK
 from ikd.auth.signature import ANNOUNCED
 from ikd.events import PeerAnnounced
 from ikd.exchange import Send, Step, Steps, Wait, ask, send
-from ikd.ikev2 import child, correlation, selectors
+from ikd.ikev2 import child, correlation, mobike, selectors
 from ikd.ikev2.failure import told
 from ikd.ikev2.informational import delete_ike, refuse_peer
 from ikd.ikev2.keys import seed
@@ -40,7 +40,7 @@ from ikd.ikev2.payloads import (
 from ikd.ikev2.proposals import accept_main, choose_main, compare, main_chosen, offer_main
 from ikd.ikev2.session import Session
 from ikd.outputs import AllocateSpi, Release
-from ikd.riders import natt, vendor
+from ikd.riders import vendor
 from ikd.riders.vendor import Known
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Body, Payload
@@ -59,15 +59,6 @@ _HASHES = b"".join(number.to_bytes(2, "big") for number in sorted(ANNOUNCED))
 
 
 # Both roles -------------------------------------------------------------------------------------------------
-
-
-def _detection(session: Session, spi_r: bytes) -> list[Payload]:
-    """N(NAT_DETECTION_SOURCE_IP), N(NAT_DETECTION_DESTINATION_IP)."""
-    spi_i, path = session.channel.spi_i, session.path
-    return [
-        status(N.NAT_DETECTION_SOURCE_IP, natt.fingerprint(spi_i, spi_r, path.local)),
-        status(N.NAT_DETECTION_DESTINATION_IP, natt.fingerprint(spi_i, spi_r, path.peer)),
-    ]
 
 
 def _abilities(session: Session) -> list[Payload]:
@@ -92,12 +83,10 @@ def _hear(session: Session, message: Message) -> None:
         data = notify.data
         session.peer_hashes = frozenset(data[at] << 8 | data[at + 1] for at in range(0, len(data) - 1, 2))
     session.childless = message.notify(N.CHILDLESS_IKEV2_SUPPORTED) is not None
-    spi_i, spi_r = message.octets[:8], message.octets[8:16]
-    sources = [one.data for one in message.every(Notify) if one.type == N.NAT_DETECTION_SOURCE_IP]
-    targets = [one.data for one in message.every(Notify) if one.type == N.NAT_DETECTION_DESTINATION_IP]
-    if sources and targets:
-        session.nat_peer = natt.fingerprint(spi_i, spi_r, session.path.peer) not in sources
-        session.nat_local = natt.fingerprint(spi_i, spi_r, session.path.local) not in targets
+    nat = mobike.detected(message, (message.octets[:8], message.octets[8:16]), session.path)
+    if nat is not None:
+        session.traversal = True
+        session.nat_local, session.nat_peer = nat
 
 
 def _certificates(token: Token) -> list[Payload]:
@@ -159,7 +148,7 @@ def initiate(session: Session, rule: Rule, acquire: Acquire | None, *, childless
         correlation.ready(session.original)
     reply = yield from _first_exchange(session, rule)
     session.authorities = _authorities(reply)
-    if session.nat:
+    if session.nat or (session.traversal and mobike.wanted(session, rule)):  # RFC 4555 section 3.3
         session.path = session.path.moved(session.env.settings.nat_port)
     if childless and not session.childless:
         raise Refused(0, "the peer does not take an IKE SA without a Child SA (RFC 6023)")
@@ -216,7 +205,7 @@ def _first_message(
             offer_main(suites),
             KeyExchange(group=exchange.group.ikev2, public=exchange.public),
             Nonce(data=session.nonce_i),
-            *_detection(session, ZERO_SPI),
+            *mobike.detection(session, ZERO_SPI, session.path),
             *_abilities(session),
         ),
     )
@@ -292,6 +281,9 @@ def _prove(session: Session, rule: Rule, acquire: Acquire | None, spi: int) -> S
     if spi:
         payloads += child.offer(rule, suites, spi, wanted, transport=transport)
     payloads += _window(session)
+    moves = mobike.wanted(session, rule)
+    if moves:
+        payloads += mobike.offer(session)
     # HDR, SK {IDi, [CERT,] [CERTREQ,] AUTH, SAi2, TSi, TSr}  -->
     reply: Message = yield from send(Message(Exchange.IKE_AUTH, tuple(payloads)))
     # <--  HDR, SK {IDr, [CERT,] AUTH, SAr2, TSi, TSr}
@@ -308,6 +300,8 @@ def _prove(session: Session, rule: Rule, acquire: Acquire | None, spi: int) -> S
             yield from refuse_peer(session)
         raise error
     _hear_protected(session, reply)
+    if moves and reply.notify(N.MOBIKE_SUPPORTED):
+        mobike.agree(session, reply)
     _proven(session, rule)
     if session.original is not None:
         session.emit(Release(spi))
@@ -377,6 +371,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     # HDR, SAr1, KEr, Nr, [CERTREQ]  -->
     request = yield from send(reply)
     # <--  HDR, SK {IDi, [CERT,] [CERTREQ,] [IDr,] AUTH, SAi2, TSi, TSr}
+    mobike.check_no_nat(request)
     id_i = request.one(IdentificationI)
     session.claimed = Identity(id_i.type, id_i.data)
     session.authorities = _authorities(request)
@@ -406,6 +401,9 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     assert token is not None
     session.peer = step.peer
     _hear_protected(session, request)
+    moves = session.env.settings.mobike and request.notify(N.MOBIKE_SUPPORTED) is not None
+    if moves:
+        mobike.agree(session, request)
     _proven(session, rule)
     payloads = yield from _first_child(session, request)
     # HDR, SK {IDr, [CERT,] AUTH, SAr2, TSi, TSr}  -->
@@ -417,6 +415,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
             Authentication(method=token.method, data=token.data),
             *payloads,
             *_window(session),
+            *(mobike.offer(session) if moves else ()),
         ),
     )
 
@@ -473,7 +472,7 @@ def _first_answer(session: Session, request: Message) -> Message:
             accept_main(suite, proposal),
             KeyExchange(group=suite.group.ikev2, public=exchange.public),
             Nonce(data=session.nonce_r),
-            *_detection(session, session.channel.spi_r),
+            *mobike.detection(session, session.channel.spi_r, session.path),
             *_abilities(session),
             *childless,
             *_requests(session),

@@ -13,19 +13,22 @@ from ikd.ikev2.payloads import Notify
 from ikd.riders import windows_status
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Body, Payload
+from sadb.address import Path
 
 P = TypeVar("P", bound=Payload)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `octets` is the datagram it came in, the first one when there were fragments."""
+    """One message. `octets` is the datagram it came in, the first one when there were fragments, and `path`
+    the one it came by."""
 
     exchange: int
     payloads: tuple[Body, ...] = ()
     response: bool = False
     message_id: int = 0
     octets: bytes = field(default=b"", repr=False)
+    path: Path | None = None
 
     def maybe(self, kind: type[P]) -> P | None:
         """The first payload of a class, or None."""

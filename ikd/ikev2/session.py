@@ -13,6 +13,8 @@ from ikd import keying
 from ikd.auth import Transcript
 from ikd.ikev2.channel import Channel
 from ikd.ikev2.keys import IkeKeys, expand
+from ikd.ikev2.message import Refused
+from ikd.ikev2.mobility import Mobility
 from ikd.ikev2.proposals import PROTOCOLS
 from ikd.keying import Environment
 from ikd.outputs import Keys, Output
@@ -70,14 +72,19 @@ class Hooks:
     __slots__ = (
         "adopt",
         "authenticated",
+        "choose",
         "close",
         "discard",
         "emit",
         "first_contact",
+        "follow",
+        "heard_addresses",
         "inherit",
         "linger",
         "new_spi",
         "original",
+        "refused",
+        "trust",
     )
 
     emit: Callable[[Output], None]
@@ -90,6 +97,11 @@ class Hooks:
     linger: Callable[[], None]  # this IKE SA, which is not up, ends in a moment
     original: Callable[[bytes, bytes], Session | None]  # another IKE SA that is up, by its SPIs
     close: Callable[[str, bool], None]  # this IKE SA is over; whether the peer wanted it
+    choose: Callable[[], None]  # all ways to the peer are known: take the best
+    trust: Callable[[], None]  # the peer is where the IKE SA goes: the Child SAs may go there, too
+    follow: Callable[[Path], None]  # the peer has decided on a path
+    heard_addresses: Callable[[Path], None]  # ... or has other addresses, by a request that came this way
+    refused: Callable[[Path, Refused], None]  # the peer does not want to be spoken to on a path
 
 
 class Session(keying.MainMode):
@@ -104,12 +116,15 @@ class Session(keying.MainMode):
         "init_request",
         "init_response",
         "keys",
+        "mobility",
         "nonce_i",
         "nonce_r",
         "original",
         "peer_hashes",
         "peer_window",
         "pending",
+        "traversal",
+        "update_id",
         "windows_status",
     )
 
@@ -125,6 +140,9 @@ class Session(keying.MainMode):
         self.authorities: tuple[bytes, ...] = ()
         self.peer_window = 1
         self.childless = False  # the peer takes an IKE SA without a Child SA
+        self.traversal = False  # the peer looks for NATs
+        self.mobility: Mobility | None = None  # both sides can move
+        self.update_id = 0  # message ID of the peer's last request about addresses
         self.children: Children = Children()
         self.ike_rekey: IkeRekey | None = None
         self.original: Session | None = None  # which this one proves again, to be thrown away then
@@ -134,6 +152,14 @@ class Session(keying.MainMode):
     def initiator(self) -> bool:
         """Whether we sent the first message of this IKE SA."""
         return self.channel.initiator
+
+    @property
+    def outer(self) -> tuple[Path, bool]:
+        """The path of its Child SAs, and whether they go in UDP."""
+        if self.mobility is None:
+            return self.path, self.nat
+        trusted = self.mobility.trusted
+        return trusted.path, trusted.nat_local or trusted.nat_peer
 
     def emit(self, output: Output) -> None:
         """Hand an output or event to the world."""
@@ -201,4 +227,7 @@ _PROVEN = (
     "nat_peer",
     "childless",
     "vendors",
+    "home",
+    "stranded",
+    "mobility",
 )

@@ -298,7 +298,7 @@ class Conversations(ABC, Generic[S, T]):
         if talk.hint is not None:
             talk.due = None
             self.drive(talk, now, error=talk.hint)
-        elif talk.tries >= pace.tries:
+        elif talk.tries >= pace.tries and not self.session.stranded:
             talk.due = None
             error = Silent(
                 f"the peer does not answer ({talk.stage} message {talk.number} sent {talk.tries} times)",
@@ -308,13 +308,20 @@ class Conversations(ABC, Generic[S, T]):
                 self._gone()
             self.drive(talk, now, error=error)
         else:
-            talk.tries += 1
+            talk.tries += not self.session.stranded
             talk.wait = min(talk.wait * pace.factor, pace.cap)
             talk.due = now + talk.wait
             if talk.tries > 2 and self.cuts(talk):
                 self.fragmenting = True
             if self._affordable(talk):
                 self._transmit(talk, now, talk.tries)
+
+    def hurry(self, now: float) -> None:
+        """Repeat what is not answered now, as if it had just been sent first."""
+        for talk in self.open:
+            if talk.due is not None:
+                pace = self.pace(talk)
+                talk.due, talk.tries, talk.wait = now, 0, pace.first / pace.factor
 
     def close(self, exchange: int | None = None) -> None:
         """Abandon everything, or the exchanges of one type."""

@@ -38,6 +38,10 @@ class Listener(Association):
     def _settle(self, now: float) -> None:
         """The end of every step."""
 
+    def hurry(self, now: float) -> None:
+        """Repeat at once what is not answered: there is a way to the peer again."""
+        self.talks.hurry(now)
+
     def answer(self, talk: Any, value: object, now: float) -> None:
         """The answer to a question of one of its exchanges; an exception fails it."""
         if self.state is State.CLOSED or talk.conversation.done:
@@ -81,4 +85,4 @@ class Listener(Association):
         if old.peer.address != path.peer.address:
             self.owner.moved(self, old.peer.address)
         for pair in self.children.values():
-            self.owner.emit(Move(pair, path))
+            self.owner.emit(Move(pair, path, pair.outbound.encapsulation is not None))

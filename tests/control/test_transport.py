@@ -32,6 +32,9 @@ class Recorder:
     def trouble(self, what: str, path: Path | None) -> None:
         self.troubles.append(what)
 
+    def recovered(self, path: Path) -> None:
+        self.troubles.append("recovered")
+
 
 def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

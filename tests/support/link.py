@@ -28,7 +28,20 @@ from ikd.auth.psk import PskEntry
 from ikd.endpoint import Endpoint
 from ikd.events import Broken, ChildClosed, ChildEstablished, DatagramDropped, Event, NegotiationFailed
 from ikd.ikev2.numbers import exchange_name
-from ikd.outputs import AllocateSpi, Ask, Inherit, Install, Keys, Move, Output, Release, Remove, Transmit
+from ikd.outputs import (
+    AllocateSpi,
+    Ask,
+    Inherit,
+    Install,
+    Keys,
+    Move,
+    Output,
+    Release,
+    Remove,
+    Renew,
+    Transmit,
+    Ways,
+)
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import Header
 from policy.engine import Policy, diff
@@ -379,9 +392,11 @@ class Link:
                     one.database.remove(output.pair)
                 case Inherit():
                     one.database.inherit(output.former, output.owner)
+                case Renew():
+                    pending[:0] = self._renewed(one, output)
                 case Move():
                     path = output.path
-                    ports = (path.local.port, path.peer.port)
+                    ports = (path.local.port, path.peer.port) if output.encapsulated else None
                     one.backend.moved(output.pair, path.local.address, path.peer.address, ports)
                 case Keys():
                     one.keys.append(output)
@@ -403,9 +418,23 @@ class Link:
                     return one.database.install(question.pair, self.now, question.replaces)
                 case Authenticate():
                     return question.side.step(question.token)
+                case Ways():
+                    return self.ways(one, question.peers)
         except Exception as error:
             return error
         raise AssertionError(question)
+
+    def ways(self, one: Host, peers: Iterable[Address]) -> dict[Address, Address]:
+        """From which of its addresses a host sends to each of these."""
+        return dict.fromkeys(peers, one.address)
+
+    def _renewed(self, one: Host, output: Renew) -> list[Output]:
+        rule = one.endpoint.policy.rule(output.rule)
+        way = self.ways(one, (output.peer,)).get(output.peer)
+        if rule is None or way is None:
+            return []
+        path = Path(SocketAddress(way, 500), SocketAddress(output.peer, 500))
+        return one.endpoint.initiate(rule, path, self.now)
 
     def _send(self, one: Host, output: Transmit) -> None:
         if output.data == b"\xff":
