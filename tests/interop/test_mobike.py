@@ -1,0 +1,92 @@
+"""A host's address changes under its tunnels: pings go on, and the SAs are the same as before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import lab
+from support.lab import Lab
+from support.scenario import Peers, Twins, eventually, psk_peers, tunnel_policy, twins
+
+pytestmark = pytest.mark.interop
+LEFT2, RIGHT2 = "198.51.100.11", "198.51.100.12"
+MOST_LOST = 20  # pings at twenty a second: one second
+
+
+def change(namespace: str, old: str, new: str) -> None:
+    """One address goes and another comes, as with DHCP on another network."""
+    lab.ip("-n", namespace, "addr", "del", f"{old}/24", "dev", "e0")
+    lab.ip("-n", namespace, "addr", "add", f"{new}/24", "dev", "e0")
+
+
+def survives(namespace: str, move: Callable[[], None], moved: Callable[[], object]) -> None:
+    """Pings through the tunnel while something moves: few are lost."""
+    with lab.pinging(namespace, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as results:
+        time.sleep(0.3)
+        move()
+        eventually(moved, "the other side knows the new address")
+        time.sleep(0.5)
+    (result,) = results
+    assert result.sent - result.received < MOST_LOST, result
+    assert result.received > 8, result
+    pinged = lab.ping(namespace, lab.INSIDE_RIGHT, lab.INSIDE_LEFT)
+    assert pinged.received == pinged.sent
+
+
+def open_ended(hosts: Lab, place: Path, **settings: object) -> Twins:
+    """Two daemons with a tunnel whose own ends are left open."""
+    left = tunnel_policy("any", lab.RIGHT, peer="right.lab")
+    right = tunnel_policy("any", lab.LEFT, local_net=lab.NET_RIGHT, remote_net=lab.NET_LEFT, peer="left.lab")
+    left, right = (one.replace('local = "any", ', "") for one in (left, right))
+    return twins(hosts, place, left, right, settings={"ike": settings})
+
+
+def test_two_hosts_move(hosts: Lab, place: Path) -> None:
+    """First the one that began, then the one that answered."""
+    with open_ended(hosts, place) as both:
+        both.left.ctl("up", "net")
+        before = [one["spi_in"] for one in both.left.quick()], [one["spi_i"] for one in both.left.main()]
+        survives(
+            hosts.left,
+            lambda: change(hosts.left, lab.LEFT, LEFT2),
+            lambda: both.right.quick()[0]["peer_address"] == LEFT2,
+        )
+        survives(
+            hosts.left,
+            lambda: change(hosts.right, lab.RIGHT, RIGHT2),
+            lambda: both.left.quick()[0]["peer_address"] == RIGHT2,
+        )
+        after = [one["spi_in"] for one in both.left.quick()], [one["spi_i"] for one in both.left.main()]
+        assert after == before
+
+
+def ends(peers: Peers) -> tuple[str, str]:
+    """Both ends of the IKE SA as charon sees them, its own first."""
+    (found,) = peers.charon.established()
+    return found["local-host"], found["remote-host"]
+
+
+@pytest.mark.parametrize("initiator", ["ikd", "charon"])
+def test_strongswan(hosts: Lab, place: Path, initiator: str) -> None:
+    """MOBIKE is on there by default: we move, then it does, in both roles. The IKE SA stays; its userspace
+    engine cannot change the addresses of a Child SA, so that charon replaces it when it has moved."""
+    for namespace, address in ((hosts.left, lab.LEFT6), (hosts.right, lab.RIGHT6)):  # it would try these, too
+        lab.ip("-n", namespace, "addr", "del", f"{address}/64", "dev", "e0")
+    peers = psk_peers(hosts, place)
+    with peers.ikd, peers.charon:
+        peers.up(initiator)
+        before = [one["spi_i"] for one in peers.ikd.main()]
+        survives(
+            hosts.left,
+            lambda: change(hosts.left, lab.LEFT, LEFT2),
+            lambda: ends(peers) == (lab.RIGHT, LEFT2),
+        )
+        survives(
+            hosts.left,
+            lambda: change(hosts.right, lab.RIGHT, RIGHT2),
+            lambda: ends(peers) == (RIGHT2, LEFT2) and peers.ikd.quick()[0]["peer_address"] == RIGHT2,
+        )
+        assert [one["spi_i"] for one in peers.ikd.main()] == before
