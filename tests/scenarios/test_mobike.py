@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
-from support.link import LEFT, RIGHT, Flight, agree, story
-from support.roaming import LEFT2, LEFT3, OUTSIDE, RIGHT2, Roaming, ends, meet, roaming
+from dataclasses import replace
+from typing import Any
 
-from ikd.events import HostMoved, PeerMoved
-from ikd.ikev2.numbers import Exchange
+import pytest
+from support import authip, phases
+from support.link import ANY, LEFT, RIGHT, agree, policy, story, tunnel_hosts
+from support.roaming import LEFT2, LEFT3, OUTSIDE, RIGHT2, Roaming, ends, meet, open_ended, roaming
+
+from ikd.events import ChildClosed, HostMoved, PeerMoved, WayFound, WayLost
 from ikd.settings import IkeSettings
+from policy.engine import Policy
+from sadb.sa import Mode
 
 BOTH = pytest.mark.parametrize("side", ["left", "right"])
-INFORMATIONAL = Exchange.INFORMATIONAL
 OTHER = {"left": (LEFT, LEFT2), "right": (RIGHT, RIGHT2)}
 
 
@@ -266,6 +270,126 @@ def test_rules_know_a_peer_that_has_moved(named: bool) -> None:
     assert not link.left.endpoint._by_address
 
 
-def is_request(flight: Flight) -> bool:
-    """Whether it is an INFORMATIONAL request."""
-    return flight.header.exchange == INFORMATIONAL and not flight.header.flags & 0x20
+def test_transport_mode_is_replaced() -> None:
+    """Its addresses are part of what was negotiated, so that it cannot move: another one takes its place on
+    the same IKE SA, which moves as the tunnel does."""
+    beside = '[[rule]]\nname = "host"\nremote = {remote}\nsecurity = "require"\nauth = "any"\n'
+    link = roaming()
+    for one, remote in ((link.left, [str(RIGHT)]), (link.right, [str(LEFT), str(LEFT2)])):
+        rule = policy(ANY + beside.format(remote=remote).replace("'", '"')).rules[0]
+        one.endpoint.env.policy = Policy((*one.endpoint.policy.rules, rule))
+    link.up("host")
+    link.run(3)
+    agree(link, ikes=1, pairs=2)
+    tunnel = link.left.pairs[0]
+    link.change(link.left, LEFT, LEFT2)
+    link.run(3)
+    agree(link, ikes=1, pairs=2)
+    moved, made = link.left.pairs
+    assert moved is tunnel
+    assert made.mode is Mode.TRANSPORT
+    assert made.selector.local[0].low == LEFT2
+    assert [one.reason for one in link.left.of(ChildClosed)] == ["it cannot move"]
+
+
+# Who cannot move --------------------------------------------------------------------------------------------
+
+STAYS = {
+    "ikev2": (tunnel_hosts, {"settings": IkeSettings(mobike=False, liveness=0)}),
+    "ikev1": (phases.hosts, {"settings": IkeSettings(liveness=0)}),
+    "authip": (authip.hosts, {"settings": IkeSettings(liveness=0)}),
+}
+KEYING = pytest.mark.parametrize("keying", STAYS)
+
+
+def staying(keying: str, **how: Any) -> Roaming:
+    """Two hosts that cannot move."""
+    made, settings = STAYS[keying]
+    return roaming(made, **settings, **how)
+
+
+@KEYING
+def test_without_mobike_it_is_negotiated_anew(keying: str) -> None:
+    """At once, and not when the peer's silence has been noticed."""
+    link = staying(keying)
+    for rule in link.right.endpoint.policy.rules:  # it takes the other from anywhere, but answers only
+        anywhere = replace(rule, tunnel=replace(rule.tunnel, remote=None))
+        link.right.endpoint.env.policy = Policy((anywhere,))
+    before = {one.inbound.spi for one in link.left.pairs}
+    link.change(link.left, LEFT, LEFT2)
+    link.run(2)
+    assert [ends(one)[:2] for one in link.left.pairs] == [(LEFT2, RIGHT)], story(link)
+    assert not before & {one.inbound.spi for one in link.left.pairs}
+    assert mirrored_newest(link)
+    assert not link.left.failures
+
+
+def mirrored_newest(link: Roaming) -> bool:
+    """Whether the newest pairs of both are one."""
+    ours, theirs = link.left.pairs[-1], link.right.pairs[-1]
+    return (ours.inbound.spi, ours.outbound.spi) == (theirs.outbound.spi, theirs.inbound.spi)
+
+
+@KEYING
+@pytest.mark.parametrize("what", ["route", "address"])
+def test_without_a_way_it_waits(keying: str, what: str) -> None:
+    """No default route, or not the address that the rule names: the SA stays as it is for as long as that
+    lasts, which is told once, and then goes on. What is due meanwhile is repeated until it gets through, and
+    not given up after 41 seconds."""
+    link = staying(keying, named=True)
+    before = spis(link)
+    if what == "route":
+        link.route(link.left, there=False)
+    else:
+        link.lose(link.left, LEFT)
+    link.rekey_child(link.left)
+    link.run(55)
+    assert spis(link) == before, story(link)
+    assert link.refused
+    if what == "route":
+        link.route(link.left, there=True)
+    else:
+        link.gain(link.left, LEFT)
+    link.run(10)
+    agree(link, pairs=1)
+    assert {one.inbound.spi for one in link.left.pairs}.isdisjoint({one for one, _ in before})
+    assert [len(link.left.of(kind)) for kind in (WayLost, WayFound)] == [1, 1]
+    assert not link.left.failures
+
+
+def test_with_mobike_it_waits_too() -> None:
+    """The same for one that could move, if there were anywhere to go."""
+    link = roaming(right_settings=IkeSettings(liveness=0))
+    before = spis(link)
+    link.route(link.left, there=False)
+    link.run(400)
+    assert link.refused
+    link.route(link.left, there=True)
+    link.run(3)
+    quiet(link)
+    assert spis(link) == before
+    assert [len(link.left.of(kind)) for kind in (WayLost, WayFound)] == [1, 1]
+
+
+def test_a_peer_without_mobike_stays_on_port_500_with_us() -> None:
+    """Its answer decides; ours to its offer, too."""
+    for left, right in ((True, False), (False, True)):
+        made = tunnel_hosts(left_settings=IkeSettings(mobike=left), right_settings=IkeSettings(mobike=right))
+        link = roaming(lambda made=made: made)
+        assert link.left.ikes[0].session.mobility is None
+        assert link.right.ikes[0].session.mobility is None
+        assert link.left.ikes[0].path.local.port == (4500 if left else 500)
+
+
+def test_a_negotiation_that_is_not_over_begins_anew() -> None:
+    """Its answers would go to an address that is gone."""
+    link = Roaming(*tunnel_hosts())
+    for one in (link.left, link.right):
+        open_ended(one)
+    for rule in link.right.endpoint.policy.rules:
+        link.right.endpoint.env.policy = Policy((replace(rule, tunnel=replace(rule.tunnel, remote=None)),))
+    link.up("net")
+    link.run(0.015)
+    link.change(link.left, LEFT, LEFT2)
+    link.run(3)
+    assert [ends(one)[:2] for one in link.left.pairs] == [(LEFT2, RIGHT)], story(link)

@@ -8,14 +8,15 @@ link.run(5)
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
-from support.link import Flight, Host, Link, mirrored, policy, tunnel_hosts, tunnel_rules
+from support.link import Flight, Host, Link, mirrored, tunnel_hosts
 
 from ikd.outputs import Transmit
+from policy.engine import Policy
 from sadb.address import Address, Path, SocketAddress
 from sadb.sa import SaPair
 
@@ -103,14 +104,21 @@ class Roaming(Link):
         self.perform(receiver, receiver.endpoint.receive(flight.data, path, self.now))
 
 
-def roaming(*, named: bool = False, **how: Any) -> Roaming:
-    """Two hosts with the tunnel `net` up; each names the other's end, and its own only if it is `named`."""
-    left, right = tunnel_hosts(**how)
-    for one in (left, right):
-        rules = tunnel_rules(one.name, nets=how.get("nets", 1), extra=how.get(f"{one.name}_rule", ""))
-        if not named:
-            rules = re.sub(r'tunnel   = \{ local = "[^"]+", ', "tunnel   = { ", rules)
-        one.endpoint.env.policy = policy(rules)
+def open_ended(one: Host) -> None:
+    """Let a host's tunnels begin at whatever address it has."""
+    found = one.endpoint.policy
+    rules = (replace(rule, tunnel=replace(rule.tunnel, local=None)) for rule in found.rules if rule.tunnel)
+    one.endpoint.env.policy = Policy((*rules, *(rule for rule in found.rules if not rule.tunnel)))
+
+
+def roaming(
+    made: Callable[..., tuple[Host, Host]] = tunnel_hosts, *, named: bool = False, **how: Any
+) -> Roaming:
+    """Two hosts, as `made` makes them, with the tunnel `net` up; each names the other's end, and its own only
+    if it is `named`."""
+    left, right = made(**how)
+    for one in () if named else (left, right):
+        open_ended(one)
     link = Roaming(left, right)
     link.up("net")
     link.run(1)
