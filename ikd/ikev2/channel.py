@@ -194,21 +194,12 @@ class Channel:
         wrong although they are authentic.
         """
         assert self._ciphers is not None
-        reader = Reader(data)
-        reader.take(HEADER_SIZE)
-        if header.next_payload not in (Encrypted.kind, EncryptedFragment.kind):
-            raise Unprotected(f"exchange {header.exchange} in the clear")
-        inner = reader.uint(1)
-        reader.take(1)
-        if reader.uint(2) != len(data) - HEADER_SIZE:
-            raise Malformed("the encrypted payload is not the last one")
-        number = total = 1
-        if header.next_payload == EncryptedFragment.kind:
-            number, total = reader.uint(2), reader.uint(2)
-            if not 1 <= number <= total <= MOST_FRAGMENTS:  # RFC 7383 section 2.6: in silence
-                raise Unprotected(f"fragment {number} of {total}")
-        start = reader.at
-        plaintext = self._ciphers[1].open(reader.take(self._iv), data[:start], reader.rest())
+        try:
+            inner, number, total, start = self._outside(header, data)
+        except Malformed as error:  # whoever has written that
+            raise Unprotected(str(error)) from error
+        ciphertext = start + self._iv
+        plaintext = self._ciphers[1].open(data[start:ciphertext], data[:start], data[ciphertext:])
         pad = plaintext[-1] if plaintext else 0
         if len(plaintext) < pad + 1:
             raise Malformed("padding longer than the payload")
@@ -229,6 +220,26 @@ class Channel:
             inner, content, data = found.first, whole, found.datagram
         payloads, _ = chain(inner, content, PAYLOADS)
         return Message(header.exchange, tuple(payloads), response, header.message_id, data)
+
+    def _outside(self, header: Header, data: bytes) -> tuple[int, int, int, int]:
+        """What is before the IV: the first inner payload, the number of the fragment and of how many,
+        and where the IV begins. Raises `Malformed`: nothing of it is authentic yet."""
+        reader = Reader(data)
+        reader.take(HEADER_SIZE)
+        if header.next_payload not in (Encrypted.kind, EncryptedFragment.kind):
+            raise Malformed(f"exchange {header.exchange} in the clear")
+        inner = reader.uint(1)
+        reader.take(1)
+        if reader.uint(2) != len(data) - HEADER_SIZE:
+            raise Malformed("the encrypted payload is not the last one")
+        number = total = 1
+        if header.next_payload == EncryptedFragment.kind:
+            number, total = reader.uint(2), reader.uint(2)
+            if not 1 <= number <= total <= MOST_FRAGMENTS:  # RFC 7383 section 2.6: in silence
+                raise Malformed(f"fragment {number} of {total}")
+        start = reader.at
+        reader.take(self._iv)
+        return inner, number, total, start
 
     def _reassembly(self, key: tuple[bool, int], total: int) -> Reassembly:
         """Where the fragments of a message are put together; few at a time, the oldest gives way."""
