@@ -86,7 +86,8 @@ def offer(session: Session) -> list[Payload]:
 def agree(session: Session, message: Message) -> None:
     """Both sides can move: from now on it is so."""
     place = Place(session.path, session.nat_local, session.nat_peer)
-    mobility = session.mobility = Mobility(session.initiator, place, told=additional(session))
+    mobility = Mobility(session.initiator, place, agreed=session.path, told=additional(session))
+    session.mobility = mobility
     mobility.stale = hear_addresses(mobility, message) and mobility.initiator
 
 
@@ -176,7 +177,7 @@ def update(session: Session, mobility: Mobility) -> Steps[None]:
         reason = f"the peer refused to move the SAs to {path}: {notify_name(declined.type)}"
         session.hooks.refused(path, Refused(declined.type, reason, by_peer=True))
         return
-    mobility.told, mobility.seen = told, _seen(reply)
+    mobility.agreed, mobility.told, mobility.seen = path, told, _seen(reply)
     _hear_nat(session, reply, path)
     session.hooks.trust()
 

@@ -37,6 +37,7 @@ class Mobility:
 
     initiator: bool
     trusted: Place  # the path that Child SAs take: the peer has answered there, or our own end alone is new
+    agreed: Path  # the last path that the peer has agreed to
     addresses: tuple[Address, ...] = ()  # where the peer can be reached, too, by its own word
     ways: Mapping[Address, Address] = field(default_factory=dict)  # to all of its addresses, when last asked
     told: tuple[Address, ...] | None = None  # what the peer knows of our addresses; None: nothing yet
@@ -94,10 +95,10 @@ def candidates(session: MainMode, mobility: Mobility) -> Iterator[Path]:
             found = _between(session, local, peer)
             if found not in mobility.refused:
                 yield found
-    former = mobility.trusted.path
-    reached = network.ways.get(former.peer.address, former.local.address) is not None
-    if reached and former.local.address in network.addresses and former not in mobility.refused:
-        yield former
+    for former in (mobility.trusted.path, mobility.agreed):
+        reached = network.ways.get(former.peer.address, former.local.address) is not None
+        if reached and former.local.address in network.addresses and former not in mobility.refused:
+            yield former
 
 
 def _local(session: MainMode, mobility: Mobility, peer: Address) -> Address | None:
