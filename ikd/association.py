@@ -138,6 +138,16 @@ class Association(ABC):
         return self.main.nat
 
     @property
+    def mobile(self) -> bool:
+        """Whether it can follow either host to another address."""
+        return False
+
+    @property
+    def also_at(self) -> tuple[Address, ...]:
+        """Where the peer can be reached, too, by its own word."""
+        return ()
+
+    @property
     def children(self) -> Mapping[int, SaPair]:
         """Its Child SAs by inbound SPI."""
         return {} if self.inherited else self.main.children.pairs

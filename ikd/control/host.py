@@ -54,6 +54,7 @@ class DaemonHost:
         ]
         sentences = [*views.wrong(failures, now), *daemon.configuration.warnings, *daemon.plane.notices]
         sentences += [trouble for trouble in (daemon.state_file.trouble, daemon.log.trouble) if trouble]
+        sentences += views.no_way(daemon.endpoint.associations.values())
         if daemon.keylog.on:
             sentences.append(f"keys of new SAs are written to {daemon.keylog.path}")
         return views.status(

@@ -264,7 +264,8 @@ def sa(out: Console, answer: Json) -> None:
 
 def _main(one: Json) -> tuple[str, ...]:
     state = f"{one['state']} ({one['waiting']})" if one.get("waiting") else one["state"]
-    where = f"{one['local_address']} - {one['peer_address']}" + (", NAT" if one["nat"] else "")
+    more = (("nat", "NAT"), ("mobile", "MOBIKE"), ("stranded", "no way there"))
+    where = f"{one['local_address']} - {one['peer_address']}" + "".join(f", {t}" for k, t in more if one[k])
     return (
         one["spi_i"][:8],
         plain_name(one["peer"]),

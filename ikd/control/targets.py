@@ -56,7 +56,7 @@ def find(
 
 def peer_names(one: Association) -> tuple[str, ...]:
     """What people call the peer of an IKE SA, or its user."""
-    found = [str(one.path.peer.address)]
+    found = [str(address) for address in one.main.peer_addresses]
     if one.peer and not one.peer.anonymous:
         found = [str(one.peer.identity), *one.peer.names, *found]
     return (*found, *one.main.user.names) if one.main.user else tuple(found)

@@ -103,10 +103,25 @@ def association(one: Association, pairs: Iterable[SaPair], now: float) -> Json:
         "age": round(now - one.created, 3),
         "rekey_in": _left(one.rekey_at, now),
         "nat": one.nat,
+        "mobile": one.mobile,
+        "also_at": [str(address) for address in one.also_at],
+        "stranded": one.main.stranded,
         "vendor_ids": list(vendor.names(one.main.vendors)),
         "spi_i": one.spi_i.hex(),
         "spi_r": one.spi_r.hex(),
     }
+
+
+def no_way(associations: Iterable[Association]) -> list[str]:
+    """A sentence for each peer to which this host has no way now."""
+    lost = dict.fromkeys(
+        (peer_name(one, one.path.peer.address), str(one.path.peer.address))
+        for one in associations
+        if one.main.stranded
+    )
+    return [
+        f"there is no way to {name} at {address}: its SAs wait until there is one" for name, address in lost
+    ]
 
 
 def child(pair: SaPair, owner: Association | None, usage: tuple[Usage, Usage], now: float) -> Json:

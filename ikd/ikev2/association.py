@@ -29,7 +29,7 @@ from ikd.riders.natt import KEEPALIVE
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Flags, Header
 from policy.rules import Rule
-from sadb.address import Path
+from sadb.address import Address, Path
 from sadb.backend import Unavailable
 from sadb.crypto import Unverified
 from sadb.sa import Acquire, SaPair
@@ -83,6 +83,16 @@ class Ikev2Association(Association):
         """Whether new Child SAs may be made on it."""
         settled = not (self.inherited or self.undecided)
         return self.state is State.ESTABLISHED and settled and self.session.ike_rekey is None
+
+    @property
+    def mobile(self) -> bool:
+        """Whether it can follow either host to another address."""
+        return self.session.mobility is not None
+
+    @property
+    def also_at(self) -> tuple[Address, ...]:
+        """Where the peer can be reached, too, by its own word."""
+        return self.session.mobility.addresses if self.session.mobility else ()
 
     @property
     def idle(self) -> bool:

@@ -15,7 +15,7 @@ from ikd.events import MessageReceived, MessageSent
 from ikd.exchange import Conversation, Pause, Question, Send, Steps, Wait
 from ikd.ikev2.channel import clear
 from ikd.ikev2.message import Message, Silent
-from ikd.ikev2.mobility import PATIENCE, SEARCH, candidates
+from ikd.ikev2.mobility import PATIENCE, SEARCH, candidates, waits
 from ikd.ikev2.numbers import Exchange, exchange_name
 from ikd.ikev2.payloads import Delete
 from ikd.ikev2.session import Session
@@ -266,13 +266,13 @@ class Conversations:
         """Whether the silence of the peer means nothing yet: because there is no way to it, or because it may
         have lost its own and nobody can call it (RFC 4555 section 3.11)."""
         session, mobility = self.session, self.session.mobility
-        if session.stranded:
-            return True
+        if session.stranded or mobility is None:
+            return session.stranded
+        if request.message.maybe(Delete) is not None:
+            return False
         tunnel = session.rule.tunnel if session.rule else None
-        lost = (
-            mobility is not None and not mobility.initiator and tunnel is not None and tunnel.remote is None
-        )
-        return lost and request.message.maybe(Delete) is None and now < request.began + PATIENCE
+        only_answers = not mobility.initiator and tunnel is not None and tunnel.remote is None
+        return waits(session, mobility) or (only_answers and now < request.began + PATIENCE)
 
     def _paths(self, request: Request) -> tuple[Path, ...]:
         """The ways a repetition goes: where the IKE SA goes, and when that has been in vain every other."""

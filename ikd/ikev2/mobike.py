@@ -131,8 +131,9 @@ def hear_addresses(mobility: Mobility, message: Message) -> bool:
 
 def look(session: Session, mobility: Mobility) -> Steps[None]:
     """Find out from where each address of the peer is reached; then choose a path."""
-    peers = (session.path.peer.address, mobility.trusted.path.peer.address, *mobility.addresses)
-    mobility.ways = yield from ask(Ways(tuple(dict.fromkeys(peers))))
+    known = (session.path, mobility.trusted.path, mobility.agreed)
+    peers = dict.fromkeys((*(one.peer.address for one in known), *mobility.addresses))
+    mobility.ways = yield from ask(Ways(tuple(peers)))
     session.hooks.choose()
 
 

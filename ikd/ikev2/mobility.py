@@ -88,7 +88,7 @@ def candidates(session: MainMode, mobility: Mobility) -> Iterator[Path]:
         return
     peers = [path.peer.address, mobility.trusted.path.peer.address]
     if mobility.initiator:
-        peers += mobility.addresses
+        peers = [mobility.agreed.peer.address, *peers, *mobility.addresses]
     for peer in dict.fromkeys(peers):
         local = _local(session, mobility, peer)
         if local is not None:
@@ -99,6 +99,13 @@ def candidates(session: MainMode, mobility: Mobility) -> Iterator[Path]:
         reached = network.ways.get(former.peer.address, former.local.address) is not None
         if reached and former.local.address in network.addresses and former not in mobility.refused:
             yield former
+
+
+def waits(session: MainMode, mobility: Mobility) -> bool:
+    """Whether nothing has come of leaving the path that the peer has agreed to, because there is no way to
+    that address of its any more: it may come back."""
+    astray = mobility.initiator and session.path != mobility.agreed
+    return astray and bool(mobility.ways) and mobility.agreed.peer.address not in mobility.ways
 
 
 def _local(session: MainMode, mobility: Mobility, peer: Address) -> Address | None:

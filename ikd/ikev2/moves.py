@@ -167,6 +167,7 @@ class Moves:
         session, mobility = self.session, self._mobility
         mobility.stale = True
         if session.path.peer.address not in (path.peer.address, *mobility.addresses):
+            mobility.agreed = path
             self._go(path)
 
     def _refused(self, path: Path, error: Refused) -> None:

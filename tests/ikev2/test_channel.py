@@ -100,8 +100,8 @@ def test_an_empty_message(suite: str) -> None:
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("kind", [46, 53])
 def test_whatever_is_cut_off_is_a_strangers(suite: str, kind: int) -> None:
-    """Without a whole IV or check value nothing is authentic, so that nothing is wrong with the peer: an IKE SA
-    that ends because of that can be ended by everybody."""
+    """Without a whole IV or check value nothing is authentic, so that nothing is wrong with the peer: an IKE
+    SA that ends because of that can be ended by everybody."""
     sender, receiver = channels(suite)
     whole = sender._sealed(request(), kind, 43, b"\0\1\0\1" if kind == 53 else b"", b"inner")
     for size in range(HEADER_SIZE, len(whole)):

@@ -90,3 +90,37 @@ def test_strongswan(hosts: Lab, place: Path, initiator: str) -> None:
             lambda: ends(peers) == (RIGHT2, LEFT2) and peers.ikd.quick()[0]["peer_address"] == RIGHT2,
         )
         assert [one["spi_i"] for one in peers.ikd.main()] == before
+
+
+def test_no_default_route(routed: Lab, place: Path) -> None:
+    """Nothing can be sent: that is told once, the SAs wait longer than a silent peer is given, and go on when
+    the route is back. Then an inner address goes and comes, which takes the routes along that name it."""
+    left = tunnel_policy("any", lab.RIGHT, peer="right.lab").replace('local = "any", ', "")
+    right = tunnel_policy(
+        lab.RIGHT, lab.NATTED, local_net=lab.NET_RIGHT, remote_net=lab.NET_LEFT, peer="left.lab"
+    )
+    lab.ip("-6", "-n", routed.left, "route", "del", "default")  # it would move to IPv6
+    quick = {"ike": {"liveness": 0.3, "retransmit_first": 0.1, "retransmit_tries": 3}}
+    with twins(routed, place, left, right, left=quick) as both:
+        both.left.ctl("up", "net")
+        before = [one["spi_in"] for one in both.left.quick()]
+        route = ("default", "via", "192.168.7.1")
+        lab.ip("-n", routed.left, "route", "del", *route)
+        eventually(lambda: both.left.main()[0]["stranded"], "it has noticed")
+        time.sleep(1.5)
+        assert "no way to right.lab" in both.left.ctl("status")
+        lab.ip("-n", routed.left, "route", "add", *route)
+        eventually(lambda: not both.left.main()[0]["stranded"], "it has noticed the route")
+        eventually(lambda: not both.left.main()[0]["waiting"], "what was due got through")
+        assert [one["spi_in"] for one in both.left.quick()] == before
+        said = both.left.log()
+        assert [said.count(what) for what in ("is unreachable", "can be sent again", "there is no way")] == [
+            1,
+            1,
+            1,
+        ]
+        for what in ("del", "add"):
+            lab.ip("-n", routed.left, "addr", what, f"{lab.INSIDE_LEFT}/24", "dev", "in0")
+        eventually(
+            lambda: lab.ping(routed.left, lab.INSIDE_RIGHT, count=1, wait=0.3).received, "it has its source"
+        )

@@ -371,6 +371,38 @@ def test_with_mobike_it_waits_too() -> None:
     assert [len(link.left.of(kind)) for kind in (WayLost, WayFound)] == [1, 1]
 
 
+def test_a_detour_leads_nowhere() -> None:
+    """The way to the peer is gone, and at its other address it does not answer: that proves nothing, and the
+    SA is there when the way is."""
+    link = roaming(right_settings=IkeSettings(liveness=0))
+    link.gain(link.right, RIGHT2, preferred=False)
+    link.run(3)
+    before = spis(link)
+    link.cut.add(frozenset((LEFT, RIGHT2)))
+    link.unrouted.add(RIGHT)
+    link.tell(link.left)
+    link.run(200)
+    assert link.left.ikes[0].path.peer.address == RIGHT2
+    link.unrouted.clear()
+    link.tell(link.left)
+    link.run(3)
+    quiet(link)
+    assert spis(link) == before
+    assert ends(link.left.pairs[0])[:2] == (LEFT, RIGHT)
+
+
+def test_a_peer_that_only_calls_is_waited_for() -> None:
+    """Section 3.11: whoever cannot call it gives it five minutes to find a way, and no more."""
+    link = roaming()
+    (rule,) = link.right.endpoint.policy.rules
+    link.right.ikes[0].main.rule = replace(rule, tunnel=replace(rule.tunnel, remote=None))
+    link.fate = lambda flight: setattr(flight, "lost", True)
+    link.run(300)
+    assert link.right.ikes
+    link.run(120)
+    assert not link.right.ikes
+
+
 def test_a_peer_without_mobike_stays_on_port_500_with_us() -> None:
     """Its answer decides; ours to its offer, too."""
     for left, right in ((True, False), (False, True)):

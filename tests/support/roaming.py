@@ -35,6 +35,7 @@ class Roaming(Link):
         self.nats: dict[Address, tuple[Address, int]] = {}
         self.cut: set[frozenset[Address]] = set()
         self.routed: dict[Host, bool] = {left: True, right: True}
+        self.unrouted: set[Address] = set()  # addresses that nobody has a route to
         self.refused: list[Transmit] = []  # what a host could not send
         for one in (left, right):
             self.tell(one)
@@ -73,11 +74,13 @@ class Roaming(Link):
 
     def ways(self, one: Host, peers: Iterable[Address]) -> dict[Address, Address]:
         own = self.addresses[one] if self.routed[one] else []
-        found = {peer: next((a for a in own if a.version == peer.version), None) for peer in peers}
+        to = (peer for peer in peers if peer not in self.unrouted)
+        found = {peer: next((a for a in own if a.version == peer.version), None) for peer in to}
         return {peer: local for peer, local in found.items() if local is not None}
 
     def _send(self, one: Host, output: Transmit) -> None:
-        if output.path.local.address not in self.addresses[one] or not self.routed[one]:
+        local, peer = output.path.local.address, output.path.peer.address
+        if local not in self.addresses[one] or not self.routed[one] or peer in self.unrouted:
             self.refused.append(output)
             return
         super()._send(one, output)
