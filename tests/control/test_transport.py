@@ -105,6 +105,32 @@ async def test_send_errors_are_told_not_raised() -> None:
         assert len(seen.troubles) == 3
 
 
+async def test_the_same_failure_is_told_once() -> None:
+    """Without a route every repetition to every peer fails: the log must not have a line for each. When one
+    gets out again that is told, too, and the next failure is news."""
+    async with transport(ONE) as (ours, seen):
+        here, there = SocketAddress(ONE, ours.port), SocketAddress(ONE, 9)
+        for _ in range(3):
+            assert not ours.send(b"x" * 70_000, Path(here, there))
+        assert len(seen.troubles) == 1
+        for _ in range(3):
+            ours.send(b"x", Path(here, there))
+        assert seen.troubles[1:] == ["recovered"]
+        ours.send(b"x" * 70_000, Path(here, there))
+        assert len(seen.troubles) == 3
+
+
+async def test_which_of_our_addresses_can_be_spoken_from() -> None:
+    """An SA that moves to an address without a socket is lost."""
+    async with transport(ONE) as (ours, _):
+        assert ours.listens_on(ONE)
+        assert not ours.listens_on(TWO)
+        assert not ours.listens_on(parse("::1"))
+    async with transport(ANY) as (ours, _):
+        assert ours.listens_on(TWO)
+        assert not ours.listens_on(parse("::1"))
+
+
 async def test_occupied_port_names_it_and_leaves_nothing_open() -> None:
     """ "Address already in use" without the address sends people searching."""
     async with transport(ONE) as (ours, _):
