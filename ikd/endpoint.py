@@ -383,7 +383,7 @@ class Endpoint:
     ) -> list[Output]:
         """Take another policy into force: SAs of rules that are gone or mean something else now end."""
         with self._outputs as out:
-            env = self.env
+            env, before = self.env, self.env.policy
             env.policy, env.credentials, env.settings = policy, credentials, settings
             self._held_down.clear()
             self._verdicts.forget()
@@ -392,9 +392,12 @@ class Endpoint:
             for association in list(self._associations.values()):
                 self._touch(association)
                 pairs = list(association.children.values())
-                going = [pair for pair in pairs if pair.rule in ended]
+                gone = {
+                    one for one in ended if not _is_there(association, before.rule(one), policy.rule(one))
+                }
+                going = [pair for pair in pairs if pair.rule in gone]
                 rule = policy.rule(association.rule)
-                if association.rule in ended and len(going) == len(pairs):
+                if association.rule in gone and len(going) == len(pairs):
                     association.delete("its rule has changed", now)
                     continue
                 if rule is not None:
@@ -665,6 +668,15 @@ class Endpoint:
     def dropped(self, reason: str, detail: str, path: Path) -> None:
         """Count a datagram that came to nothing."""
         self._outputs.out.append(DatagramDropped(reason=reason, detail=detail, path=path))
+
+
+def _is_there(association: Association, old: Rule | None, new: Rule | None) -> bool:
+    """Whether all that has changed of a rule is the address of a name, and the SA is there already: its peer
+    has moved, and name servers have heard of it."""
+    if old is None or new is None or old.tunnel is None or new.tunnel is None or not new.tunnel.remote_host:
+        return False
+    same = replace(new, tunnel=replace(new.tunnel, remote=old.tunnel.remote)) == old
+    return same and association.mobile and new.tunnel.remote == association.path.peer.address
 
 
 def _same_user(one: Association, other: Association) -> bool:

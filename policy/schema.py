@@ -182,7 +182,8 @@ TUNNEL = Table(
             _STRING,
             "address or `any`",
             "any",
-            "Outer address here; any: the one that routes to the peer.",
+            "Outer address here; any: the one that routes to the peer. An SA that may move (`ike.mobike`) "
+            "leaves it while this host has not got it.",
         ),
         Key(
             "remote",

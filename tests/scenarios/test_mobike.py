@@ -12,7 +12,7 @@ from support.roaming import LEFT2, LEFT3, OUTSIDE, RIGHT2, Roaming, ends, meet, 
 
 from ikd.events import ChildClosed, HostMoved, PeerMoved, WayFound, WayLost
 from ikd.settings import IkeSettings
-from policy.engine import Policy
+from policy.engine import Policy, diff
 from sadb.sa import Mode
 
 BOTH = pytest.mark.parametrize("side", ["left", "right"])
@@ -268,6 +268,31 @@ def test_rules_know_a_peer_that_has_moved(named: bool) -> None:
     link.run(3)
     assert not link.right.endpoint._by_address
     assert not link.left.endpoint._by_address
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_name_servers_hear_of_the_move(there: bool) -> None:
+    """A rule that names its peer gets another address for it: that of an SA which has gone there already, or
+    one where it is not."""
+    link = roaming()
+    (rule,) = link.right.endpoint.policy.rules
+    named = Policy((replace(rule, tunnel=replace(rule.tunnel, remote_host="left.example")),))
+    link.right.endpoint.env.policy = named
+    before = spis(link)
+    link.change(link.left, LEFT, LEFT2)
+    link.run(3)
+    found = named.resolved({"left.example": (LEFT2 if there else LEFT3,)})
+    env = link.right.endpoint.env
+    changes = diff(named, found)
+    assert changes
+    outputs = link.right.endpoint.reload(found, env.credentials, env.settings, changes, link.now)
+    link.perform(link.right, outputs)
+    link.run(3)
+    assert spis(link) == (before if there else [])
+    if there:
+        link.rekey_child(link.left)
+        link.run(3)
+        quiet(link)
 
 
 def test_transport_mode_is_replaced() -> None:
