@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, TextIO
 
@@ -368,15 +368,16 @@ class Daemon:
         known: frozenset[Address] = frozenset()
         with network.Watch(self.loop) as watch:
             while True:
-                found = await asyncio.to_thread(network.addresses, usable=True)
+                found = await asyncio.to_thread(network.places)
                 if found:  # else it may not be asked for
                     self._network_is(known, found)
-                    known = found
+                    known = frozenset(found)
                 await watch.changed()
                 await asyncio.sleep(NETWORK_SETTLES)
                 watch.clear()
 
-    def _network_is(self, before: frozenset[Address], addresses: frozenset[Address]) -> None:
+    def _network_is(self, before: frozenset[Address], places: Mapping[Address, int]) -> None:
+        addresses = frozenset(places)
         if before and before != addresses:
             gained, lost = (
                 tuple(map(str, sorted(one, key=str))) for one in (addresses - before, before - addresses)
@@ -387,7 +388,7 @@ class Daemon:
                 self.plane.network_changed()
             except Unavailable as error:
                 self.warn("data plane", str(error))
-        self.driver.network_changed(addresses)
+        self.driver.network_changed(places)
 
     # Telling ---------------------------------------------------------------------------------------------
 

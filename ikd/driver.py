@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from ikd import events
@@ -225,9 +225,10 @@ class Driver:
         """Datagrams can be sent again (`transport.Receiver`)."""
         self.publish(events.TransportRecovered(path=path))
 
-    def network_changed(self, addresses: frozenset[Address]) -> None:
-        """This host has other addresses, or other routes."""
-        self.transport.network_changed()
+    def network_changed(self, places: Mapping[Address, int]) -> None:
+        """This host has other addresses, on these interfaces, or other routes."""
+        self.transport.network_changed(places)
+        addresses = frozenset(places)
         ways = {peer: self._way(peer) for peer in self.endpoint.destinations()}
         now = self._clock()
         self.act("a change of the network", lambda: self.endpoint.network_changed(addresses, ways, now))

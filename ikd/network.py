@@ -33,18 +33,18 @@ RESOLVER: Final = Path("/etc/resolv.conf")
 PATIENCE: Final = 5.0  # seconds for all names of a policy together
 
 
-def interfaces(without: int = 0) -> list[tuple[Address, Network]]:
-    """The addresses of this host with their networks, link-local and loopback ones included; but for those
-    with any of these flags."""
+def interfaces() -> list[tuple[Address, Network]]:
+    """The addresses of this host with their networks, link-local and loopback ones included."""
+    found = (ip_interface(f"{text}/{message['prefixlen']}") for text, message in _messages())
+    return [(one.ip, one.network) for one in found]
 
-    def ask(routes: Any) -> list[tuple[Address, Network]]:
-        found: list[tuple[Address, Network]] = []
-        for message in routes.get_addr():
-            text = message.get("IFA_LOCAL") or message.get("IFA_ADDRESS")
-            if text and not (message.get("IFA_FLAGS") or message["flags"]) & without:
-                interface = ip_interface(f"{text}/{message['prefixlen']}")
-                found.append((interface.ip, interface.network))
-        return found
+
+def _messages() -> list[tuple[str, Any]]:
+    """What the kernel says about each address of this host."""
+
+    def ask(routes: Any) -> list[tuple[str, Any]]:
+        found = ((one.get("IFA_LOCAL") or one.get("IFA_ADDRESS"), one) for one in routes.get_addr())
+        return [(text, one) for text, one in found if text]
 
     return _asked(ask)
 
@@ -65,9 +65,19 @@ def _asked(ask: Callable[[Any], list[T]]) -> list[T]:
             return []
 
 
-def addresses(*, usable: bool = False) -> frozenset[Address]:
-    """The addresses of this host; with `usable` not those of IPv6 whose uniqueness is still to be seen."""
-    return frozenset(address for address, _ in interfaces(UNUSABLE if usable else 0))
+def addresses() -> frozenset[Address]:
+    """The addresses of this host."""
+    return frozenset(address for address, _ in interfaces())
+
+
+def places() -> dict[Address, int]:
+    """The addresses of this host that can be used, which in IPv6 comes after it is seen that nobody else has
+    them, and the index of the interface each is on."""
+    return {
+        ip_address(text): message["index"]
+        for text, message in _messages()
+        if not (message.get("IFA_FLAGS") or message["flags"]) & UNUSABLE
+    }
 
 
 class Watch:

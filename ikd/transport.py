@@ -19,7 +19,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +33,7 @@ NON_ESP_MARKER: Final = bytes(4)  # RFC 3948 section 2.2
 KEEPALIVE: Final = b"\xff"  # RFC 3948 section 2.3
 LARGEST: Final = 65_535
 RECEIVE_BUFFER: Final = 4 << 20
+LOOPBACK: Final = 1  # the index of lo
 MOST_FAILING: Final = 4096  # paths on which sending fails that are remembered
 
 # Linux numbers that the socket module of Python 3.11 does not name
@@ -103,6 +104,7 @@ class Transport:
         self._routes: dict[tuple[int, int, Address | None], _Socket] = {}
         self._wanted: dict[int, bool] = {}
         self._addresses: dict[bytes, Address] = {}
+        self._places: Mapping[Address, int] = {}
         self._failing: dict[Path, str] = {}  # where sending fails, and how
 
     def open(self, loop: asyncio.AbstractEventLoop, given: Sequence[socket.socket] = ()) -> None:
@@ -169,11 +171,15 @@ class Transport:
             return ip_address(probe.getsockname()[0])
 
     def listens_on(self, local: Address) -> bool:
-        """Whether there are sockets for one of our addresses."""
-        return any(one.version == local.version and (unspecified(one) or one == local) for one in self.listen)
+        """Whether what is sent to one of our addresses is taken: there are sockets for it, and the interface
+        it is on is one of those that are wanted. Addresses of loopback come by any interface."""
+        bound = any(unspecified(one) or one == local for one in self.listen if one.version == local.version)
+        place = self._places.get(local)
+        return bound and (not self.interfaces or place in (None, LOOPBACK) or self._listens(place))
 
-    def network_changed(self) -> None:
-        """Interfaces may have other names now."""
+    def network_changed(self, places: Mapping[Address, int]) -> None:
+        """The interfaces of our addresses, which may have other names now."""
+        self._places = places
         self._wanted.clear()
 
     def _bind(self, address: Address, port: int) -> None:

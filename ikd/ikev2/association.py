@@ -137,10 +137,11 @@ class Ikev2Association(Association):
             self._start("delete child", informational.delete_children(self.session, [pair], reason), now)
 
     def rekey(self, now: float) -> None:
-        """Replace the IKE SA; not before requests about its Child SAs are answered, which would go down with
-        it."""
-        children = self.session.children
-        if self.usable and (children.asking or children.deleting):
+        """Replace the IKE SA; not before requests about its Child SAs and addresses are answered, which would
+        go down with it."""
+        children, mobility = self.session.children, self.session.mobility
+        asking = children.asking or (mobility is not None and mobility.asking)
+        if self.usable and (asking or children.deleting):
             self.life.rekey_at = now + child.BUSY_SECONDS
             self._settle(now)
         elif self.usable and self.life.move(Input.REKEY):
@@ -578,8 +579,9 @@ class Ikev2Association(Association):
         """Forget everything; what a successor has inherited stays."""
         session = self.session
         record = session.ike_rekey
-        if record and record.theirs and not self.inherited:
+        if record and record.theirs:
             self._inherit(record.theirs[1])
+            self.owner.association_of(record.theirs[1])  # it goes on with what ends here
         self.talks.close()
         for talk in self._deferred:
             talk.conversation.close()

@@ -162,8 +162,8 @@ def _asked(
 
 
 def update(session: Session, mobility: Mobility) -> Steps[None]:
-    """Tell the peer that the SAs go another way, as the side that decides on it (section 3.5)."""
-    mobility.pending = False
+    """Tell the peer that the SAs go another way, as the side that decides on it (section 3.5). It stays to be
+    told until the peer has answered, on this IKE SA or the next, and nothing has changed meanwhile."""
     path, told = session.path, additional(session)
     payloads: list[Body] = [status(N.UPDATE_SA_ADDRESSES)]
     payloads += detection(session, session.channel.spi_r, path)
@@ -171,9 +171,9 @@ def update(session: Session, mobility: Mobility) -> Steps[None]:
     reply = yield from _asked(session, mobility, payloads, refusable=True)
     if reply is None:
         return
-    if session.path != path or session.ike_rekey is not None:  # it is not true any more, or not for long
-        mobility.pending = True
+    if session.path != path or session.ike_rekey is not None:
         return
+    mobility.pending = False
     if declined := reply.error():
         reason = f"the peer refused to move the SAs to {path}: {notify_name(declined.type)}"
         session.hooks.refused(path, Refused(declined.type, reason, by_peer=True))

@@ -129,6 +129,10 @@ async def test_which_of_our_addresses_can_be_spoken_from() -> None:
     async with transport(ANY) as (ours, _):
         assert ours.listens_on(TWO)
         assert not ours.listens_on(parse("::1"))
+        ours.interfaces = frozenset({"no-such"})
+        ours.network_changed({ONE: 1, TWO: 1 << 20})
+        assert ours.listens_on(ONE)  # of loopback
+        assert not ours.listens_on(TWO)
 
 
 async def test_occupied_port_names_it_and_leaves_nothing_open() -> None:
