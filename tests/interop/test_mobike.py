@@ -25,15 +25,14 @@ def change(namespace: str, old: str, new: str) -> None:
 def survives(namespace: str, move: Callable[[], None], moved: Callable[[], object]) -> None:
     """Pings through the tunnel while something moves: few are lost."""
     with lab.pinging(namespace, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as results:
-        time.sleep(0.3)
+        time.sleep(0.2)
         move()
         eventually(moved, "the other side knows the new address")
-        time.sleep(0.5)
+        time.sleep(0.4)
     (result,) = results
+    print(f"pings: {result.sent} sent, {result.received} received")
     assert result.sent - result.received < MOST_LOST, result
     assert result.received > 8, result
-    pinged = lab.ping(namespace, lab.INSIDE_RIGHT, lab.INSIDE_LEFT)
-    assert pinged.received == pinged.sent
 
 
 def open_ended(hosts: Lab, place: Path, **settings: object) -> Twins:
