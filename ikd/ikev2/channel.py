@@ -104,7 +104,7 @@ class Channel:
         self._ciphers: tuple[Cipher, Cipher] | None = None
         self._iv = self._block = self._overhead = self._sent_ivs = 0
         self._integrity = False
-        self._replies: OrderedDict[int, tuple[bytes, list[bytes]]] = OrderedDict()
+        self._replies: dict[int, tuple[bytes, list[bytes]]] = {}
         self._under_way: dict[int, bytes] = {}
         self._partial: OrderedDict[tuple[bool, int], Reassembly] = OrderedDict()
 
@@ -277,7 +277,7 @@ class Channel:
         while self._expected in self._replies:
             self._expected += 1
         while len(self._replies) > self._window:
-            self._replies.popitem(last=False)
+            del self._replies[min(self._replies)]  # the order of answers is not that of requests
 
     def repeated(self, message_id: int) -> list[bytes]:
         """The answer that was given."""

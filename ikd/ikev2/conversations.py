@@ -146,9 +146,10 @@ class Conversations:
                 self._ask(talk, step)
 
     def flush(self, now: float) -> None:
-        """Send waiting requests as far as the peer's window allows (section 2.3)."""
-        window = self.session.peer_window
-        while self.unsent and len(self.requests) < window:
+        """Send waiting requests as far as the peer's window allows: it begins with the first that is not
+        answered, however many behind that are (section 2.3)."""
+        channel, window = self.session.channel, self.session.peer_window
+        while self.unsent and channel.next_id < min(self.requests, default=channel.next_id) + window:
             self._request(*self.unsent.popleft(), now)
 
     def _request(self, talk: Talk, message: Message, now: float) -> None:

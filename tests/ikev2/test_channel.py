@@ -329,6 +329,15 @@ def test_answers_are_not_kept_for_ever() -> None:
     assert [standing(receiver, one) for one in sent[-4:]] == [Standing.STALE] + [Standing.REPEATED] * 3
 
 
+def test_answers_are_kept_by_number() -> None:
+    """A request that took long is answered last, and must not push out the answer to one behind it that got
+    lost: the peer would repeat that one until it gives up."""
+    sender, receiver = channels(window=3)
+    sent = {n: take(sender, receiver, n) for n in (1, 2, 0, 3)}
+    assert standing(receiver, sent[1]) is Standing.REPEATED
+    assert standing(receiver, sent[0]) is Standing.STALE
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(0, 12), max_size=40), st.integers(1, 5))
 def test_no_request_is_new_twice(numbers: list[int], window: int) -> None:

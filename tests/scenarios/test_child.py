@@ -14,6 +14,7 @@ from support.link import (
     HOST,
     LEFT,
     RIGHT,
+    Flight,
     Host,
     Link,
     agree,
@@ -27,6 +28,7 @@ from support.link import (
 )
 
 from ikd.events import ChildEstablished, IkeEstablished
+from ikd.ikev2.numbers import Exchange
 from ikd.settings import IkeSettings
 from sadb.algorithms import SecurityProtocol
 from sadb.sa import Acquire, Mode
@@ -92,6 +94,31 @@ def test_no_more_requests_than_the_peer_takes(first: str) -> None:
     assert len(link.flights) == count + 1
     link.run(20)
     agree(link, ikes=1, pairs=5)
+
+
+@ORDERS
+def test_a_lost_request_holds_up_those_beyond_the_window(first: str) -> None:
+    """The window begins with the first request that is not answered. One who counts only how many are open
+    sends what the peer takes for nonsense, until it gives the peer up."""
+    link = connected(nets=20, settings=IkeSettings(window=4))
+    initiator = link.named(first)
+    seen: list[int] = []
+
+    def lose(flight: Flight) -> None:
+        header = flight.header
+        mine = flight.sender is initiator and header.exchange == Exchange.CREATE_CHILD_SA
+        if mine and header.message_id == min([*seen, header.message_id]) and len(seen) < 60:
+            flight.lost = seen.count(header.message_id) < 4
+        if mine:
+            seen.append(header.message_id)
+
+    link.fate = lose
+    for n in range(1, 20):
+        link.up(f"net{n}", first)
+    link.run(60)
+    assert seen.count(min(seen)) == 5
+    assert "replayed" not in link.other(initiator).drops
+    agree(link, ikes=1, pairs=20)
 
 
 @ORDERS
