@@ -37,6 +37,7 @@ from ikd.plane import Plane
 from ikd.publisher import Publisher
 from ikd.readings import readings
 from ikd.scraping import Scraping
+from ikd.sieving import Sieving
 from ikd.state_file import Parts, StateFile
 from ikd.traffic import Traffic
 from ikd.transport import Transport
@@ -84,6 +85,13 @@ class Daemon:
             interfaces=settings.daemon.interfaces,
             batch=settings.dataplane.batch,
         )
+        self.sieving = Sieving(
+            self.transport,
+            self.publisher.publish,
+            self.loop.call_later,
+            lambda: self.settings.ike.first_messages,
+        )
+        self.publisher.add_source(self.sieving.listener)
         control = settings.directory / settings.daemon.control
         adapter = AdapterOptions(
             configuration.ports,

@@ -368,6 +368,31 @@ class CookieDemanded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FloodBegan(Event):
+    """More first messages come than `limits.first_messages` a second; most are thrown away unread."""
+
+    group: ClassVar[str] = "network"
+    level: ClassVar[str] = "warning"
+    rate: int
+
+    @property
+    def text(self) -> str:
+        return f"a flood: {self.rate} first messages a second; most are thrown away unread from now on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloodOver(Event):
+    """All first messages are read again."""
+
+    group: ClassVar[str] = "network"
+    level: ClassVar[str] = "warning"
+
+    @property
+    def text(self) -> str:
+        return "the flood is over: all first messages are read again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NegotiationStarted(Event):
     """The first message of a negotiation came or goes."""
 

@@ -71,6 +71,12 @@ class Plane(ABC):
     def held(self) -> int:
         """Packets that wait for a pair."""
 
+    @property
+    def accounts(self) -> int | None:
+        """Pairs that whatever carries packets has, or has not let go of yet; None when that is the same as
+        the database."""
+        return None
+
     @abstractmethod
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take packets from now on; raises `Unavailable` or `OSError`."""
@@ -153,6 +159,10 @@ class HostPlane(Plane):
     @property
     def held(self) -> int:
         return self.workers.held
+
+    @property
+    def accounts(self) -> int:
+        return self.workers.accounts
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """The device and sockets, then workers on them, then what leads packets into the device."""

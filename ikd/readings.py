@@ -1,7 +1,9 @@
-"""What metrics read when they are asked: the state of associations, the database and the data plane."""
+"""Shell. What metrics read when they are asked: the state of associations, the database, the data plane and
+the event loop."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -37,7 +39,13 @@ def readings(daemon: Daemon) -> Iterator[Reading]:
     for reason, number in sorted(daemon.plane.dropped().items()):
         label = (("reason", reason),)
         yield Reading("packets_dropped", "Packets that came to nothing.", number, label, counter=True)
+    text = "Datagrams for IKE that no socket had room for, or that a flood had thrown away unread."
+    yield Reading("datagrams_unread", text, daemon.transport.unread(), counter=True)
+    if (accounts := daemon.plane.accounts) is not None:
+        text = "SA pairs that workers have, or have not let go of yet."
+        yield Reading("engine_pairs", text, accounts)
     yield Reading("packets_held", "Packets that wait for a Child SA.", daemon.plane.held)
+    yield Reading("tasks", "Tasks of the event loop.", len(asyncio.all_tasks(daemon.loop)))
     for queue, (length, limit) in sorted(daemon.driver.queues.items()):
         label = (("queue", queue),)
         yield Reading("queue_depth", "Entries that wait in a queue.", length, label)

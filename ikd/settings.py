@@ -491,6 +491,13 @@ class IkeSettings:
         "Unproven peers from which on a first message must return a cookie (RFC 7296 section 2.6); 0 always.",
         table="limits",
     )
+    first_messages: float = _option(
+        1000.0,
+        _number(0, 1_000_000, "messages a second"),
+        "First messages that are worth an answer while cookies are asked for; of more a part is chosen by "
+        "chance, and the others are thrown away unread. 0 is no limit.",
+        table="limits",
+    )
     ikev1_cookies: bool = _option(
         True,
         _flag(),

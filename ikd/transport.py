@@ -26,6 +26,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Protocol
 
+from offload import bpf
 from sadb.address import Address, Path, SocketAddress, unspecified
 
 MARK: Final = 0x1CE0  # our own packets carry it, so that policy routing keeps them out of the TUN device
@@ -43,6 +44,8 @@ PMTUDISC_DONT: Final = 0  # no DF: an IKE message may be fragmented by IP when i
 IP_PKTINFO: Final = 8
 SO_RCVBUFFORCE: Final = 33
 
+_MEMINFO: Final = socket.SOL_SOCKET, 55, 36  # SO_MEMINFO: nine numbers
+_DROPS: Final = struct.Struct("=32xI")  # SK_MEMINFO_DROPS, the last of them
 _PKTINFO4: Final = struct.Struct("=i4s4s")  # interface, our address for replies, destination in the header
 _PKTINFO6: Final = struct.Struct("=16si")
 _SPACE: Final = socket.CMSG_SPACE(_PKTINFO6.size)
@@ -145,6 +148,19 @@ class Transport:
             one.sock.close()
         self._sockets.clear()
         self._routes.clear()
+
+    def sieve(self, strangers: float, returning: float) -> None:
+        """Let the kernel throw away first messages but for a share chosen by chance, from 0 to 1, and another
+        share of those that seem to return a cookie; what is for SAs there are passes."""
+        for one in self._sockets:
+            if strangers >= 1.0:
+                bpf.detach_filter(one.sock)
+            else:
+                bpf.attach_filter(one.sock, bpf.sieve(one.nat, strangers, returning))
+
+    def unread(self) -> int:
+        """Datagrams so far that a socket had no room for, or that were thrown away unread."""
+        return sum(_DROPS.unpack_from(one.sock.getsockopt(*_MEMINFO))[0] for one in self._sockets)
 
     def shared_addresses(self) -> tuple[tuple[Address, int, socket.socket], ...]:
         """Where ESP in UDP comes, with the socket for IKE there: the first of those that share the place."""

@@ -59,6 +59,7 @@ LAYERS = (
             "rates",
             "readings",
             "scraping",
+            "sieving",
             "state_file",
             "systemd",
             "traffic",

@@ -10,7 +10,7 @@ from ikd.association import Association, Registry
 from ikd.events import CookieDemanded, NegotiationStarted
 from ikd.ikev2.association import Ikev2Association
 from ikd.ikev2.channel import VERSION, Channel, clear
-from ikd.ikev2.first import open_first
+from ikd.ikev2.first import nonce_of, open_first
 from ikd.ikev2.message import Message, UnknownCritical, status
 from ikd.ikev2.numbers import Exchange, N
 from ikd.ikev2.payloads import KeyExchange, Nonce, Notify
@@ -76,15 +76,19 @@ class Ikev2Admission:
             raise Malformed("not a first message")
         if not header.flags & Flags.INITIATOR:
             raise Malformed("a first message without the initiator flag")
+        registry = self._registry
+        settings, half_open, address = registry.env.settings, registry.strangers, path.peer.address
+        crowded = half_open.crowded(settings, address)
+        if crowded and header.next_payload != Notify.kind:  # in a flood most of it need not be read
+            self._demand(nonce_of(header, data), header, path, now)
+            return
         try:
             message = open_first(header, data)
         except UnknownCritical as error:
             self._complain(header, status(N.UNSUPPORTED_CRITICAL_PAYLOAD, bytes((error.kind,))), path, now)
             self._registry.dropped("critical", str(error), path)
             return
-        registry = self._registry
-        settings, half_open, address = registry.env.settings, registry.strangers, path.peer.address
-        if half_open.crowded(settings, address) and not self._paid(message, header, path, now):
+        if crowded and not self._paid(message, header, path, now):
             return
         if refused := registry.refuses(address, now):
             registry.dropped(*refused, path)
@@ -97,10 +101,13 @@ class Ikev2Admission:
         found = message.notify(N.COOKIE)
         if found and self._cookies.good(found.data, nonce, header.spi_i, path, now):
             return True
+        self._demand(nonce, header, path, now)
+        return False
+
+    def _demand(self, nonce: bytes, header: Header, path: Path, now: float) -> None:
         cookie = self._cookies.make(nonce, header.spi_i, path, now)
         self._answer_unprotected(header, [status(N.COOKIE, cookie)], path)
         self._registry.emit(CookieDemanded(path=path))
-        return False
 
     def _begin(self, key: object, message: Message, header: Header, path: Path, now: float) -> None:
         message.one(KeyExchange)
