@@ -294,7 +294,7 @@ class MainMode(ABC):
         limits, here = self.env.settings, len(self.children.pairs)
         for most, there in ((limits.children, here), (limits.peer_children, here + self.elsewhere())):
             if there >= (2 * most if replacing else most):
-                return f"this peer has {there} Child SAs, and may have {most}"
+                return f"this peer has {there} Child SAs, and {most} is the most it may have"
         return ""
 
     def add(self, pair: SaPair, replaces: SaPair | None = None) -> None:

@@ -81,7 +81,7 @@ def _plane(plan: Plan, number: int, name: str, findings: Findings, tell: Callabl
     """All tests of one plane in one run."""
     tests = [one for one in plan.tests if one not in OURS_ALONE or PLANES[name].ours]
     try:
-        with _up(name) as bench:
+        with up(name) as bench:
             for test in tests:
                 figures = bench.run(test, plan)
                 findings.runs.append(Run(number, name, test, figures))
@@ -105,13 +105,13 @@ def _summary(figures: Figures) -> str:
 
 
 @contextlib.contextmanager
-def _up(name: str) -> Iterator[Bench]:
-    """Two hosts with this plane between them, over which packets have passed."""
+def up(name: str, kind: type[Bench] | None = None) -> Iterator[Bench]:
+    """Two hosts with this plane between them, over which packets have passed; `kind` knows other tests."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ikd-bench-")))
         names = stack.enter_context(planes.link())
         standing = stack.enter_context(PLANES[name].up(names, directory))
-        bench = Bench(names, standing, directory / "traffic.log")
+        bench = (kind or Bench)(names, standing, directory / "traffic.log")
         if all(bench.to_and_fro(REACHED) is None for _ in range(TRIES)):
             raise Trouble(f"no packet came back\n{hosts.tails(sorted(directory.rglob('*log')))}")
         yield bench
@@ -186,11 +186,11 @@ class Bench:
         assert self._standing.control is not None
         try:
             with Client(self._standing.control) as client:
-                with _prompt():
+                with prompt():
                     idle = _rekeyed(client, seconds)
                 with self._streams(1, 0.0) as receiver:
                     self._measured(receiver)
-                    with _prompt():
+                    with prompt():
                         return esp_report.exchanges(idle, _rekeyed(client, seconds))
         except ControlError as error:
             raise Trouble(f"rekey: {error}") from None
@@ -261,7 +261,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def _prompt() -> Iterator[None]:
+def prompt() -> Iterator[None]:
     """Ask with the daemons' priority: how long this process waits for a processor is no part of IKE."""
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     os.setpriority(os.PRIO_PROCESS, 0, NICE)

@@ -246,3 +246,43 @@ def sadb(out: Console, answer: Json) -> None:
             for one in answer["rows"]
         ),
     )
+
+
+def flood(out: Console, answer: Json) -> None:
+    """A peer beside strangers."""
+    out.print(machine_line(answer["machine"]), soft_wrap=True)
+    out.print()
+    shown = [
+        (
+            one["stage"],
+            f"{one['rekeys_s']:.0f}",
+            f"{one['rekey_ms']:.1f} ms",
+            f"{one['rekey_p95_ms']:.1f} ms",
+            f"{one['packets_s']:.0f}",
+            one["lost"],
+            one["initiations"],
+            one["unseen"],
+            one["half_open"],
+            f"{one['responder_busy']:.0%}",
+            f"{one['resident'] / 2**20:.0f} MiB",
+        )
+        for one in answer["rows"]
+    ]
+    heads = (
+        "STAGE",
+        "REKEYS/S",
+        "MEDIAN",
+        "95 %",
+        "PACKETS/S",
+        "LOST",
+        "INITIATIONS",
+        "UNSEEN",
+        "HALF OPEN",
+        "RESPONDER BUSY",
+        "MEMORY",
+    )
+    _table(out, heads, len(heads) - 1, shown)
+    out.print()
+    for key, one in answer["ratios"].items():
+        out.print(f"{key}: {one['median']:.2f} of what it is without ({one['min']:.2f} to {one['max']:.2f})")
+    out.print(f"memory before the first flood: {answer['resident_before'] / 2**20:.0f} MiB")

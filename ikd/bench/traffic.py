@@ -49,6 +49,7 @@ class Order:
     window: int = 0
     warm_up: float = 0.0
     seconds: float = 0.0
+    rate: float = 0.0  # packets a second, where they do not go as fast as they can
 
 
 def tell(**facts: Any) -> None:
@@ -184,6 +185,22 @@ def send_udp(order: Order) -> None:
         threading.Event().wait()  # the last credit shall find somebody
 
 
+def send_paced(order: Order) -> None:
+    """Send at a rate, whatever comes back; how many were sent in all."""
+    buffer, sent = bytearray(order.size - HEADERS), 0
+    with _datagrams(order, STALL) as sock:
+        began = time.monotonic()
+        while (gone := time.monotonic() - began) < order.warm_up + order.seconds + TAIL:
+            while sent < gone * order.rate:
+                _NUMBER.pack_into(buffer, 0, sent)
+                with suppress(ConnectionRefusedError):
+                    sock.send(buffer)
+                sent += 1
+            time.sleep(PAUSE)
+        tell(sent=sent)
+        threading.Event().wait()
+
+
 # To and fro ----------------------------------------------------------------------------------------------
 
 
@@ -225,6 +242,7 @@ ORDERS: Final[Mapping[str, Callable[[Order], None]]] = {
     "send-tcp": send_tcp,
     "receive-udp": receive_udp,
     "send-udp": send_udp,
+    "send-paced": send_paced,
     "echo": echo,
     "ping": ping,
 }

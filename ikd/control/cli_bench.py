@@ -19,7 +19,7 @@ from ikd.control.render import console
 
 @click.group(cls=Commands)
 def group() -> None:
-    """Measure: establishments per second, data planes, an adapter that offloads, the SADB."""
+    """Measure: establishments per second, data planes, an adapter that offloads, a flood, the SADB."""
 
 
 def _names(known: Collection[str]) -> Any:
@@ -197,6 +197,32 @@ def offload(
     if plot:
         drawing.draw(answer, plot)
     _show(shared, answer, render.offload)
+
+
+@group.command()
+@click.option(
+    "--initiations",
+    type=click.IntRange(100, 10_000_000),
+    default=100_000,
+    show_default=True,
+    help="First messages from forged addresses in each run.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="Of them, a second.",
+)
+@click.option("--runs", type=click.IntRange(1, 1000), default=3, show_default=True)
+@with_json
+def flood(shared: Context, initiations: int, rate: float, runs: int) -> None:
+    """An established peer, while strangers begin negotiations without end: rekeys and packets a second.
+
+    Needs root; everything it makes is removed again."""
+    from ikd.bench.flood import Plan, measure
+
+    _show(shared, _measured(measure, Plan(initiations, rate, runs)), render.flood)
 
 
 @group.command()

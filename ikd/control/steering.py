@@ -241,8 +241,13 @@ async def _replace(daemon: Daemon, pairs: dict[str, SaPair], start: Callable[[Sa
             failed.append(event)
 
     def over() -> bool:
-        alive = (pair for pair in left.values() if daemon.database.by_spi(pair.inbound.spi) is pair)
-        return bool(failed) or not any(alive)
+        associations = (
+            daemon.endpoint.associations
+        )  # the database has what lingers after its replacement, too
+        return bool(failed) or not any(
+            (owner := associations.get(pair.owner)) and owner.children.get(pair.inbound.spi) is pair
+            for pair in left.values()
+        )
 
     def begin() -> None:
         for pair in pairs.values():

@@ -98,6 +98,21 @@ def test_authip_beside_our_certificates() -> None:
     assert not namespaces(bench.pid)
 
 
+def test_a_flood_beside_a_peer() -> None:
+    """A figure for a flood that does not arrive, or that a rule of ours for tests lets through, is none."""
+    bench = start("flood", "--json", "--initiations", "6000", "--rate", "4000", "--runs", "1")
+    output, told = bench.communicate(timeout=100)
+    assert bench.returncode == 0, told
+    answer: dict[str, Any] = json.loads(output)
+    assert set(answer) == {"machine", "rows", "ratios", "resident_before", "runs"}
+    quiet, flooded = answer["rows"]
+    assert flooded["initiations"] == 6000
+    assert flooded["half_open"] == 200  # from where on strangers have to return a cookie
+    assert flooded["resident"] < answer["resident_before"] + (32 << 20)
+    assert all(one["rekeys_s"] > 1 and one["packets_s"] > 500 for one in (quiet, flooded))
+    assert not namespaces(bench.pid)
+
+
 def test_data_planes_beside_each_other() -> None:
     """A plane that carries nothing, loses packets or measures something else would decide about ours."""
     before = set(Path("/tmp").glob("ikd-bench-*"))
