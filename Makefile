@@ -5,6 +5,7 @@
 #   make interop   real peers in network namespaces and containers (root)
 #   make bench     establishments per second beside strongSwan's, and AuthIP beside IKEv2
 #   make fuzz      octets, and hostile peers inside the encryption; FUZZ_SECONDS=600 for longer
+#   make soak      daemons that are restarted, and rekey without end (root); SOAK_SECONDS=3600 for longer
 #   make lint      formatter, linter, type checker
 #   make install-systemd   units, user and directories of the service (root; docs/operator.md)
 #   make clean     remove what the targets above made in this directory
@@ -14,15 +15,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ROOT := $(filter 0,$(shell id -u))
 FUZZ_SECONDS ?= 30
+SOAK_SECONDS ?= 120
 PYTEST := $(BIN)/python -m pytest
 # one more than cores: tests with real peers mostly wait
 WORKERS ?= $(shell expr $$(nproc) + 1)
 
 # With root, a tool that is missing is a failure and not a skipped test.
 export REQUIRE_INTEROP := $(if $(ROOT),1,)
-export FUZZ_SECONDS
+export FUZZ_SECONDS SOAK_SECONDS
 
-.PHONY: help demo test unit interop bench fuzz lint clean install-systemd system system-demo compiled
+.PHONY: help demo test unit interop bench fuzz soak lint clean install-systemd system system-demo compiled
 .DEFAULT_GOAL := help
 
 help:
@@ -62,6 +64,9 @@ bench: system $(STAMP) compiled
 
 fuzz: $(STAMP)
 	INSIDE_SECONDS=$(FUZZ_SECONDS) $(PYTEST) tests/fuzz tests/scenarios/test_inside.py
+
+soak: system $(STAMP) compiled
+	$(PYTEST) -s tests/interop/test_soak.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
