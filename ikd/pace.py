@@ -37,4 +37,4 @@ class Pace:
     def _now(self, who: Hashable, rate: float, now: float) -> float:
         full = max(1.0, rate * BURST_SECONDS)
         left, since = self._left.get(who, (full, now))
-        return min(full, left + (now - since) * rate)
+        return min(full, left + max(0.0, now - since) * rate)
