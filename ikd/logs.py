@@ -129,17 +129,21 @@ class Log:
     def _put(self, level: str, name: str, **values: Any) -> None:
         """Write a line. When nobody reads the log or the disk is full, negotiating goes on, and how many were
         lost is said as soon as lines can be written again."""
+        if self._lost:
+            said = f"{self._lost} lines are missing here: {self.trouble}"
+            if self._written("warning", "lines-lost", {"group": "daemon", "said": said, "count": self._lost}):
+                self._lost, self.trouble = 0, ""
+        if not self._written(level, name, values):
+            self._lost += 1
+
+    def _written(self, level: str, name: str, values: dict[str, Any]) -> bool:
         try:
             getattr(self._logger, level)(name, **values)
         except (OSError, ValueError) as error:
-            self._lost += 1
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             self.trouble = f"the log cannot be written: {reason}"
-            return
-        if self._lost:
-            said, count = f"{self._lost} lines are missing here: {self.trouble}", self._lost
-            self._lost, self.trouble = 0, ""
-            self._put("warning", "lines-lost", group="daemon", said=said, count=count)
+            return False
+        return True
 
     def _stamped(self, _: WrappedLogger, method: str, values: EventDict) -> EventDict:
         values["level"] = method

@@ -45,6 +45,15 @@ class Sieving:
         self._share = 1.0
         self._watching = False
 
+    @property
+    def trouble(self) -> str:
+        """That there is a flood; empty as long as there is none."""
+        if self._share == 1.0:
+            return ""
+        return (
+            "a flood of first messages: most are thrown away unread; strangers get in by repeating themselves"
+        )
+
     def listener(self, kind: type[Event]) -> Listener | None:
         """What counts strangers that were turned away."""
         if kind is CookieDemanded:

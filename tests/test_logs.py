@@ -100,6 +100,32 @@ def test_suppressed_is_told_by_the_next_event_without_a_timer() -> None:
     assert "5 more of started" in stream.getvalue().splitlines()[-2]
 
 
+def test_lines_that_could_not_be_written_are_counted() -> None:
+    """A gap in a log that nothing tells of looks like a quiet night."""
+
+    class Disk(io.StringIO):
+        full = False
+
+        def write(self, text: str) -> int:
+            if self.full:
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = Disk()
+    made = Log(Levels(), "json", stream, None, lambda: 10.0, lambda: 1767322985.678)
+    made.write(STARTED)
+    stream.full = True
+    for _ in range(3):
+        made.write(STARTED)
+    assert made.trouble == "the log cannot be written: No space left on device"
+    stream.full = False
+    made.write(STARTED)
+    lines = [json.loads(one) for one in stream.getvalue().splitlines()]
+    assert [one["event"] for one in lines] == ["started", "lines-lost", "started"]
+    assert lines[1]["count"] == 3
+    assert not made.trouble
+
+
 def test_limiter_is_bounded() -> None:
     """Reasons with octets of strangers in them must not grow a table."""
     limiter = Limiter()

@@ -63,10 +63,12 @@ def test_a_flood_is_brought_down_and_let_go() -> None:
     assert all(one <= 1.1 * MOST for one in answered[1:])
     assert min(answered[2:]) >= 0.4 * MOST
     assert [type(one) for one in made.events] == [FloodBegan]
+    assert "flood" in made.sieving.trouble
     for _ in range(12):
         made.turn(30)  # usual days
     assert [type(one) for one in made.events] == [FloodBegan, FloodOver]
     assert made.strangers == 1.0
+    assert not made.sieving.trouble
     made.turn(0)
     assert made.resting
 

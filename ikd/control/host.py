@@ -53,7 +53,8 @@ class DaemonHost:
             views.failed_peer(one, now) for one in failures if (one.event.peer, one.event.rule) not in there
         ]
         sentences = [*views.wrong(failures, now), *daemon.configuration.warnings, *daemon.plane.notices]
-        sentences += [trouble for trouble in (daemon.state_file.trouble, daemon.log.trouble) if trouble]
+        parts = daemon.state_file, daemon.log, daemon.sieving
+        sentences += [one.trouble for one in parts if one.trouble]
         sentences += views.no_way(daemon.endpoint.associations.values())
         if daemon.keylog.on:
             sentences.append(f"keys of new SAs are written to {daemon.keylog.path}")
