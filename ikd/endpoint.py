@@ -21,7 +21,7 @@ from ikd.auth.credentials import Credentials
 from ikd.authip.admission import EXCHANGES, AuthipAdmission
 from ikd.authip.profile import PROFILES
 from ikd.coexist import AUTHIP, IKEV1, PATIENCE, Attempt, Verdicts, ignored
-from ikd.events import DatagramDropped, KeyingFellBack, NegotiationFailed, NegotiationStarted
+from ikd.events import ChildExpired, DatagramDropped, KeyingFellBack, NegotiationFailed, NegotiationStarted
 from ikd.exchange import Question
 from ikd.halfopen import HalfOpen
 from ikd.ikev1.admission import Ikev1Admission
@@ -360,6 +360,14 @@ class Endpoint:
             )
             if association and pair:
                 self._touch(association)
+                self.emit(
+                    ChildExpired(
+                        rule=pair.rule,
+                        spi_in=f"{pair.inbound.spi:08x}",
+                        hard=notice.hard,
+                        reason=notice.reason,
+                    )
+                )
                 if notice.hard:
                     association.close_child(pair, f"used up ({notice.reason})", now)
                 else:

@@ -21,7 +21,7 @@ from support.link import (
 )
 
 from ikd.auth.credentials import Credentials
-from ikd.events import ChildClosed, ChildEstablished, IkeClosed, IkeEstablished
+from ikd.events import ChildClosed, ChildEstablished, ChildExpired, IkeClosed, IkeEstablished
 from ikd.settings import IkeSettings
 from policy.engine import Changes
 from sadb.sa import Acquire, Expire
@@ -89,7 +89,8 @@ def test_the_ends_do_not_begin_at_the_same_moment() -> None:
 @pytest.mark.parametrize("reason", ["octets", "packets", "sequence"])
 @pytest.mark.parametrize("inbound", [True, False])
 def test_a_soft_limit_by_use(first: str, reason: str, inbound: bool) -> None:
-    """The pair is replaced while it still works, in whichever direction the limit was met."""
+    """The pair is replaced while it still works, in whichever direction the limit was met; and who watches
+    is told why."""
     link = connected()
     link.watch()
     host = link.named(first)
@@ -99,6 +100,8 @@ def test_a_soft_limit_by_use(first: str, reason: str, inbound: bool) -> None:
     agree(link, ikes=1, pairs=1)
     assert old not in host.pairs
     assert not link.gaps
+    (expired,) = host.of(ChildExpired)
+    assert (expired.spi_in, expired.hard, expired.reason) == (f"{old.inbound.spi:08x}", False, reason)
 
 
 @ORDERS
