@@ -267,7 +267,7 @@ class Adapter:
         if not self.capabilities.lro:
             return [one for _, one in found]
         made: list[Arrived] = []
-        for (entry, _), group in groupby(found, key=lambda pair: (pair[0], _judged(pair[1]))):
+        for (entry, _), group in groupby(found, key=lambda pair: (pair[0], _kind(pair[1]))):
             run = [one for _, one in group]
             made += run if entry is None else self._coalesced(entry, run)
         return made
@@ -439,8 +439,9 @@ _MAKE: dict[Task, Callable[[Adapter, Entry, Transmit], list[Outgoing]]] = {
 }
 
 
-def _judged(arrived: Arrived) -> bool:
-    return arrived.mark is not None and arrived.mark.judged
+def _kind(arrived: Arrived) -> tuple[bool, int]:
+    """What packets put together have in common: who judges them, and the upper half of their numbers."""
+    return (arrived.mark.judged, arrived.mark.high) if arrived.mark is not None else (False, 0)
 
 
 def _aad(entry: Entry, header: bytes, high: int) -> bytes:

@@ -410,6 +410,17 @@ def test_a_lease_goes_across_the_roll_over(suite: QuickSuite) -> None:
     assert other.driver.counters["windows lent"] == 1
 
 
+def test_a_large_packet_goes_across_the_roll_over() -> None:
+    """Segments that the adapter puts together have one upper half: the host would take the others for old."""
+    one, other = ends(GCM_ESN, start=(1 << 32) - 10, mode=Mode.TRANSPORT)
+    other.placed()
+    sent = segments(4, [500] * 30)
+    one.station.send_frames(vnet.frames(sent))
+    deliver(one, other)
+    assert sorted(other.station.delivered) == sorted(sent)
+    assert other.driver.lent(other.pair)
+
+
 def test_what_is_to_be_cut_up_is_the_adapters_too() -> None:
     """Before ESP where fragments are covered, behind it else; the host numbers nothing."""
     for options in ({}, {"mode": Mode.TRANSPORT}, {"udp": True}):
