@@ -45,6 +45,15 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """What goes through the channel."""
 
 
+class Suite(msgspec.Struct, frozen=True, array_like=True):
+    """What an SA does to packets, by names; what goes over a port's socket has it too."""
+
+    protocol: str
+    encryption: str | None
+    integrity: str | None
+    esn: bool
+
+
 class Association(msgspec.Struct, frozen=True, array_like=True):
     """One direction of a pair."""
 
@@ -73,10 +82,7 @@ class Add(_Message, frozen=True, array_like=True, tag=True):
     counted is not for this one to know."""
 
     slot: int
-    protocol: str
-    encryption: str | None
-    integrity: str | None
-    esn: bool
+    suite: Suite
     mode: str
     local: Ranges
     remote: Ranges
@@ -249,16 +255,30 @@ class Decoder:
 # Values of sadb ------------------------------------------------------------------------------------------
 
 
+def suite(found: QuickSuite) -> Suite:
+    """A suite as it goes through a channel."""
+    encryption = found.encryption.name if found.encryption else None
+    return Suite(
+        found.protocol.value, encryption, found.integrity.name if found.integrity else None, found.esn
+    )
+
+
+def suite_of(wire: Suite) -> QuickSuite:
+    """The suite that was meant; raises `ValueError` or `KeyError` when there is none."""
+    return QuickSuite(
+        SecurityProtocol(wire.protocol),
+        ENCRYPTION_BY_NAME[wire.encryption] if wire.encryption else None,
+        INTEGRITY_BY_NAME[wire.integrity] if wire.integrity else None,
+        esn=wire.esn,
+    )
+
+
 def add(slot: int, pair: SaPair, highest: int | None = None, used: tuple[Usage, Usage] | None = None) -> Add:
     """The message that installs a pair; `used` is what went in and out before."""
-    suite = pair.outbound.suite
     came, went = used or (pair.inbound.usage, pair.outbound.usage)
     return Add(
         slot,
-        suite.protocol.value,
-        suite.encryption.name if suite.encryption else None,
-        suite.integrity.name if suite.integrity else None,
-        suite.esn,
+        suite(pair.outbound.suite),
         pair.mode.value,
         _ranges(pair.selector.local),
         _ranges(pair.selector.remote),
@@ -273,12 +293,7 @@ def add(slot: int, pair: SaPair, highest: int | None = None, used: tuple[Usage, 
 
 def pair_of(message: Add) -> SaPair:
     """The pair that a message installs."""
-    suite = QuickSuite(
-        SecurityProtocol(message.protocol),
-        ENCRYPTION_BY_NAME[message.encryption] if message.encryption else None,
-        INTEGRITY_BY_NAME[message.integrity] if message.integrity else None,
-        esn=message.esn,
-    )
+    suite = suite_of(message.suite)
     mode, selector = Mode(message.mode), _selector(message.local, message.remote)
 
     def one(wire: Association, inbound: bool) -> SecurityAssociation:

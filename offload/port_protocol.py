@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
-from offload.channel import address
+from offload.channel import Suite, address, suite, suite_of
 from offload.requests import NO_SELECTOR
-from sadb.algorithms import ENCRYPTION_BY_NAME, INTEGRITY_BY_NAME, QuickSuite, SecurityProtocol
 from sadb.sa import Mode, SecurityAssociation, State
 from sadb.secret import Secret
 
@@ -31,10 +30,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     spi: int
     source: bytes
     destination: bytes
-    protocol: str
-    encryption: str | None
-    integrity: str | None
-    esn: bool
+    suite: Suite
     tunnel: bool
     udp: bool
     state: str
@@ -124,15 +120,11 @@ def plain(text: str) -> str:
 
 def facts(sa: SecurityAssociation) -> Facts:
     """The facts of an SA."""
-    suite = sa.suite
     return Facts(
         sa.spi,
         sa.source.packed,
         sa.destination.packed,
-        suite.protocol.value,
-        suite.encryption.name if suite.encryption else None,
-        suite.integrity.name if suite.integrity else None,
-        suite.esn,
+        suite(sa.suite),
         sa.mode is Mode.TUNNEL,
         sa.encapsulation is not None,
         sa.state.value,
@@ -141,15 +133,9 @@ def facts(sa: SecurityAssociation) -> Facts:
 
 def association(of: Facts, inbound: bool) -> SecurityAssociation:
     """An SA as far as facts go, without keys; raises `ValueError` or `KeyError` when it cannot be."""
-    suite = QuickSuite(
-        SecurityProtocol(of.protocol),
-        ENCRYPTION_BY_NAME[of.encryption] if of.encryption else None,
-        INTEGRITY_BY_NAME[of.integrity] if of.integrity else None,
-        esn=of.esn,
-    )
     return SecurityAssociation(
         spi=of.spi,
-        suite=suite,
+        suite=suite_of(of.suite),
         mode=Mode.TUNNEL if of.tunnel else Mode.TRANSPORT,
         source=address(of.source),
         destination=address(of.destination),
