@@ -21,7 +21,7 @@ def native() -> Extension:
     return Extension(
         "offload._native",
         sorted(map(str, SOURCES.glob("*.c"))),
-        depends=[str(SOURCES / "native.h")],
+        depends=[str(SOURCES / name) for name in ("native.h", "module.h")],
         define_macros=macros,
         libraries=libraries,
         extra_compile_args=flags,

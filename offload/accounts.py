@@ -57,6 +57,19 @@ class Accounts:
     def admit(self, key: bytes, pair: SaPair) -> None:
         """The pair is for this inbound flow."""
 
+    def number(self, pair: SaPair, inbound: bool) -> int:
+        """The last number sent, or the highest one authenticated."""
+        window = pair.inbound.replay
+        return (window.highest if window is not None else 0) if inbound else pair.outbound.sequence
+
+    def place(self, pair: SaPair, outbound: bool, handle: int, high: int) -> None:
+        """What an adapter has of a pair: the outbound SA, and the inbound one if it has a handle. Its marks
+        with this one are true, for numbers with this upper half."""
+
+    def marked(self, pair: SaPair) -> tuple[int, int]:
+        """Octets and packets with such marks that the native loop took since it was last asked."""
+        return 0, 0
+
 
 class LedgerAccounts(Accounts):
     """State in the SAs, copied to the ledger."""
@@ -135,6 +148,18 @@ class NativeAccounts(Accounts):
     def admit(self, key: bytes, pair: SaPair) -> None:
         self.table.admit(self.slots[pair], key)
 
+    def number(self, pair: SaPair, inbound: bool) -> int:
+        return self.table.read(self.slots[pair], inbound)[2]
+
+    def place(self, pair: SaPair, outbound: bool, handle: int, high: int) -> None:
+        slot = self.slots.get(pair)
+        if slot is not None:
+            self.table.place(slot, outbound, handle, high)
+
+    def marked(self, pair: SaPair) -> tuple[int, int]:
+        slot = self.slots.get(pair)
+        return self.table.marked(slot) if slot is not None else (0, 0)
+
 
 class SharedMeter(Meter):
     """Counts in the ledger; also tells the native loop from where on it must ask."""
@@ -154,10 +179,19 @@ class SharedMeter(Meter):
         return True
 
     def take_train(self, size: int, count: int, now: float) -> int:
-        return 0  # trains are the native loop's; what comes here is looked at packet by packet
+        if not self.take_all(size, count, now):
+            return 0
+        number = self._table.number(self._slot, self._sa.suite.esn, count)
+        if number is None:
+            self._table.count(self._slot, self._inbound, -size, -count)
+        return number or 0
 
     def take_all(self, size: int, count: int, now: float) -> bool:
-        return False
+        octets, packets = self._table.count(self._slot, self._inbound, size, count)
+        if octets >= self._octets or packets >= self._packets:
+            self._table.count(self._slot, self._inbound, -size, -count)
+            return False
+        return True
 
     def number(self) -> int | None:
         number = self._table.number(self._slot, self._sa.suite.esn)

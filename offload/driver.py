@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import islice
 
+from offload.accounts import Accounts
 from offload.capabilities import Capabilities, Direction
 from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
 from offload.outer import Outgoing
@@ -146,10 +147,14 @@ class Driver:
         self.reports: list[Report] = []
         self.counters: Counter[str] = Counter()
         self.lanes: dict[SaPair, Lane] = {}  # of pairs that are not wholly in software outbound
-        # set by the engine
+        # set by the engine: takes packets again, hears that a pair may have moved, and knows the last number
+        # sent or the highest one received
         self.again: Callable[[Again], None] = lambda again: None
-        self.lending: Callable[[SaPair], None] = lambda pair: None  # the adapter is to have its window
-        self.lost: Callable[[SaPair], None] = lambda pair: None  # which went with the adapter
+        self.changed: Callable[[SaPair], None] = lambda pair: None
+        self.number: Callable[[SaPair, bool], int] = Accounts().number
+        # in packet mode: the adapter is to have a pair's window, or that went with the adapter
+        self.lending: Callable[[SaPair], None] = lambda pair: None
+        self.lost: Callable[[SaPair], None] = lambda pair: None
         self._resend = resend
         self._inbound: dict[SaPair, Inbound] = {}
         self._handles: dict[int, Inbound] = {}
@@ -169,13 +174,12 @@ class Driver:
         """Put an SA pair, or one direction of it, into the adapter; packets go on in software meanwhile."""
         for direction in directions:
             if direction is Direction.INBOUND and pair not in self._inbound:
-                window = pair.inbound.replay
-                high = window.highest >> 32 if window is not None else 0
-                packets = self.packet_mode and window is not None
+                high = self.number(pair, True) >> 32
+                packets = self.packet_mode and pair.inbound.replay is not None
                 row = self._inbound[pair] = Inbound(pair, packets, high=high)
                 self._add(row, pair.inbound, high)
             elif direction is Direction.OUTBOUND and pair not in self.lanes:
-                high = pair.outbound.sequence + 1 >> 32
+                high = self.number(pair, False) + 1 >> 32
                 lane = self.lanes[pair] = Lane(pair, Stage.ADDING, self.packet_mode, high=high)
                 self._add(lane, pair.outbound, high)
 
@@ -285,6 +289,7 @@ class Driver:
         else:
             self._handles[handle] = place
         self.reports.append(Report(place.pair, _direction(place), "placed"))
+        self.changed(place.pair)
 
     def _current(self, place: Lane | Inbound) -> bool:
         """Whether it was not given up, or placed anew, since it was asked for."""
@@ -399,7 +404,7 @@ class Driver:
             if soft and lane.lease is not None:
                 self.counters["pauses"] += 1
                 self._drain(lane, now, Stage.ADDING)
-        elif lane.high != lane.pair.outbound.sequence + 1 >> 32:
+        elif lane.high != self.number(lane.pair, False) + 1 >> 32:
             self.refresh(lane, now)
         elif soft and lane.flights:
             self.pause(lane, now)
@@ -492,6 +497,7 @@ class Driver:
             self.ring = [one for one in self.ring if one.ident not in lane.flights]
         lane.flights.clear()
         self._leave_again(lane, tuple(one for one in lost.values() if one.packet) if self._resend else ())
+        self.changed(lane.pair)
 
     def _leave_again(self, lane: Lane, lost: tuple[Flight, ...]) -> None:
         """Under new numbers what was lost, then what waits."""
@@ -534,12 +540,26 @@ class Driver:
             if row.handle == mark.handle and not row.judged:
                 self._lend(row)
             return
-        window = pair.inbound.replay
-        high = window.highest >> 32 if window is not None else 0
+        high = self.number(pair, True) >> 32
         if high != row.high and row.handle:
             row.high = high
             self.requests.append(UpdateSa(row.handle, high))
             self.counters["updates"] += 1
+            self.changed(pair)
+
+    def mark(self, pair: SaPair) -> tuple[int, int]:
+        """The handle that marks of a pair must have, 0 for none, and the upper half that the adapter was
+        told."""
+        row = self._inbound.get(pair)
+        return (row.handle, row.high) if row is not None else (0, 0)
+
+    def credit(self, pair: SaPair, octets: int, packets: int) -> None:
+        """Packets with such marks were authentic, new, and taken by somebody else."""
+        self.counters[f"status: {CryptoStatus.SUCCESS.name.lower()}"] += packets
+        self._carries(pair, 0, octets, packets)
+        row = self._inbound.get(pair)
+        if row is not None:
+            row.lagging = 0
 
     def lent(self, pair: SaPair) -> bool:
         """Packet mode: whether the adapter has the replay window of a pair, or had when it last said so."""
@@ -586,6 +606,7 @@ class Driver:
             self.requests.append(DeleteSa(row.handle))
         if report:
             self.reports.append(Report(pair, Direction.INBOUND, why))
+        self.changed(pair)
 
     # Time ------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 protected there, all others, and every packet the adapter cannot have, as ever.
 
 Packets for the adapter are in `driver.ring` when a batch is done. What the adapter marked as done is believed
-for the SA it says, and only then; the replay window, limits, selectors and counters are the engine's."""
+for the SA it says, and only then; the replay window, limits, selectors and counters are the engine's. A
+native loop, which `Accounts` tells of what moves, takes marked packets about which nothing has to be decided,
+and leaves here all that an adapter is to send."""
 
 from __future__ import annotations
 
@@ -44,6 +46,7 @@ class HybridEngine(SoftwareEngine):
         self.driver = driver
         self._again: list[Again] = []
         driver.again = self._again.append
+        driver.changed, driver.number = self._changed, self._accounts.number
         self._framers: dict[SaPair, Sender] = {}
 
     def remove(self, pair: SaPair) -> None:
@@ -53,6 +56,26 @@ class HybridEngine(SoftwareEngine):
     def _forget(self, pair: SaPair) -> None:
         self._framers.pop(pair, None)
         super()._forget(pair)
+
+    # The native loop -------------------------------------------------------------------------------------
+
+    def _changed(self, pair: SaPair) -> None:
+        """Say what the adapter has of a pair. Packets that have to leave again do so first: of what the loop
+        sends nothing must overtake them."""
+        lane = self.driver.lanes.get(pair)
+        placed = lane is not None and lane.stage is not Stage.ADDING
+        again = any(one.pair is pair for one in self._again)
+        self._accounts.place(pair, placed or again, *self.driver.mark(pair))
+
+    def _credit(self, pair: SaPair) -> None:
+        octets, packets = self._accounts.marked(pair)
+        if packets:
+            self.driver.credit(pair, octets, packets)
+
+    def carried(self, pair: SaPair) -> tuple[int, int, int, int]:
+        """See `Driver.carried`."""
+        self._credit(pair)
+        return self.driver.carried(pair)
 
     # Outbound --------------------------------------------------------------------------------------------
 
@@ -123,7 +146,7 @@ class HybridEngine(SoftwareEngine):
         if lane is None or lane.stage is not Stage.HARD or not esp or sender.sa.dont_fragment is not None:
             return False
         octets = len(packet) + (count - 1) * head
-        if lane.high != sender.sa.sequence + count >> 32:
+        if lane.high != self.driver.number(sender.pair, False) + count >> 32:
             return False  # one by one, until the one that crosses
         number = sender.meter.take_train(octets, count, now)
         if not number:
@@ -173,7 +196,9 @@ class HybridEngine(SoftwareEngine):
 
     def _send_again(self, batch: Batch, now: float) -> None:
         while self._again:
-            self._resend(self._again.pop(0), now, batch)
+            again = self._again.pop(0)
+            self._resend(again, now, batch)
+            self._changed(again.pair)
 
     # Inbound ---------------------------------------------------------------------------------------------
 
@@ -192,6 +217,7 @@ class HybridEngine(SoftwareEngine):
         if pair is None or not self.driver.believes(pair, mark):
             self._counters["stale-handle"] += len(mark.numbers) or 1
             return
+        self._credit(pair)
         # of extended numbers the adapter may know an old upper half: then they are opened here
         final = mark.judged or self.driver.lent(pair) or not pair.inbound.suite.esn
         if mark.status is not CryptoStatus.SUCCESS and final:

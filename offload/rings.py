@@ -38,12 +38,14 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from threading import Lock
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from offload.slots import Arrivals, Broken, Codec, Completions, Octets, Transmits
 
+if TYPE_CHECKING:
+    from offload.native_reader import NativeReader
 SLOTS: Final = 512
 ROOM: Final = 8 << 20  # octets; a ring has no more in it
 MOUTHFUL: Final = 256 << 10  # octets that end a batch: memory for more at once costs more than the copy
@@ -287,7 +289,7 @@ def _layout(slots: int, room: int) -> tuple[list[tuple[int, int]], int]:
 class _Port:
     """All rings of one side, and its doorbell."""
 
-    _sides: tuple[Writer[Any] | Reader[Any], ...]
+    _sides: tuple[Writer[Any] | Reader[Any] | NativeReader, ...]
 
     def __init__(self, plug: Plug) -> None:
         """Takes the plug's descriptors over. Raises `OSError`, and `Broken` when its memory is not what the
@@ -368,13 +370,24 @@ class _Port:
 class HostPort(_Port):
     """The side of the data plane."""
 
-    def __init__(self, plug: Plug) -> None:
+    def __init__(self, plug: Plug, *, native: bool = False) -> None:
+        """With `native` a reader in C has the packets received, for the native loop to take them from."""
         super().__init__(plug)
         first, second, third = self._regions
         self.transmit = Writer(first, Transmits())
         self.completed = Reader(second, Completions())
-        self.received = Reader(third, Arrivals())
+        self.native: NativeReader | None = None
+        if native:
+            from offload.native_reader import NativeReader
+
+            self.native = NativeReader(self._memory, [one.start for one in self._regions], plug)
+        self.received = self.native or Reader(third, Arrivals())
         self._sides = self.transmit, self.completed, self.received
+
+    def close(self) -> None:
+        if self.native is not None:  # it has the memory, too
+            self.native.close()
+        super().close()
 
 
 class AdapterPort(_Port):

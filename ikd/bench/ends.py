@@ -1,15 +1,15 @@
 """Shell. The two processes of `ikctl bench offload`, a host and a simulated adapter with rings between them.
 
-    python -m ikd.bench.ends host|adapter PLUG CONTROL SINK CORE
+    python -m ikd.bench.ends native|python|adapter PLUG CONTROL SINK CORE
 
 `PLUG` is the JSON of an `offload.rings.Plug`, `CONTROL` a socket between the two for requests and counts, and
 `SINK` memory that stands for whoever takes packets from the host's data plane. Each is pinned to a core, and
 does one order after the other, JSON lines on standard input; it ends with standard input.
 
 The host has one loop for all series: take what is in the ring, let the engine open it where there is one,
-hand it on with one system call and one copy for each packet or frame, as to a TUN device. The adapter plays a
-tape to it, as fast as the link lets pass and the ring takes it; nothing is dropped, for TCP would have
-slowed down.
+hand it on with one system call and one copy for each packet or frame, as to a TUN device. There are two of
+it, in C and in Python, by the names of the engines; `ENGINE` is the one to measure. The adapter plays a tape
+to it, as fast as the link lets pass and the ring takes it; nothing is dropped, as TCP would have slowed down.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import select
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,17 +33,24 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ikd.bench import tape
 from ikd.bench.offload_report import DISABLED, DISABLED_SEGMENTED, OFFLOADED, SOFTWARE
 from offload import vnet
+from offload.accounts import Accounts, NativeAccounts
 from offload.adapter import Adapter
 from offload.capabilities import PROFILES, Direction
 from offload.channel import address
 from offload.driver import Driver, Stage
 from offload.hybrid import HybridEngine
+from offload.ledger import Ledger
 from offload.outer import Arrived
 from offload.requests import Answer, Request
 from offload.rings import AdapterPort, HostPort, Plug
 from offload.slots import Broken
 from offload.software import Frame, SoftwareEngine
+from sadb import clock
+from sadb.sa import SaPair
 from sadb.selector import TCP
+
+if TYPE_CHECKING:
+    from offload._native import Arrival, Packet
 
 SINK: Final = 1 << 20  # octets of the sink; it is written round and round
 TAKE: Final = 64  # descriptors at a time
@@ -66,53 +75,62 @@ def tell(**words: Any) -> None:
     sys.stdout.flush()
 
 
-def gcm_us() -> float:
-    """Microseconds of sealing 16 KiB with AES-128-GCM in this process, the best of some."""
-    seal, text = AESGCM(bytes(16)).encrypt, bytes(16384)
+def gcm_us(end: str) -> float:
+    """Microseconds of sealing 16 KiB with AES-128-GCM as an end does it, the best of some."""
+    seal, text = ENDS[end].cipher(), bytes(16384)
     best = float("inf")
     for number in range(40):
         began = time.perf_counter()
-        seal(number.to_bytes(12, "big"), text, None)
+        seal(number.to_bytes(12, "big"), text)
         best = min(best, time.perf_counter() - began)
     return round(best * 1e6, 2)
+
+
+def _cipher() -> Callable[[bytes, bytes], bytes]:
+    """AES-128-GCM of Python's library: nonce and text."""
+    seal = AESGCM(bytes(16)).encrypt
+    return lambda nonce, text: seal(nonce, text, None)
 
 
 # The host ------------------------------------------------------------------------------------------------
 
 
 class Sink:
-    """Whoever takes frames from the host's data plane."""
+    """Whoever takes frames from the host's data plane: each is written behind the one before."""
 
     def __init__(self, fileno: int) -> None:
-        self._fileno = fileno
-        self._at = 0
+        self.fileno = fileno
+        self._at = os.lseek(fileno, 0, os.SEEK_SET)
         self.octets = 0
         """Of the application, so far."""
 
-    def put(self, frame: bytes) -> None:
+    def put(self, frame: bytes | Frame) -> None:
         """Hand a packet with a header of `offload.vnet`, or several put together, on."""
-        at, size = self._at, len(frame)
-        if at + size > SINK:
-            at = 0
-        os.pwrite(self._fileno, frame, at)
-        self._at = at + size
-        self.octets += size - _NO_TEXT
+        self.wrote(1, os.write(self.fileno, frame))
 
     def put_packet(self, packet: bytes) -> None:
         """The same with a packet that has no such header."""
-        at, size = self._at, len(packet) + vnet.HEADER
-        if at + size > SINK:
-            at = 0
-        os.pwritev(self._fileno, (_PLAIN, packet), at)
-        self._at = at + size
-        self.octets += size - _NO_TEXT
+        self.wrote(1, os.writev(self.fileno, (_PLAIN, packet)))
+
+    def wrote(self, frames: int, octets: int) -> None:
+        """So many were handed on."""
+        self.octets += octets - frames * _NO_TEXT
+        self._at += octets
+        if self._at > SINK:
+            self._at = os.lseek(self.fileno, 0, os.SEEK_SET)
+
+
+Batch = Callable[[], tuple[bool, bool]]  # whether something was taken, and whether it was the last
 
 
 class Host:
     """The host whose processor time is measured."""
 
+    native = False
+    cipher = staticmethod(_cipher)
+
     def __init__(self, plug: Plug, control: socket.socket, sink: int) -> None:
-        self._port, self._control, self._sink = HostPort(plug), control, sink
+        self._port, self._control, self._sink = HostPort(plug, native=self.native), control, sink
         self._bell = select.poll()
         self._bell.register(self._port.fileno(), select.POLLIN)
 
@@ -120,30 +138,39 @@ class Host:
         """Receive one tape: its warm-up, then the rest."""
         engine = self._engine(series, bytes.fromhex(key))
         sink = Sink(self._sink)
-        deliver = _delivery(engine, sink)
+        batch = self._batch(engine, sink)
         for _ in range(2):
             began, before = sink.octets, resource.getrusage(resource.RUSAGE_SELF)
-            self._receive(deliver)
+            self._receive(batch)
             used = resource.getrusage(resource.RUSAGE_SELF)
             self._control.send(msgspec.msgpack.encode(sink.octets - began))
         tell(
             octets=sink.octets - began,
             cpu=used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime,
-            dropped={name: count for name, count in engine.counters.items() if count} if engine else {},
+            dropped=dict(+self._drops(engine)),
         )
+
+    def _accounts(self, pair: SaPair) -> Accounts:
+        """Where the state of the pair is."""
+        return Accounts()
+
+    def _drops(self, engine: SoftwareEngine | None) -> Counter[str]:
+        return Counter(engine.counters if engine else {})
 
     def _engine(self, series: str, key: bytes) -> SoftwareEngine | None:
         """What opens packets, its pair installed, and in the adapter where that is to be."""
         driver = Driver(PROFILES[OFFLOADED.get(series, "82576")])
         engine: SoftwareEngine | None = None
         pair = tape.pair(key, host=True)
+        accounts = self._accounts(pair)
         if series in OFFLOADED:
-            engine = HybridEngine(os.urandom, driver)
-            driver.place(pair, (Direction.INBOUND,), 0.0)
+            engine = HybridEngine(os.urandom, driver, accounts=accounts)
         elif series == SOFTWARE:
-            engine = SoftwareEngine(os.urandom)
+            engine = SoftwareEngine(os.urandom, accounts=accounts)
         if engine is not None:
             engine.install(pair)
+        if series in OFFLOADED:
+            driver.place(pair, (Direction.INBOUND,), 0.0)
         self._control.send(msgspec.msgpack.encode(driver.requests))
         for answer in _answers.decode(self._control.recv(_MESSAGE)):
             driver.answered(answer, 0.0)
@@ -151,21 +178,31 @@ class Host:
             raise Broken(f"the adapter does not take the SA: {dict(driver.counters)}")
         return engine
 
-    def _receive(self, deliver: Callable[[list[Arrived], float], None]) -> None:
+    def _receive(self, batch: Batch) -> None:
         """All that comes, up to the marker."""
-        port, now = self._port, time.monotonic
-        while True:
-            arrived = port.received.take(TAKE)
-            if arrived:
-                ended = arrived[-1].protocol == MARKER.protocol
-                deliver(arrived[:-1] if ended else arrived, now())
+        port, ended = self._port, False
+        while not ended:
+            taken, ended = batch()
+            if taken:
                 port.publish()
-                if ended:
-                    return
                 continue
             if port.doze():
                 self._bell.poll()
             port.wake()
+
+    def _batch(self, engine: SoftwareEngine | None, sink: Sink) -> Batch:
+        """What is done with the next packets of the ring."""
+        take, now, deliver = self._port.received.take, clock.now, _delivery(engine, sink)
+
+        def batch() -> tuple[bool, bool]:
+            arrived = take(TAKE)
+            if not arrived:
+                return False, False
+            ended = arrived[-1].protocol == MARKER.protocol
+            deliver(arrived[:-1] if ended else arrived, now())
+            return True, ended
+
+        return batch
 
 
 def _delivery(engine: SoftwareEngine | None, sink: Sink) -> Callable[[list[Arrived], float], None]:
@@ -190,11 +227,75 @@ def _delivery(engine: SoftwareEngine | None, sink: Sink) -> Callable[[list[Arriv
     return opened
 
 
+class NativeHost(Host):
+    """The same in C; what that hands up, the first packet of a flow for example, is Python's. AES-GCM is
+    OpenSSL's, whose speed an environment can make that of 2008."""
+
+    native = True
+
+    def __init__(self, plug: Plug, control: socket.socket, sink: int) -> None:
+        super().__init__(plug, control, sink)
+        self._ledger = Ledger(1)
+
+    @staticmethod
+    def cipher() -> Callable[[bytes, bytes], bytes]:
+        """See `_cipher`."""
+        from offload._native import Aead, openssl_only
+
+        openssl_only()
+        seal = Aead(0, bytes(16)).seal
+        return lambda nonce, text: seal(nonce, b"", text)
+
+    def _accounts(self, pair: SaPair) -> Accounts:
+        from offload._native import Table
+
+        self._table = Table(self._ledger.memory, os.urandom(16))
+        accounts = NativeAccounts(self._table, lambda sa: (-1, -1, True))
+        accounts.slots[pair] = 0
+        self._ledger.begin(0, pair)
+        return accounts
+
+    def _drops(self, engine: SoftwareEngine | None) -> Counter[str]:
+        from offload._native import REASONS
+
+        return super()._drops(engine) + Counter(dict(zip(REASONS, self._table.drops(), strict=True)))
+
+    def _batch(self, engine: SoftwareEngine | None, sink: Sink) -> Batch:
+        native, now, table = self._port.native, clock.now, self._table
+        assert native is not None
+        ring, deliver = native.ring, _delivery(engine, sink)
+
+        def take() -> tuple[int, int, int, Arrival | Packet | None]:
+            if engine is None:
+                return ring.hand_on(sink.fileno, TCP, TAKE)
+            return table.receive(ring, sink.fileno, TAKE, False)
+
+        def batch() -> tuple[bool, bool]:
+            taken, frames, octets, up = take()
+            sink.wrote(frames, octets)
+            if up is None:
+                return taken > 0, False
+            if isinstance(up, tuple):
+                assert engine is not None
+                for one in engine.admitted(*up, now()).local:
+                    sink.put_packet(one)
+                return True, False
+            arrived = native.value(up)
+            if arrived.protocol == MARKER.protocol:
+                return True, True
+            deliver([arrived], now())
+            return True, False
+
+        return batch
+
+
 # The adapter ---------------------------------------------------------------------------------------------
 
 
 class Player:
     """The adapter, with the wire and its traffic."""
+
+    cipher = staticmethod(_cipher)
 
     def __init__(self, plug: Plug, control: socket.socket, sink: int) -> None:
         self._port, self._control = AdapterPort(plug), control
@@ -286,7 +387,12 @@ class Player:
 
 # Processes -----------------------------------------------------------------------------------------------
 
-ENDS: Final[Mapping[str, type[Host] | type[Player]]] = {"host": Host, "adapter": Player}
+ENDS: Final[Mapping[str, type[Host] | type[Player]]] = {
+    "native": NativeHost,
+    "python": Host,
+    "adapter": Player,
+}
+ENGINE: Final = "native" if find_spec("offload._native") else "python"
 
 
 def main(end: str, plug: str, control: str, sink: str, core: str) -> int:
@@ -296,7 +402,7 @@ def main(end: str, plug: str, control: str, sink: str, core: str) -> int:
         made = ENDS[end](msgspec.json.decode(plug, type=Plug), sock, int(sink))
         gc.collect()
         gc.freeze()
-        tell(gcm_us=gcm_us())
+        tell(gcm_us=gcm_us(end))
         for line in sys.stdin:
             try:
                 made.order(**json.loads(line))

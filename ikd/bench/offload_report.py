@@ -160,15 +160,18 @@ def placement(of: Contest, results: Sequence[Result]) -> list[Json]:
 def offload(
     machine: Json,
     link: float,
+    engine: str,
     runs: Sequence[Run],
     missing: Mapping[str, str],
     placed: Sequence[Json],
 ) -> dict[str, Json]:
-    """The object that `ikctl bench offload --json` prints; `link` in Mb/s, `placed` from `placement`."""
+    """The object that `ikctl bench offload --json` prints; `link` in Mb/s, `engine` the host's, `placed` from
+    `placement`."""
     found = ratios(runs)
     return {
         "machine": machine,
         "link_mbit_s": link,
+        "engine": engine,
         "rows": rows(runs, missing),
         "ratios": found,
         "targets": targets(found, sorted({one.size for one in runs})),

@@ -186,7 +186,7 @@ def offload(out: Console, answer: Json) -> None:
     for profile, times in answer["machine"]["aes_gcm_16k_us"].items():
         each = ", ".join(f"{it} {took:.1f} µs" for it, took in times.items())
         out.print(f"AES-128-GCM of 16 KiB, {profile}: {each}", soft_wrap=True)
-    out.print(f"simulated link: {answer['link_mbit_s']:g} Mb/s\n")
+    out.print(f"simulated link: {answer['link_mbit_s']:g} Mb/s; engine of the host: {answer['engine']}\n")
     measured = [one for one in answer["rows"] if "missing" not in one]
     _table(out, _OFFLOAD_HEADS, 8, (_offload_row(one, answer["ratios"]) for one in measured))
     for one in answer["rows"]:

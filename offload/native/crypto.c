@@ -11,6 +11,7 @@
 #include <intel-ipsec-mb.h>
 
 static IMB_MGR *manager;
+static bool openssl_only;
 #endif
 
 struct aead {
@@ -27,6 +28,13 @@ const char *aead_name(void)
     return "ipsec-mb " IMB_VERSION_STR;
 #else
     return OPENSSL_VERSION_TEXT;
+#endif
+}
+
+void aead_openssl_only(void)
+{
+#ifdef WITH_IPSEC_MB
+    openssl_only = true;
 #endif
 }
 
@@ -72,7 +80,7 @@ struct aead *aead_new(enum cipher cipher, const uint8_t *key, size_t size)
     if (aead == NULL)
         return NULL;
 #ifdef WITH_IPSEC_MB
-    if (cipher == AES_GCM) {
+    if (cipher == AES_GCM && !openssl_only) {
         if (gcm_new(aead, key, size))
             return aead;
         aead_free(aead);

@@ -133,7 +133,7 @@ static void joined(struct frame *frame, const struct packet *packet, size_t head
     frame->open = payload == frame->segment && (udp || (packet->rest[13] & (TCP_PSH | TCP_FIN)) == 0);
 }
 
-/* A packet that stands in the frame's buffer is its beginning. */
+/* A packet that stands in the frame's buffer, or was copied there, is its beginning. */
 static void begin(struct frame *frame, const struct packet *packet, size_t header)
 {
     frame->size = packet->head + packet->size;
@@ -219,6 +219,25 @@ static bool is_admitted(const struct table *table, uint64_t serial, const struct
     return flow_key(start, packet->head + ports, key) && table_is_admitted(table, serial, key);
 }
 
+/* Put a packet that stands elsewhere behind the others, or begin another frame with it. */
+static void append(struct table *table, const struct packet *packet, write_frame *write, void *context)
+{
+    struct frame *frame = &table->frame;
+    size_t header = table->alone ? 0 : joinable(packet);
+    if (frame->size > 0 && frame->open && header > 0 && continues(frame, packet, header)) {
+        size_t payload = packet->size - header;
+        memcpy(frame->buffer + VNET + frame->size, packet->rest + header, payload);
+        joined(frame, packet, header);
+        frame->size += payload;
+        if (header > 8)
+            frame->buffer[VNET + frame->ip + 13] |= packet->rest[13] & (TCP_PSH | TCP_FIN);
+        return;
+    }
+    frame_close(table, write, context);
+    copy_packet(frame->buffer + VNET, packet);
+    begin(frame, packet, header);
+}
+
 /* Decrypt, and move the window. `place` has room for the text; what it holds is authentic when -1 is returned. */
 static int decrypt(struct association *sa, const uint8_t *data, size_t size, uint8_t *place)
 {
@@ -265,10 +284,118 @@ static bool take(const struct table *table, struct association *sa, const struct
     return true;
 }
 
-enum opened open_datagram(struct table *table, const struct arrival *from, const uint8_t *data, size_t size,
-                          uint64_t now, write_frame *write, void *context)
+/* What an adapter opened ------------------------------------------------------------------------------- */
+
+/* One ESP packet, whose trailer and check value are still there. */
+static enum opened open_verified(struct table *table, struct association *sa, const struct arrival *from, uint8_t *data,
+                                 size_t size, uint64_t now, write_frame *write, void *context)
+{
+    if (size < ESP_HEADER + IV + 2 + ICV || (!sa->tunnel && (from->udp || from->head == 0)))
+        return HANDED_UP;
+    uint64_t number;
+    uint8_t *text = data + ESP_HEADER + IV, before[12];
+    if (window_check(sa->account, sa->window, sa->esn, get32(data + 4), &number) != -1 || number >> 32 != from->high)
+        return HANDED_UP;
+    struct packet packet;
+    memcpy(before, text, sizeof before); /* where ECN is */
+    if (unwrap(sa, from, text, size - ESP_HEADER - IV - ICV, &packet) != -1 || !take(table, sa, &packet, now)) {
+        memcpy(text, before, sizeof before);
+        return HANDED_UP;
+    }
+    size_t octets = packet.head + packet.size;
+    if (!window_accept(sa->account, sa->window, number)) {
+        entry_give_back(&sa->account->in, octets, 1);
+        return drop(table, REPLAYED);
+    }
+    sa->marked_octets += octets, sa->marked_packets++;
+    append(table, &packet, write, context);
+    return GONE;
+}
+
+/* Octets of all headers of a frame for the device that stands for `count` packets, if the kernel would see it so, too;
+ * else 0. */
+static size_t frame_headers(const uint8_t *frame, size_t size, size_t count)
+{
+    struct virtio_net_hdr offload;
+    const uint8_t *packet = frame + VNET;
+    if (size < VNET + 40)
+        return 0;
+    size -= VNET;
+    memcpy(&offload, frame, VNET);
+    bool four = packet[0] == 0x45;
+    size_t ip = four ? 20 : 40;
+    if ((!four && packet[0] >> 4 != 6) || (four ? get16(packet + 2) : 40u + get16(packet + 4)) != size
+        || size < ip + 20)
+        return 0;
+    bool tcp = packet[four ? 9 : 6] == IPPROTO_TCP;
+    unsigned type = !tcp ? VIRTIO_NET_HDR_GSO_UDP_L4 : four ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+    size_t head = ip + (tcp ? (size_t)(packet[ip + 12] >> 4) * 4 : 8);
+    if (offload.flags != VIRTIO_NET_HDR_F_NEEDS_CSUM || offload.gso_type != type || offload.gso_size == 0
+        || offload.csum_start != ip || offload.csum_offset != (tcp ? 16 : 6) || offload.hdr_len > size
+        || head < ip + (tcp ? 20 : 8) || head >= size)
+        return 0;
+    return (size - head + offload.gso_size - 1) / offload.gso_size == count ? head : 0;
+}
+
+/* A frame that it put together from packets with the numbers that follow the header. They must rise: so each of them
+ * that is new is still so when those before it are noted. */
+static enum opened open_together(struct table *table, struct association *sa, const struct arrival *from, uint8_t *data,
+                                 size_t size, uint64_t now, write_frame *write, void *context)
+{
+    uint8_t key[KEY], *frame = data + ESP_HEADER;
+    const uint8_t *numbers = from->buffer + from->head;
+    size -= ESP_HEADER;
+    size_t head = frame_headers(frame, size, from->numbers);
+    if (head == 0 || !flow_key(frame + VNET, size - VNET, key) || !table_is_admitted(table, sa->serial, key))
+        return HANDED_UP;
+    uint64_t last = 0, number;
+    for (size_t i = 0; i < from->numbers; i++, last = number) {
+        uint32_t low;
+        memcpy(&low, numbers + 4 * i, sizeof low);
+        if (window_check(sa->account, sa->window, sa->esn, low, &number) != -1 || number >> 32 != from->high
+            || number <= last)
+            return HANDED_UP;
+    }
+    uint64_t octets = size - VNET + (from->numbers - 1) * head;
+    if (!entry_take(&sa->account->in, octets, from->numbers, sa->most_octets, sa->most_packets))
+        return HANDED_UP;
+    __atomic_store_n(&sa->account->in.last, now, __ATOMIC_RELAXED);
+    for (size_t i = 0; i < from->numbers; i++) {
+        uint32_t low;
+        memcpy(&low, numbers + 4 * i, sizeof low);
+        if (!window_accept(sa->account, sa->window, (uint64_t)from->high << 32 | low)) {
+            /* another worker was faster with one of them, so with all: it is the same frame */
+            entry_give_back(&sa->account->in, octets, from->numbers);
+            table->drops[REPLAYED] += from->numbers;
+            return GONE;
+        }
+    }
+    sa->marked_octets += octets, sa->marked_packets += from->numbers;
+    frame_close(table, write, context);
+    write(context, frame, size);
+    return GONE;
+}
+
+/* Believed for the SA that has its handle, and no other. What is not plain is Python's, and then nothing has been
+ * changed. */
+static enum opened open_marked(struct table *table, const struct arrival *from, uint8_t *data, size_t size,
+                               uint64_t now, write_frame *write, void *context)
+{
+    struct association *sa = size < 12 ? NULL : table_spi(table, get32(data));
+    if (sa == NULL || sa->handle == 0 || sa->handle != from->handle || sa->high != from->high)
+        return HANDED_UP;
+    return from->numbers == 0 ? open_verified(table, sa, from, data, size, now, write, context)
+                              : open_together(table, sa, from, data, size, now, write, context);
+}
+
+/* Datagrams -------------------------------------------------------------------------------------------- */
+
+enum opened open_datagram(struct table *table, const struct arrival *from, uint8_t *data, size_t size, uint64_t now,
+                          write_frame *write, void *context)
 {
     struct frame *frame = &table->frame;
+    if (from->marked)
+        return open_marked(table, from, data, size, now, write, context);
     if (size == 1 && from->udp && data[0] == 0xFF) /* a keepalive (RFC 3948 section 2.3) */
         return GONE;
     if (size < 12)
@@ -301,7 +428,7 @@ enum opened open_datagram(struct table *table, const struct arrival *from, const
         memcpy(text, saved, over);
         return TO_ADMIT;
     }
-    size_t header = joinable(&packet);
+    size_t header = table->alone ? 0 : joinable(&packet);
     if (frame->size == 0) {
         if (!sa->tunnel)
             memcpy(end, packet.ip, packet.head);

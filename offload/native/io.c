@@ -189,6 +189,8 @@ static void write_device(void *context, const uint8_t *frame, size_t size)
     while (done < 0 && errno == EINTR);
     if (done < 0)
         receiver->table->drops[TUN_REFUSED]++;
+    receiver->table->frames++;
+    receiver->table->octets += size;
 }
 
 static void read_control(struct table *table, struct msghdr *header, int fd)
@@ -258,32 +260,57 @@ static enum pumped receive(struct table *table, int fd, bool udp)
     return MORE;
 }
 
-enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsigned budget, uint64_t now)
+/* Open what is left of an arrival, until Python has to do something. */
+static enum pumped open_rest(struct receiver *receiver, struct arrival *from, uint64_t now)
 {
-    struct arrival *from = &table->arrival;
-    struct receiver receiver = {table, device};
-    enum pumped result = MORE;
-    for (;;) {
-        if (from->at >= from->size) {
-            if (budget-- == 0)
-                break;
-            result = receive(table, fd, udp);
-            if (result != MORE)
-                break;
-            continue;
-        }
+    while (from->at < from->size) {
         size_t rest = from->size - from->at, size = rest < from->segment ? rest : from->segment;
-        const uint8_t *data = from->buffer + from->at;
+        uint8_t *data = from->buffer + from->at;
         from->up_at = from->at, from->up_size = size;
         from->at += size;
-        enum opened opened = open_datagram(table, from, data, size, now, write_device, &receiver);
-        if (opened != GONE) {
-            result = opened == HANDED_UP ? DATAGRAM_UP : PACKET_UP;
+        enum opened opened = open_datagram(receiver->table, from, data, size, now, write_device, receiver);
+        if (opened != GONE)
+            return opened == HANDED_UP ? DATAGRAM_UP : PACKET_UP;
+    }
+    return MORE;
+}
+
+enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsigned budget, uint64_t now)
+{
+    struct receiver receiver = {table, device};
+    enum pumped result;
+    for (;;) {
+        result = open_rest(&receiver, &table->arrival, now);
+        if (result != MORE || budget-- == 0)
+            break;
+        result = receive(table, fd, udp);
+        if (result != MORE)
+            break;
+    }
+    frame_close(table, write_device, &receiver);
+    return result;
+}
+
+enum pumped pump_ring(struct table *table, struct ring *ring, int device, unsigned budget, uint64_t now)
+{
+    struct receiver receiver = {table, device};
+    enum pumped result;
+    for (;;) {
+        result = open_rest(&receiver, &ring->arrival, now);
+        if (result != MORE || budget-- == 0)
+            break;
+        if (!ring_take(ring)) {
+            result = ring->broken ? TROUBLE : DRAINED;
+            break;
+        }
+        if (!ring_understood(ring)) {
+            result = ARRIVAL_UP;
             break;
         }
     }
     frame_close(table, write_device, &receiver);
-    return result;
+    ring_publish(ring);
+    return result == DATAGRAM_UP ? ARRIVAL_UP : result;
 }
 
 /* Waiting ---------------------------------------------------------------------------------------------- */
@@ -308,34 +335,63 @@ static enum pumped pump(struct table *table, int fd, uint64_t now)
     return pump_socket(table, fd, source == UDP_SOCKET, table->device, TURN, now);
 }
 
+/* The ring's turn; `rung`: its doorbell is readable. */
+static enum pumped serve_ring(struct table *table, bool rung, uint64_t now, int *fd)
+{
+    struct ring *ring = table->ring;
+    if (ring == NULL)
+        return DRAINED;
+    *fd = ring->bell;
+    return rung && !ring_hear(ring) ? TROUBLE : pump_ring(table, ring, table->device, TURN, now);
+}
+
 enum pumped serve(struct table *table, int poll, uint64_t idle, uint64_t busy, int *fd)
 {
     struct epoll_event ready[READY];
+    struct ring *ring = table->ring;
     uint64_t now = monotonic(), end = now + idle;
-    bool begun = false;
+    bool begun = false, first = true;
     if (table->arrival.at < table->arrival.size) { /* the rest of a train of which a datagram was handed up */
         *fd = table->arrival.fd;
-        enum pumped result = pump(table, *fd, now);
+        enum pumped result = pump_socket(table, *fd, table->arrival.udp, table->device, 0, now);
         if (result != DRAINED && result != MORE)
             return result;
     }
-    for (int wait = 0;;) { /* the first look does not wait */
+    for (int wait = 0;; first = false) { /* the first look does not wait */
+        if (wait != 0 && ring != NULL && !ring_doze(ring))
+            wait = 0;
         int count = epoll_wait(poll, ready, READY, wait), others = 0;
-        for (int i = 0; i < count; i++)
+        bool rung = false;
+        for (int i = 0; i < count; i++) {
             others += source_of(table, ready + i) == NO_SOURCE;
-        if (count < 0 || (wait != 0 && others > 0))
+            rung |= source_of(table, ready + i) == RING;
+        }
+        if (count < 0 || (!first && others > 0))
             return DRAINED;
         now = monotonic();
-        for (int i = 0; i < count; i++) {
-            if (source_of(table, ready + i) == NO_SOURCE)
+        uint64_t before = ring == NULL ? 0 : ring->count;
+        table->ring_first = !table->ring_first; /* what is handed up by one must not keep the other waiting */
+        for (int turn = 0; turn < 2; turn++) {
+            if ((turn == 0) == table->ring_first) {
+                enum pumped result = serve_ring(table, rung, now, fd);
+                if (result != DRAINED && result != MORE)
+                    return result;
                 continue;
-            enum pumped result = pump(table, ready[i].data.fd, now);
-            if (result != DRAINED && result != MORE) {
-                *fd = ready[i].data.fd;
-                return result;
+            }
+            for (int i = 0; i < count; i++) {
+                enum source source = source_of(table, ready + i);
+                if (source == NO_SOURCE || source == RING)
+                    continue;
+                enum pumped result = pump(table, ready[i].data.fd, now);
+                if (result != DRAINED && result != MORE) {
+                    *fd = ready[i].data.fd;
+                    return result;
+                }
             }
         }
-        if (count > others && !begun) {
+        if (ring != NULL && ring_asks(ring, rung))
+            return DRAINED;
+        if (!begun && (count > others + rung || (ring != NULL && ring->count != before))) {
             begun = true;
             end = now + busy < end ? now + busy : end;
         }

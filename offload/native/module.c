@@ -1,15 +1,14 @@
 /* offload._native: the table as a Python object. See offload/native.pyi for what each method means. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "module.h"
 
-#include "native.h"
-
+#include <openssl/opensslv.h>
 #include <string.h>
 
 typedef struct {
     PyObject_HEAD
     struct table *table;
     Py_buffer ledger;
+    Ring *ring; /* that of an adapter */
 } Table;
 
 static int table_init(Table *self, PyObject *arguments, PyObject *named)
@@ -47,6 +46,7 @@ static void table_dealloc(Table *self)
         table_free(self->table);
         PyBuffer_Release(&self->ledger);
     }
+    Py_XDECREF(self->ring);
     Py_TYPE(self)->tp_free((PyObject *)self);
 }
 
@@ -150,6 +150,36 @@ static PyObject *limit(Table *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+/* What an adapter has ---------------------------------------------------------------------------------- */
+
+static PyObject *place(Table *self, PyObject *arguments)
+{
+    unsigned slot, high;
+    int placed;
+    unsigned long long handle;
+    if (!PyArg_ParseTuple(arguments, "IpKI", &slot, &placed, &handle, &high) || !known_slot(self, slot))
+        return NULL;
+    struct association *out = self->table->outbound[slot], *in = self->table->inbound[slot];
+    if (out != NULL)
+        out->placed = placed;
+    if (in != NULL)
+        in->handle = handle, in->high = high;
+    Py_RETURN_NONE;
+}
+
+static PyObject *marked(Table *self, PyObject *arguments)
+{
+    unsigned slot;
+    if (!PyArg_ParseTuple(arguments, "I", &slot) || !known_slot(self, slot))
+        return NULL;
+    struct association none = {0}, *sa = self->table->inbound[slot];
+    sa = sa == NULL ? &none : sa;
+    PyObject *result = Py_BuildValue("KK", (unsigned long long)sa->marked_octets,
+                                     (unsigned long long)sa->marked_packets);
+    sa->marked_octets = sa->marked_packets = 0;
+    return result;
+}
+
 /* Flows ------------------------------------------------------------------------------------------------ */
 
 static bool whole_key(const uint8_t *data, Py_ssize_t size, uint8_t key[KEY])
@@ -242,11 +272,11 @@ static PyObject *read_entry(Table *self, PyObject *arguments)
 
 static PyObject *number(Table *self, PyObject *arguments)
 {
-    unsigned slot;
+    unsigned slot, count = 1;
     int esn;
-    if (!PyArg_ParseTuple(arguments, "Ip", &slot, &esn) || !known_slot(self, slot))
+    if (!PyArg_ParseTuple(arguments, "Ip|I", &slot, &esn, &count) || !known_slot(self, slot))
         return NULL;
-    uint64_t before = entry_reserve(&self->table->ledger[slot].out, 1, esn ? UINT64_MAX : UINT32_MAX);
+    uint64_t before = entry_reserve(&self->table->ledger[slot].out, count, esn ? UINT64_MAX : UINT32_MAX);
     if (before == UINT64_MAX)
         Py_RETURN_NONE;
     return PyLong_FromUnsignedLongLong(before + 1);
@@ -306,6 +336,8 @@ static PyObject *handed_up(const struct table *table, enum pumped result)
         return PyBytes_FromStringAndSize((const char *)table->incoming, (Py_ssize_t)table->incoming_used);
     case DATAGRAM_UP:
         return datagram_up(table);
+    case ARRIVAL_UP:
+        return arrival_up(table->ring);
     case PACKET_UP:
         return packet_up(table);
     default:
@@ -326,6 +358,34 @@ static PyObject *add_source(Table *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
+static PyObject *remove_source(Table *self, PyObject *arguments)
+{
+    int fd;
+    if (!PyArg_ParseTuple(arguments, "i", &fd))
+        return NULL;
+    if (fd < 0 || fd >= DESCRIPTORS)
+        return PyErr_Format(PyExc_ValueError, "no descriptor %d", fd);
+    self->table->sources[fd] = NO_SOURCE;
+    if (self->ring != NULL && self->ring->ring.bell == fd) {
+        self->table->ring = NULL;
+        Py_CLEAR(self->ring);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *add_ring(Table *self, PyObject *arguments)
+{
+    Ring *ring;
+    if (!PyArg_ParseTuple(arguments, "O!", &RingType, &ring))
+        return NULL;
+    if (self->ring != NULL || ring->ring.octets == NULL || ring->ring.bell < 0 || ring->ring.bell >= DESCRIPTORS)
+        return PyErr_Format(PyExc_ValueError, "no ring that is open, or there is one");
+    self->ring = (Ring *)Py_NewRef(ring);
+    self->table->ring = &ring->ring;
+    self->table->sources[ring->ring.bell] = RING;
+    Py_RETURN_NONE;
+}
+
 static PyObject *carry(Table *self, PyObject *arguments)
 {
     int poll, fd = -1;
@@ -335,12 +395,37 @@ static PyObject *carry(Table *self, PyObject *arguments)
         return NULL;
     if (!(idle >= 0 && idle <= 3600 && busy >= 0 && busy <= 3600))
         return PyErr_Format(PyExc_ValueError, "at least 0 and at most 3600 seconds");
+    if (self->ring != NULL && self->ring->ring.octets == NULL)
+        return PyErr_Format(PyExc_ValueError, "the ring has been closed");
     Py_BEGIN_ALLOW_THREADS
     result = serve(self->table, poll, (uint64_t)(idle * 1e9), (uint64_t)(busy * 1e9), &fd);
     Py_END_ALLOW_THREADS
     if (result == DRAINED)
         Py_RETURN_NONE;
     return Py_BuildValue("iN", fd, handed_up(self->table, result));
+}
+
+static PyObject *receive_ring(Table *self, PyObject *arguments)
+{
+    Ring *from;
+    int device, together;
+    unsigned limit;
+    if (!PyArg_ParseTuple(arguments, "O!iIp", &RingType, &from, &device, &limit, &together))
+        return NULL;
+    if (from->ring.octets == NULL)
+        return PyErr_Format(PyExc_ValueError, "the ring has been closed");
+    struct table *table = self->table;
+    uint64_t taken = from->ring.count, frames = table->frames, octets = table->octets;
+    enum pumped result;
+    table->alone = !together;
+    Py_BEGIN_ALLOW_THREADS
+    result = pump_ring(table, &from->ring, device, limit, monotonic());
+    Py_END_ALLOW_THREADS
+    table->alone = false;
+    PyObject *up = result == ARRIVAL_UP ? arrival_up(&from->ring) : handed_up(table, result);
+    return up == NULL ? NULL : Py_BuildValue("KKKN", (unsigned long long)(from->ring.count - taken),
+                                             (unsigned long long)(table->frames - frames),
+                                             (unsigned long long)(table->octets - octets), up);
 }
 
 /* The same without system calls, packet by packet ------------------------------------------------------ */
@@ -427,6 +512,8 @@ static PyMethodDef methods[] = {
     {"add_inbound", (PyCFunction)add_inbound, METH_VARARGS, NULL},
     {"remove", (PyCFunction)remove_slot, METH_VARARGS, NULL},
     {"limit", (PyCFunction)limit, METH_VARARGS, NULL},
+    {"place", (PyCFunction)place, METH_VARARGS, NULL},
+    {"marked", (PyCFunction)marked, METH_VARARGS, NULL},
     {"add_route", (PyCFunction)add_route, METH_VARARGS, NULL},
     {"remove_route", (PyCFunction)remove_route, METH_VARARGS, NULL},
     {"clear_routes", (PyCFunction)clear_routes, METH_NOARGS, NULL},
@@ -438,7 +525,10 @@ static PyMethodDef methods[] = {
     {"accept", (PyCFunction)accept_number, METH_VARARGS, NULL},
     {"drops", (PyCFunction)drops, METH_NOARGS, NULL},
     {"add_source", (PyCFunction)add_source, METH_VARARGS, NULL},
+    {"remove_source", (PyCFunction)remove_source, METH_VARARGS, NULL},
+    {"add_ring", (PyCFunction)add_ring, METH_VARARGS, NULL},
     {"carry", (PyCFunction)carry, METH_VARARGS, NULL},
+    {"receive", (PyCFunction)receive_ring, METH_VARARGS, NULL},
     {"seal", (PyCFunction)seal, METH_VARARGS, NULL},
     {"open", (PyCFunction)open_train, METH_VARARGS, NULL},
     {NULL},
@@ -455,88 +545,28 @@ static PyTypeObject TableType = {
     .tp_methods = methods,
 };
 
-/* One key, packet by packet: for the simulated adapter, whose table is in Python. */
-typedef struct {
-    PyObject_HEAD
-    struct aead *aead;
-} Aead;
-
-static int aead_init(Aead *self, PyObject *arguments, PyObject *named)
+static PyObject *openssl_only(PyObject *self, PyObject *unused)
 {
-    int cipher;
-    const uint8_t *key;
-    Py_ssize_t size;
-    (void)named;
-    if (!PyArg_ParseTuple(arguments, "iy#", &cipher, &key, &size))
-        return -1;
-    if (self->aead != NULL || (cipher != AES_GCM && cipher != CHACHA20_POLY1305)) {
-        PyErr_SetString(PyExc_ValueError, "no such cipher, or made twice");
-        return -1;
-    }
-    self->aead = aead_new((enum cipher)cipher, key, (size_t)size);
-    if (self->aead == NULL)
-        PyErr_SetString(PyExc_ValueError, "no such cipher with a key of this size");
-    return self->aead == NULL ? -1 : 0;
+    (void)self;
+    (void)unused;
+    aead_openssl_only();
+    return PyUnicode_FromString(OPENSSL_VERSION_TEXT);
 }
 
-static void aead_dealloc(Aead *self)
-{
-    if (self->aead != NULL)
-        aead_free(self->aead);
-    Py_TYPE(self)->tp_free((PyObject *)self);
-}
-
-static PyObject *aead_apply(Aead *self, PyObject *arguments, bool seal)
-{
-    const uint8_t *nonce, *aad, *data;
-    Py_ssize_t nonce_size, aad_size, size;
-    if (!PyArg_ParseTuple(arguments, "y#y#y#", &nonce, &nonce_size, &aad, &aad_size, &data, &size))
-        return NULL;
-    if (self->aead == NULL || nonce_size != 12 || (!seal && size < ICV)) {
-        PyErr_SetString(PyExc_ValueError, "not a nonce of 12 octets, or no room for a check value");
-        return NULL;
-    }
-    size_t text = (size_t)size - (seal ? 0 : ICV);
-    PyObject *made = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(text + (seal ? ICV : 0)));
-    if (made == NULL)
-        return NULL;
-    uint8_t *out = (uint8_t *)PyBytes_AS_STRING(made);
-    bool good = seal ? aead_seal(self->aead, nonce, aad, (size_t)aad_size, data, text, out)
-                     : aead_open(self->aead, nonce, aad, (size_t)aad_size, data, text, out);
-    if (good)
-        return made;
-    Py_DECREF(made);
-    PyErr_SetString(PyExc_ValueError, "the check value is wrong");
-    return NULL;
-}
-
-static PyObject *aead_seal_one(Aead *self, PyObject *arguments) { return aead_apply(self, arguments, true); }
-static PyObject *aead_open_one(Aead *self, PyObject *arguments) { return aead_apply(self, arguments, false); }
-
-static PyMethodDef aead_methods[] = {
-    {"seal", (PyCFunction)aead_seal_one, METH_VARARGS, NULL},
-    {"open", (PyCFunction)aead_open_one, METH_VARARGS, NULL},
+static PyMethodDef functions[] = {
+    {"openssl_only", openssl_only, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
-};
-
-static PyTypeObject AeadType = {
-    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "offload._native.Aead",
-    .tp_basicsize = sizeof(Aead),
-    .tp_flags = Py_TPFLAGS_DEFAULT,
-    .tp_new = PyType_GenericNew,
-    .tp_init = (initproc)aead_init,
-    .tp_dealloc = (destructor)aead_dealloc,
-    .tp_methods = aead_methods,
 };
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT, .m_name = "offload._native", .m_doc = "The hot loop of the software engine.", .m_size = -1,
+    .m_methods = functions,
 };
 
 PyMODINIT_FUNC PyInit__native(void)
 {
     static const char *const names[] = {REASON_NAMES};
-    if (PyType_Ready(&TableType) != 0 || PyType_Ready(&AeadType) != 0)
+    if (PyType_Ready(&TableType) != 0 || PyType_Ready(&RingType) != 0 || PyType_Ready(&AeadType) != 0)
         return NULL;
     PyObject *made = PyModule_Create(&module), *reasons = PyTuple_New(REASONS);
     if (made == NULL || reasons == NULL)
@@ -544,6 +574,7 @@ PyMODINIT_FUNC PyInit__native(void)
     for (int i = 0; i < REASONS; i++)
         PyTuple_SET_ITEM(reasons, i, PyUnicode_FromString(names[i]));
     if (PyModule_AddObjectRef(made, "Table", (PyObject *)&TableType) != 0
+        || PyModule_AddObjectRef(made, "Ring", (PyObject *)&RingType) != 0
         || PyModule_AddObjectRef(made, "Aead", (PyObject *)&AeadType) != 0
         || PyModule_AddObject(made, "REASONS", reasons) != 0
         || PyModule_AddIntConstant(made, "ACCOUNT", sizeof(struct account)) != 0

@@ -31,6 +31,7 @@ enum {
     DESCRIPTORS = 1024,
     ROUTES = 1 << 14,
     ADMITTED = 1 << 14,
+    RING_STRIDE = 128,      /* octets from slot to slot */
 };
 
 /* Why a packet came to nothing; names in the order of REASON_NAMES. */
@@ -61,6 +62,8 @@ void entry_count(struct entry *entry, uint64_t octets, uint64_t packets, uint64_
 /* Count, unless that would reach one of the limits; false, and nothing is counted. */
 bool entry_take(struct entry *entry, uint64_t octets, uint64_t packets, uint64_t most_octets, uint64_t most_packets);
 
+void entry_give_back(struct entry *entry, uint64_t octets, uint64_t packets);
+
 /* The whole number that 32 bits on the wire stand for, if it is new; a reason otherwise. */
 int window_check(const struct account *account, uint32_t size, bool esn, uint32_t low, uint64_t *number);
 /* Note a number that was authenticated; false when another packet was faster. */
@@ -79,6 +82,8 @@ bool aead_seal(struct aead *aead, const uint8_t nonce[12], const uint8_t *aad, s
 bool aead_open(struct aead *aead, const uint8_t nonce[12], const uint8_t *aad, size_t aad_size,
                const uint8_t *in, size_t size, uint8_t *out);
 const char *aead_name(void);
+/* Make AES-GCM by OpenSSL from now on, which an environment can tell to do without instructions of the processor. */
+void aead_openssl_only(void);
 
 /* The table -------------------------------------------------------------------------------------------- */
 
@@ -95,6 +100,10 @@ struct association {
     int dscp, df;                   /* -1: copied from the inner packet */
     uint8_t local[16], peer[16];    /* 4 or 16 octets */
     uint16_t local_port, peer_port; /* of UDP, host byte order */
+    bool placed;                    /* outbound: an adapter has it, so its packets are Python's */
+    uint64_t handle;                /* inbound: an adapter's marks with this handle are believed; 0: none */
+    uint32_t high;                  /* and this upper half of the sequence number */
+    uint64_t marked_octets, marked_packets; /* of what was believed, until Python asks */
 };
 
 struct route {
@@ -147,9 +156,65 @@ struct arrival {
     uint16_t source_port, destination_port;
     size_t head;  /* of an IPv4 header at the beginning, raw sockets only */
     size_t up_at, up_size; /* the datagram that was handed up */
+    bool marked;           /* an adapter says that it verified and decrypted it for the SA of `handle` ... */
+    uint64_t handle;
+    uint32_t high;         /* ... with this upper half of its sequence number */
+    size_t numbers;        /* and that it is a frame of packets with so many numbers of 32 bits, which follow `head` */
 };
 
-enum source { NO_SOURCE, DEVICE, UDP_SOCKET, RAW_SOCKET };
+/* Rings with an adapter -------------------------------------------------------------------------------- */
+
+/* An address with port; version 0: none. */
+struct __attribute__((packed)) ring_end {
+    uint8_t version;
+    uint16_t port;
+    uint8_t address[16];
+};
+
+/* A packet received as it lies in a slot (offload.slots.Arrivals): octets of its IP header, sequence numbers and data,
+ * which follow each other in the room, and the rest. */
+struct __attribute__((packed)) ring_slot {
+    uint32_t header, numbers, size;
+    uint64_t handle;
+    uint32_t high;
+    uint16_t segment;
+    uint8_t protocol, traffic, status, flags;
+    struct ring_end source, destination, local, peer;
+};
+
+/* Our side of the ring of packets received (offload/rings.py). The other rings of this memory are Python's, which is
+ * only called for them. */
+struct ring {
+    uint64_t *received, *completed, *transmit; /* the words of each */
+    const uint8_t *slots, *room;
+    uint32_t slot_count;
+    size_t room_size, at;
+    size_t left;           /* octets that can be in what is taken before we tell of it */
+    uint64_t count, told;
+    bool broken;           /* it cannot be, or the other side is gone */
+    int bell, other_bell;
+    struct ring_slot slot; /* what was taken last, and its octets */
+    uint8_t *octets;
+    struct arrival arrival;
+};
+
+bool ring_open(struct ring *ring, uint8_t *memory, const size_t starts[3], uint32_t slots, size_t room);
+void ring_close(struct ring *ring);
+/* Take the next one, if there is one and it is not `broken`. */
+bool ring_take(struct ring *ring);
+/* Whether what was taken is now in `arrival`, or has to be looked at in Python. */
+bool ring_understood(struct ring *ring);
+bool ring_stirred(const struct ring *ring); /* whether there is something to take */
+void ring_fence(void);
+void ring_tell(struct ring *ring);    /* a fence must have come before */
+bool ring_awaited(const struct ring *ring);
+void ring_sleep(struct ring *ring, bool sleeps);
+void ring_publish(struct ring *ring); /* tell, and wake the other side if it waits for that */
+bool ring_doze(struct ring *ring);    /* publish, and ask to be rung for; false when there is something to take */
+bool ring_hear(struct ring *ring);    /* the doorbell is readable; false when the other side is gone */
+bool ring_asks(const struct ring *ring, bool rung); /* whether there is something for Python in the other rings */
+
+enum source { NO_SOURCE, DEVICE, UDP_SOCKET, RAW_SOCKET, RING };
 
 struct table {
     struct account *ledger;
@@ -171,6 +236,10 @@ struct table {
     uint8_t *incoming;     /* a frame read from the TUN device */
     size_t incoming_size, incoming_used;
     struct arrival arrival;
+    struct ring *ring;                 /* of an adapter, or none */
+    bool ring_first;                   /* it is its turn before the other sources */
+    bool alone;                        /* nothing is put together: for measurements */
+    uint64_t frames, octets;           /* written to the device */
     int device;                        /* its queue; -1: none yet */
     uint8_t sources[DESCRIPTORS];      /* by descriptor: enum source */
     uint32_t overflow[DESCRIPTORS];    /* by descriptor: what SO_RXQ_OVFL said last */
@@ -207,19 +276,20 @@ enum opened { GONE, HANDED_UP, TO_ADMIT };
 typedef void write_frame(void *context, const uint8_t *frame, size_t size);
 /* One datagram of the arrival: it went into the frame or was dropped (GONE), Python has to open it
  * (HANDED_UP), or it is in `spare`, and Python has to count it and to say whether its SA is for it (TO_ADMIT). */
-enum opened open_datagram(struct table *table, const struct arrival *from, const uint8_t *data, size_t size,
-                          uint64_t now, write_frame *write, void *context);
+enum opened open_datagram(struct table *table, const struct arrival *from, uint8_t *data, size_t size, uint64_t now,
+                          write_frame *write, void *context);
 /* Write what has been put together. */
 void frame_close(struct table *table, write_frame *write, void *context);
 
 /* System calls ----------------------------------------------------------------------------------------- */
 
 /* Until nothing waits (DRAINED), `budget` reads are done (MORE), Python has to look at the frame in `incoming`, the
- * datagram in `arrival` or the packet in `spare`, or the socket reported an error that Python has to fetch, or the
- * device is gone. */
-enum pumped { DRAINED, MORE, FRAME_UP, DATAGRAM_UP, PACKET_UP, TROUBLE };
+ * datagram in `arrival`, what came in a `ring` or the packet in `spare`, or the socket reported an error that Python
+ * has to fetch, or the device or the other side of the ring is gone, or the ring is broken. */
+enum pumped { DRAINED, MORE, FRAME_UP, DATAGRAM_UP, ARRIVAL_UP, PACKET_UP, TROUBLE };
 enum pumped pump_device(struct table *table, int device, unsigned budget, uint64_t now);
 enum pumped pump_socket(struct table *table, int fd, bool udp, int device, unsigned budget, uint64_t now);
+enum pumped pump_ring(struct table *table, struct ring *ring, int device, unsigned budget, uint64_t now);
 /* Serve those of a poll's descriptors that are the table's sources, until Python has to do something: one of them
  * says so, and is then in `fd`; or another one is ready; or `idle` nanoseconds are over, or, after the first packet,
  * `busy`. DRAINED in the latter cases. What is ready at the beginning is served in any case. */

@@ -197,8 +197,7 @@ static bool take(struct association *sa, const struct plan *plan, uint64_t now, 
         __atomic_store_n(&entry->last, now, __ATOMIC_RELAXED);
         return true;
     }
-    __atomic_fetch_sub(&entry->octets, octets, __ATOMIC_RELAXED);
-    __atomic_fetch_sub(&entry->packets, packets, __ATOMIC_RELAXED);
+    entry_give_back(entry, octets, packets);
     return false;
 }
 
@@ -258,7 +257,7 @@ bool seal_frame(struct table *table, uint8_t *frame, size_t size, uint64_t now)
         return false;
     const struct route *route = table_route(table, key);
     struct association *sa = route == NULL ? NULL : table->outbound[route->slot];
-    if (sa == NULL)
+    if (sa == NULL || sa->placed)
         return false;
     memcpy(&plan.offload, frame, VNET);
     uint64_t number;

@@ -38,9 +38,14 @@ bool entry_take(struct entry *entry, uint64_t octets, uint64_t packets, uint64_t
     uint64_t sent = __atomic_add_fetch(&entry->packets, packets, __ATOMIC_RELAXED);
     if (had < most_octets && sent < most_packets)
         return true;
+    entry_give_back(entry, octets, packets);
+    return false;
+}
+
+void entry_give_back(struct entry *entry, uint64_t octets, uint64_t packets)
+{
     __atomic_fetch_sub(&entry->octets, octets, __ATOMIC_RELAXED);
     __atomic_fetch_sub(&entry->packets, packets, __ATOMIC_RELAXED);
-    return false;
 }
 
 /* Octets of the ring are a power of two, so that a number's bit is found by masking. */
@@ -254,8 +259,11 @@ bool table_add(struct table *table, struct association *sa, bool inbound)
     struct association **place = (inbound ? table->inbound : table->outbound) + sa->slot;
     sa->serial = ++table->serial;
     sa->account = table->ledger + sa->slot;
-    if (*place != NULL) /* it has moved: its limits, which a meter has set, stay */
+    if (*place != NULL) { /* it has moved: what a meter has set stays, and what an adapter has */
         sa->most_octets = (*place)->most_octets, sa->most_packets = (*place)->most_packets;
+        sa->placed = (*place)->placed, sa->handle = (*place)->handle, sa->high = (*place)->high;
+        sa->marked_octets = (*place)->marked_octets, sa->marked_packets = (*place)->marked_packets;
+    }
     if (inbound) {
         if (*place != NULL)
             spi_delete(table, (*place)->spi);

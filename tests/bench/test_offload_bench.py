@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from support.require import require
 
 from ikd.bench import offload, offload_plot, offload_report, render, tape
+from ikd.bench.ends import ENGINE
 from ikd.bench.hosts import Trouble
 from ikd.bench.offload import ENVIRONMENTS, Pair, Plan
 from ikd.bench.offload_report import DISABLED, OFFLOADED, SERIES, SIZES, SOFTWARE, THEN, TODAY, Run
@@ -65,11 +67,13 @@ def test_what_is_put_together_ends_with_the_buffer() -> None:
 # The processes -------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Host and adapter on whatever cores there are, with the mask."""
+@pytest.fixture(scope="module", params=["python", "native"])
+def pair(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """Host, with either engine, and adapter on whatever cores there are, with the mask."""
     cores = sorted(os.sched_getaffinity(0))
-    with Pair(ENVIRONMENTS[THEN], tmp_path_factory.mktemp("ends"), (cores[-1], cores[0])) as made:
+    ends = cores[-1], cores[0]
+    require(request.param == "python" or ENGINE == "native", "the native loop")
+    with Pair(ENVIRONMENTS[THEN], tmp_path_factory.mktemp("ends"), ends, request.param) as made:
         yield made
 
 
@@ -110,7 +114,7 @@ def _sunk(sink: int) -> Iterator[bytes]:
 
 def test_processor_time_is_what_the_host_counts_itself(pair: Pair) -> None:
     """The two sources must agree, or one of them is of something else."""
-    pair.make(1024, 4000)
+    pair.make(1024, 12000)
     done = pair.run(1, TODAY, SOFTWARE, 1024, PLAN)
     assert done.host_cpu > 0.01
     assert done.host_cpu == pytest.approx(done.host_cpu_own, abs=0.01)
@@ -197,7 +201,7 @@ PLACED = [
 
 def whole(runs: list[Run]) -> Any:
     """The object, as it comes out of a file."""
-    found = offload_report.offload(MACHINE, 300.0, runs, {TODAY: "because"}, PLACED)
+    found = offload_report.offload(MACHINE, 300.0, "native", runs, {TODAY: "because"}, PLACED)
     return json.loads(json.dumps(found))
 
 
@@ -245,6 +249,7 @@ def test_it_is_shown_and_drawn(tmp_path: Path) -> None:
         render.offload(Console(width=140, file=file), whole(RUNS))
     shown = (tmp_path / "shown").read_text()
     assert "not measured: today: because" in shown
+    assert "engine of the host: native" in shown
     assert "offload-segmented: at most 1.3 times disabled in large buffers: met, 1.10" in shown
 
 

@@ -1,12 +1,13 @@
-/* Fuzz target of the native loop: frames from the TUN device, and what an authenticated peer may send. See
- * test_native.py. The input is read as a list of small orders, so that one input can be a whole train.
+/* Fuzz target of the native loop: frames from the TUN device, what an authenticated peer may send, and what an adapter
+ * may leave in the memory it shares. See test_native.py. The input is read as a list of small orders, so that one input can be a whole train.
  */
 #include "native.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPI = 1001, SLOT = 0, WINDOW = 128, LONGEST = 60000 };
+enum { SPI = 1001, SLOT = 0, WINDOW = 128, LONGEST = 60000, HANDLE = 65537, RING_SLOTS = 4, RING_ROOM = 1 << 17,
+       RING_START = 8192 };
 
 static const uint8_t KEY_OCTETS[16] = "sixteen octets!!", SALT[4] = "salt";
 static struct account ledger[1] __attribute__((aligned(64)));
@@ -32,6 +33,7 @@ static struct association *association(bool inbound, bool tunnel, bool udp)
     sa->slot = SLOT, sa->spi = SPI, sa->window = WINDOW, sa->fd = -1;
     sa->tunnel = tunnel, sa->udp = udp && !inbound, sa->dscp = sa->df = -1;
     sa->most_octets = sa->most_packets = UINT64_MAX;
+    sa->handle = inbound ? HANDLE : 0;
     return sa;
 }
 
@@ -142,6 +144,105 @@ static void transmit(struct table *table, struct input *input)
     out->count = 0, out->used = 0;
 }
 
+/* Memory that an adapter shares with us. Where the input does not say otherwise, there is a packet that it opened. */
+static uint8_t shared[RING_START + 256 + RING_SLOTS * RING_STRIDE + RING_ROOM] __attribute__((aligned(4096)));
+
+static void poke(struct input *input, size_t at, size_t size)
+{
+    for (unsigned count = take(input, 1) % 16; count > 0; count--)
+        shared[at + take(input, 3) % size] = (uint8_t)take(input, 1);
+}
+
+static void put(struct ring *ring, struct input *input, uint64_t *number)
+{
+    struct ring_slot slot = {.handle = HANDLE, .protocol = 50, .flags = 1, .source.version = 4, .destination.version = 4};
+    unsigned kind = take(input, 1), count = take(input, 1) % 80;
+    uint8_t *room = shared + RING_START + 256 + RING_SLOTS * RING_STRIDE, *octets = room + ring->at;
+    slot.size = take(input, 2) % 20000;
+    slot.header = kind & 1 ? 0 : 20;
+    slot.numbers = kind & 2 ? 4 * count : 0;
+    slot.traffic = (uint8_t)take(input, 1);
+    if (kind & 4) /* in UDP */
+        slot.local.version = slot.peer.version = 4;
+    if (kind & 8) { /* it did not open it: a train, perhaps */
+        slot.flags = 0, slot.numbers = 0;
+        slot.segment = (uint16_t)take(input, 2);
+    }
+    if (ring->at + slot.header + slot.numbers + slot.size < RING_ROOM) {
+        memset(octets, 0, slot.header + slot.numbers + slot.size);
+        octets[0] = slot.header ? 0x45 : 0;
+        for (unsigned i = 0; i < slot.numbers / 4; i++) {
+            uint32_t low = (uint32_t)(*number += take(input, 1) % 3);
+            memcpy(octets + slot.header + 4 * i, &low, sizeof low);
+        }
+        uint8_t *esp = octets + slot.header + slot.numbers, *inner = esp + (slot.numbers ? ESP_HEADER : ESP_HEADER + IV);
+        size_t given = slot.size < input->size ? slot.size : input->size;
+        memcpy(esp, input->data, given < 4096 ? given : 4096);
+        input->data += given, input->size -= given;
+        if (slot.size >= 64) {
+            put32(esp, SPI);
+            if (slot.numbers == 0) {
+                size_t text = slot.size - ESP_HEADER - IV - ICV;
+                put32(esp + 4, (uint32_t)(*number += kind >> 4 & 1));
+                inner[0] = 0x45, put16(inner + 2, (uint32_t)text - 2), inner[6] = inner[7] = 0, inner[9] = IPPROTO_UDP;
+                inner[text - 2] = 0, inner[text - 1] = 4;
+            } else if (slot.size > ESP_HEADER + VNET + 60) {
+                struct virtio_net_hdr offload = {.flags = 1, .gso_type = 1, .csum_start = 20, .csum_offset = 16};
+                offload.gso_size = (uint16_t)((slot.size - ESP_HEADER - VNET - 40) / (count ? count : 1));
+                offload.hdr_len = (uint16_t)take(input, 1);
+                memcpy(inner, &offload, VNET);
+                inner += VNET;
+                inner[0] = 0x45, put16(inner + 2, slot.size - ESP_HEADER - VNET), inner[6] = inner[7] = 0;
+                inner[9] = IPPROTO_TCP, inner[32] = 0x50;
+            }
+        }
+    }
+    memcpy(shared + RING_START + 256 + ring->count % RING_SLOTS * RING_STRIDE, &slot, sizeof slot);
+    uint64_t head = ring->count + 1;
+    memcpy(shared + RING_START, &head, sizeof head);
+    if (kind & 32) {
+        poke(input, RING_START, 256 + RING_SLOTS * RING_STRIDE);
+        poke(input, RING_START + 256 + RING_SLOTS * RING_STRIDE + ring->at % RING_ROOM, 100);
+    }
+}
+
+/* What is not taken must be as it was: Python does it all again. */
+static void open_one(struct table *table, struct arrival *from)
+{
+    size_t rest = from->size - from->at, size = rest < from->segment ? rest : from->segment;
+    struct account before = ledger[SLOT];
+    enum opened opened = open_datagram(table, from, from->buffer + from->at, size, 1, check_frame, NULL);
+    if (opened == HANDED_UP && memcmp(&before, ledger + SLOT, sizeof before) != 0)
+        abort();
+    if (opened == TO_ADMIT)
+        admit(table);
+    if (from->marked && opened == HANDED_UP && table->inbound[SLOT]->window > 0) { /* the next one may pass */
+        uint8_t key[KEY], *inner = from->buffer + from->at + (from->numbers ? ESP_HEADER + VNET : ESP_HEADER + IV);
+        if (size > 64 && flow_key(inner, size - 32, key))
+            table_admit(table, table->inbound[SLOT]->serial, key);
+    }
+    from->at += size;
+}
+
+static void attached(struct table *table, struct input *input, uint64_t *number)
+{
+    struct ring ring;
+    static const size_t starts[3] = {0, 4096, RING_START};
+    memset(shared, 0, sizeof shared);
+    if (!ring_open(&ring, shared, starts, RING_SLOTS, RING_ROOM))
+        abort();
+    for (unsigned turns = take(input, 1) % 8; turns > 0; turns--) {
+        put(&ring, input, number);
+        while (ring_take(&ring))
+            if (ring_understood(&ring))
+                while (ring.arrival.at < ring.arrival.size)
+                    open_one(table, &ring.arrival);
+        frame_close(table, check_frame, NULL);
+        ring_tell(&ring);
+    }
+    ring_close(&ring);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input input = {data, size};
@@ -157,10 +258,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     table_add(table, association(false, modes & 2, modes & 4), false);
     uint64_t number = 1;
     while (input.size > 0) {
-        if (take(&input, 1) & 1)
+        unsigned order = take(&input, 1);
+        if (order & 1)
             receive(table, &input, &number);
-        else
+        else if (order & 2)
             transmit(table, &input);
+        else
+            attached(table, &input, &number);
     }
     return 0;
 }

@@ -1,6 +1,6 @@
 """Every test of the engine runs on all of them: in Python, the native loop with Python for what it hands up,
-and the one with an adapter that has every SA it can have. Modules in which no engine takes part say so with
-`ONE_ENGINE`."""
+and each of these with an adapter that has every SA it can have. Modules in which no engine takes part say so
+with `ONE_ENGINE`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from support import engines
 
 PARAMS = [
-    pytest.param(name, marks=[pytest.mark.long] if name == "adapter" else [])
+    pytest.param(name, marks=[pytest.mark.long] if "adapter" in name else [])
     for name in sorted(engines.ENGINES)
     if name
     != "packet"  # numbers and windows that tests look at are the adapter's there, see test_packet_mode

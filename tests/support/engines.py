@@ -28,8 +28,10 @@ from sadb.selector import ANY_PORT, ICMP, TCP, UDP, Selector, TrafficSelector
 ENGINES: dict[str, type[SoftwareEngine]] = {"python": SoftwareEngine}
 if find_spec("offload._native") or os.environ.get("REQUIRE_INTEROP"):  # where it must be there, it is missed
     from support.native import NativeEngine
+    from support.native_adapter import NativeAdapterEngine
 
     ENGINES["native"] = NativeEngine
+    ENGINES["native-adapter"] = NativeAdapterEngine
 ENGINES["adapter"] = AdapterEngine
 ENGINES["packet"] = PacketAdapterEngine
 chosen = "python"

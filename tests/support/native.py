@@ -38,6 +38,7 @@ class NativeEngine(SoftwareEngine):
         if pair not in self.native.slots:
             slot = self.native.slots[pair] = next(_slots)
             self.ledger.begin(slot, pair)
+            self._push()
         try:
             super().install(pair)
         except Exception:
@@ -52,7 +53,9 @@ class NativeEngine(SoftwareEngine):
         return self.frames([PLAIN + packet for packet in packets], now)
 
     def frames(self, frames: Sequence[bytes], now: float) -> Batch:
+        self._push()
         batch = super().frames([], now)
+        self._pull(now)
         for frame in frames:
             self._push()
             trains = self.table.seal(frame)
