@@ -1,6 +1,6 @@
 """Shell. The data plane with an adapter: this host's own, or, in a virtual machine, a share of its host's.
 
-`AdapterPlane` is `HostPlane` with the engine in Python, whose SAs an adapter may carry; `make_plane` picks
+`AdapterPlane` is `HostPlane` with one worker, whose SAs an adapter may carry; `make_plane` picks
 the plane that the settings ask for."""
 
 from __future__ import annotations
@@ -61,19 +61,16 @@ class AdapterPlane(HostPlane):
         arbiter: Arbiter
         if settings.switch:
             arbiter = self.guest = Guest(Path(settings.switch), self._warn)
-            self.name = "the host's adapter, software engine (python)"
+            self.name = f"the host's adapter, {self.name}"
         elif options.ports is not None:
             arbiter = self.switch = Switch(options.ports, options.sockets, self._decided, self._gone)
-            self.name = f"adapter {options.ports.capabilities.name}, software engine (python)"
+            self.name = f"adapter {options.ports.capabilities.name}, {self.name}"
         else:
             raise Unavailable(
                 'dataplane.backend = "nic": no offload.toml says which adapter; write one, or set '
                 "dataplane.switch in a virtual machine"
             )
         self.steering = PairSteering(self.workers, arbiter, options.wished)
-
-    def _engine(self) -> str:
-        return "python"
 
     def _begin(self, loop: asyncio.AbstractEventLoop, shares: Sequence[Share]) -> None:
         self.steering.open(shares[0])

@@ -120,21 +120,19 @@ class HostPlane(Plane):
     short = "software"
     with_adapter = False
 
-    def _engine(self) -> str:
-        return self.settings.engine
-
     def _prepare(self) -> None:
         from offload.workers import Workers
 
         settings = self.settings
-        engine = self._engine()
+        engine = settings.engine
         self._missing = missing = _native_missing() if engine != "python" else ""
         native = engine != "python" and not missing
-        self._count = settings.workers if native else 1
+        self._count = settings.workers if native and not self.with_adapter else 1
         if engine == "auto" and missing:
             self.notices = (f"the engine in Python serves, several times slower: {missing}",)
-        if settings.workers > 1 and not native:
-            self.notices += ("the engine in Python has one worker, whatever dataplane.workers says",)
+        if settings.workers > self._count:
+            alone = "the engine beside an adapter" if native else "the engine in Python"
+            self.notices += (f"{alone} has one worker, whatever dataplane.workers says",)
         self.name = f"software engine ({'native' if native else 'python'})"
         self.transport.shared = True
         self._stack = ExitStack()

@@ -266,14 +266,14 @@ class DataplaneSettings:
     engine: str = _option(
         "auto",
         _one_of("auto", "native", "python"),
-        "What carries packets in the software plane: `native` is compiled code and several times faster, "
+        "What carries packets, also beside an adapter: `native` is compiled code and several times faster, "
         "`python` serves where that is not built; `auto` takes the better one that is there.",
     )
     workers: int = _option(
         1,
         _number(1, 64, "processes", whole=True),
         "Processes that carry packets, with the native engine; each takes its share of SPIs and of local "
-        "flows.",
+        "flows. Beside an adapter there is one.",
     )
     device: str = _option("ikd0", _text("an interface name"), "Name of the TUN device.")
     mtu: int = _option(

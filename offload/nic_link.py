@@ -34,8 +34,11 @@ class NicLink:
         driver: Driver,
         open_packets: Callable[[Sequence[Arrived]], None],
         too_big: Callable[[requests.TooBig], None],
+        *,
+        native: bool = False,
     ) -> None:
-        self.rings = HostPort(plug)
+        """With `native` packets received are the native loop's, and Python's what that hands up."""
+        self.rings = HostPort(plug, native=native)
         self.control = socket.socket(fileno=control)
         self.control.setblocking(False)
         self._driver, self._open_packets, self._too_big = driver, open_packets, too_big
@@ -70,15 +73,23 @@ class NicLink:
         """Take what the adapter has; whether there may be more. Raises `Broken` when it is gone."""
         self.hear(now)
         completions = self.rings.completed.take(TURNS)
-        arrived = self.rings.received.take(TURNS)
+        received = self.rings.received
+        arrived = received.take(0 if self.rings.native else TURNS)
         if completions or arrived:
             self.hear(now)
         self._driver.completed(completions, now)
         if arrived:
             self._open_packets(arrived)
-        if len(arrived) < TURNS:
+        if not received.stirred():
             self._driver.settled()
         return len(arrived) == TURNS or len(completions) == TURNS
+
+    def open(self, octets: bytes, now: float) -> None:
+        """Open what the native loop took and handed up. Raises `Broken` when it cannot be, or the adapter is
+        gone."""
+        assert self.rings.native is not None
+        self.hear(now)
+        self._open_packets([self.rings.native.value(octets)])
 
     def hear(self, now: float) -> None:
         """Answers so far. Raises `Broken` when the adapter is gone."""

@@ -1,7 +1,9 @@
 """Shell. A worker with an adapter: see `offload.worker`.
 
 While an adapter is attached it reads the wire, and hands up what it has or has not opened; what software
-protects leaves through the same sockets. Without one, or when it dies, this is a worker like any other."""
+protects leaves through the same sockets. Without one, or when it dies, this is a worker like any other. The
+native loop has the packets received and all that software protects; what the adapter is to send, and how SAs
+move, is Python's."""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import select
 import socket
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -26,6 +28,9 @@ from offload.slots import Broken
 from offload.software import Batch, Frame, SoftwareEngine
 from offload.worker import Order, Worker
 from sadb import clock
+
+if TYPE_CHECKING:
+    from offload._native import Datagram, Packet, Table
 
 CARRIED_SECONDS: Final = 1.0  # between two reports of what the adapter carried
 
@@ -69,7 +74,15 @@ class NicWorker(Worker):
     def _deadlines(self) -> Sequence[float | None]:
         return *super()._deadlines(), self.driver.deadline()
 
+    def _carry(self, table: Table, wait: float) -> None:
+        self._linked(NicLink.push)
+        dozing = self._linked(lambda link: link.rings.doze(), True)
+        super()._carry(table, wait if dozing else 0.0)
+        self._linked(lambda link: link.rings.wake())
+
     def _sleep(self, seconds: float) -> list[tuple[int, int]]:
+        if self.table is not None:  # it has been slept already
+            return super()._sleep(seconds)
         self._linked(NicLink.push)
         dozing = self._linked(lambda link: link.rings.doze(), True)
         ready = super()._sleep(seconds if dozing else 0.0)
@@ -114,6 +127,16 @@ class NicWorker(Worker):
             found += some if whole else super()._frames(some)
         return found
 
+    def _handed_up(self, fileno: int, found: bytes | Packet | Datagram | None) -> None:
+        if self.link is None or fileno != self.link.rings.fileno() or isinstance(found, tuple):
+            super()._handed_up(fileno, found)
+        elif found is None:
+            self._linked(lambda link: link.rings.received.take(0))  # which says what is wrong
+        else:
+            now = clock.now()
+            self._linked(lambda link: link.open(found, now))
+            self._emit(self.engine.released(now))
+
     def _too_big(self, report: requests.TooBig) -> None:
         self.engine.path_mtu(address(report.destination), report.mtu, clock.now(), report.spi, None)
 
@@ -133,12 +156,18 @@ class NicWorker(Worker):
         memory, bell, other_bell, control = filenos
         plug = Plug(memory, bell, other_bell, message.slots, message.room)
         self.driver.capabilities = PROFILES[message.profile]
-        # the native loop takes numbers out of the ledger, and its windows are there
-        self.driver.packet_mode = message.packet_mode and self.table is None
-        self.link = NicLink(plug, control, self.driver, self._open_arrived, self._too_big)
+        native = self.table is not None
+        # numbers and windows of the native loop are the ledger's, and cannot be lent
+        self.driver.packet_mode = message.packet_mode and not native
+        self.link = NicLink(plug, control, self.driver, self._open_arrived, self._too_big, native=native)
         for fileno in self._wire():
             self._unwatch(fileno)
-        self._watch(self.link.rings.fileno(), self._nothing)
+        rings = self.link.rings
+        if self.table is None or rings.native is None:
+            self._watch(rings.fileno(), self._nothing)
+        else:
+            self.table.add_ring(rings.native.ring)
+            self.poll.register(rings.fileno(), select.EPOLLIN)
         self._watch(self.link.control.fileno(), self._nothing)
 
     def _unplug(self) -> None:
@@ -162,8 +191,10 @@ class NicWorker(Worker):
         return [*self.natt.filenos(), *(fileno for fileno, _ in self.raw.receivers())]
 
     def _unwatch(self, fileno: int) -> None:
-        if self.work.pop(fileno, None) is not None:
-            self.poll.unregister(fileno)
+        if self.work.pop(fileno, None) is None:
+            assert self.table is not None
+            self.table.remove_source(fileno)
+        self.poll.unregister(fileno)
 
     # The daemon ------------------------------------------------------------------------------------------
 
@@ -204,7 +235,7 @@ class NicWorker(Worker):
         if now >= self.carried_at:
             self.carried_at = now + CARRIED_SECONDS
             pairs = [
-                (self.accounts.slots[pair], *self.driver.carried(pair))
+                (self.accounts.slots[pair], *self.engine.carried(pair))
                 for pair in self.driver.pairs
                 if pair in self.accounts.slots
             ]
