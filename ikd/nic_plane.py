@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,7 +53,17 @@ class AdapterPlane(HostPlane):
         tell: Callable[[Event], None],
         options: AdapterOptions,
     ) -> None:
-        super().__init__(settings, transport, guarded, tell)
+        packets = not settings.switch and options.ports is not None and options.ports.packet_mode
+        if packets and settings.engine == "native":
+            raise Unavailable(
+                'offload.toml: adapter.mode = "packet" needs the engine in Python, and dataplane.engine is '
+                '"native": set that to "auto", or the mode to "crypto"'
+            )
+        super().__init__(
+            replace(settings, engine="python") if packets else settings, transport, guarded, tell
+        )
+        if packets and settings.engine == "auto":
+            self.notices += ("packet mode: the engine in Python serves, several times slower",)
         self._save = options.save
         self.switch: Switch | None = None
         self.guest: Guest | None = None

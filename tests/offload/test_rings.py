@@ -405,7 +405,7 @@ def test_no_memory_harms_who_reads_it(attacks: list[tuple[int, int, bytes]]) -> 
         pytest.param(SLOT + 36, b"\x04", id="half a path"),
         pytest.param(ARRIVED, b"\xff\xff\xff\xff", id="header"),
         pytest.param(ARRIVED + 4, b"\x0b", id="sequence numbers that are none"),
-        pytest.param(ARRIVED + 28, b"\x08", id="status"),
+        pytest.param(ARRIVED + 28, b"\x0c", id="status"),
         pytest.param(ARRIVED + 30, b"\x00", id="no source"),
     ],
 )
