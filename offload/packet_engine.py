@@ -55,7 +55,7 @@ class PacketEngine(HybridEngine):
             super()._put_pieces(sender, packet, pieces, port, now, batch)
             return
         for at, piece in enumerate(pieces):
-            mtu = self._mtu(sender.sa) if piece is packet else 0
+            mtu = min(self._mtu(sender.sa), ip.LARGEST) if piece is packet else 0
             self._hand_over(lane, sender, piece, port, now, mtu=mtu, of=packet, behind=at > 0)
 
     def _hand_over(

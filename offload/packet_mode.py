@@ -9,7 +9,18 @@ Inbound each number is judged by one window only. `Judge` has the adapter's: fir
 crypto mode and the host judges. Once it has seen such a mark, and so all packets that came unmarked before,
 it lends its window: from then on the adapter judges what is newer than the host's highest number and than all
 it has marked so far, the host what is older. The window comes home when the SA is deleted; with an adapter
-that dies it is lost, and the SA is closed for receive."""
+that dies it is lost, and the SA is closed for receive.
+
+What must hold whatever goes wrong, and what sees to it:
+
+    no number twice                what is leased is burnt; a fence is believed if it may be true, `credible`;
+                                   and no lease is taken that overlaps an earlier one (`Numbers.grant`)
+    IV = 64-bit number             both sides use `offload.esp`; descriptors of the other mode are refused
+    one window for each number     `Judge.look`; unmarked packets are dropped while the window is lent
+    host keeps keys and plaintext  `offload.driver.Flight`, until the completion
+    fail closed                    nothing leaves without a lease; judged marks count once a window is lent
+    no overtaking                  packets wait behind the fence, before they are counted
+    no slot reused in flight       the generation in the handle, as in crypto mode"""
 
 from __future__ import annotations
 

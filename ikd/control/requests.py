@@ -337,7 +337,8 @@ def log_keys(host: Host, caller: Caller, file: str = "") -> Json:
 @request
 def offload(host: Host) -> Json:
     """The adapter and its SA table: what is in use, the ports that share it with limits and counters, the
-    busiest SAs in it and in software, and for these the reason in each direction."""
+    busiest SAs in it and in software, and for these the reason in each direction. In packet mode `lease` has
+    the adapter's next number for an SA, and the end of what it may use."""
     return host.offload()
 
 

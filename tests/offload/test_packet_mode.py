@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import engines
-from support.adapter import PORT, address
+from support.adapter import PORT, PacketAdapterEngine, address
 from support.adapter_link import Station
 from support.engines import (
     AH_SUITES,
@@ -26,22 +26,28 @@ from support.engines import (
     datagram,
     datagrams,
     echo,
+    entropy,
     hosts,
     segments,
 )
 from support.tap import WireTap
 
 from offload import vnet
+from offload.accounts import LedgerAccounts
 from offload.adapter import Adapter
 from offload.capabilities import PROFILES, Direction
+from offload.channel import add as channel_add
+from offload.channel import pair_of
 from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
 from offload.driver import HELD, PATIENCE, Report, Stage
+from offload.ledger import Ledger
 from offload.outer import Arrived
 from offload.packet_mode import LEASE, LOST, Judge, Lease, Numbers
 from offload.requests import AddSa, Deleted, Packets, Refused, TakeWindow, add
+from offload.software import SoftwareEngine
 from sadb.algorithms import QuickSuite
 from sadb.replay import ReplayWindow
-from sadb.sa import Expire, Lifetime, Mode, SaPair
+from sadb.sa import Expire, Lifetime, Mode, SaPair, State
 
 OUT, IN = Direction.OUTBOUND, Direction.INBOUND
 AH_GMAC = next(one for one in AH_SUITES if one.encryption and one.encryption.name == "aes128gmac")
@@ -604,14 +610,32 @@ def test_a_deletion_without_the_window_closes_the_sa() -> None:
     assert isinstance(other.notices[-1], Expire)
 
 
-def test_a_worker_that_ends_leaves_no_window_open() -> None:
-    """The ledger must not say that nothing newer has come while only the adapter knows."""
-    window = ReplayWindow()
-    window.accept(7)
-    assert window.reached == 7
-    window.lent = True
-    assert window.reached == 0xFFFFFFFF
-    assert ReplayWindow(esn=True).last == 0xFFFFFFFFFFFFFFFF
+@pytest.mark.parametrize("suite", [GCM, GCM_ESN], ids=["32", "64"])
+def test_a_worker_that_ends_leaves_no_window_open(suite: QuickSuite) -> None:
+    """What the next worker is told: while the window is lent that anything may have come, so it receives
+    nothing on the SA; and once it is at home again what has."""
+    engines.chosen = "python"
+    a, b = hosts(suite, install=False)
+    a.engine.install(a.pair)
+    ledger = Ledger(1)
+    accounts = LedgerAccounts(ledger)
+    accounts.slots[b.pair] = 0
+    ledger.begin(0, b.pair)
+    worker = PacketAdapterEngine(entropy(), accounts=accounts)
+    worker.install(b.pair)
+    wire = [arrived(a.engine.outbound([between(4)], 1.0).wire) for _ in range(5)]
+    worker.inbound(wire[0], 1.0)
+    assert ledger.number(0, True) == b.pair.outbound.last_sequence
+    worker.inbound(wire[1], 1.0)
+    following = pair_of(channel_add(0, b.pair, ledger.number(0, True)))
+    following.inbound.state = State.MATURE
+    after = SoftwareEngine(entropy())
+    after.install(following)
+    assert not after.inbound([one for each in wire for one in each], 1.0).local
+    worker.driver.displace(b.pair, [IN], 1.0)
+    assert worker.inbound(wire[2], 1.0).local
+    assert ledger.number(0, True) == 3
+    ledger.close()
 
 
 def test_marks_of_a_judge_are_believed_once_there_is_one() -> None:
