@@ -156,7 +156,7 @@ static void poke(struct input *input, size_t at, size_t size)
 static void put(struct ring *ring, struct input *input, uint64_t *number)
 {
     struct ring_slot slot = {.handle = HANDLE, .protocol = 50, .flags = 1, .source.version = 4, .destination.version = 4};
-    unsigned kind = take(input, 1), count = take(input, 1) % 80;
+    unsigned kind = take(input, 1), count = 2 + take(input, 1) % 40, segment = 1 + take(input, 2) % 1500;
     uint8_t *room = shared + RING_START + 256 + RING_SLOTS * RING_STRIDE, *octets = room + ring->at;
     slot.size = take(input, 2) % 20000;
     slot.header = kind & 1 ? 0 : 20;
@@ -164,6 +164,8 @@ static void put(struct ring *ring, struct input *input, uint64_t *number)
     slot.traffic = (uint8_t)take(input, 1);
     if (kind & 4) /* in UDP */
         slot.local.version = slot.peer.version = 4;
+    if (kind & 2) /* put together from so many */
+        slot.size = ESP_HEADER + VNET + 40 + count * segment - take(input, 2) % segment;
     if (kind & 8) { /* it did not open it: a train, perhaps */
         slot.flags = 0, slot.numbers = 0;
         slot.segment = (uint16_t)take(input, 2);
@@ -172,7 +174,8 @@ static void put(struct ring *ring, struct input *input, uint64_t *number)
         memset(octets, 0, slot.header + slot.numbers + slot.size);
         octets[0] = slot.header ? 0x45 : 0;
         for (unsigned i = 0; i < slot.numbers / 4; i++) {
-            uint32_t low = (uint32_t)(*number += take(input, 1) % 3);
+            unsigned step = take(input, 1);
+            uint32_t low = (uint32_t)(*number += step < 250 ? 1 : step - 250);
             memcpy(octets + slot.header + 4 * i, &low, sizeof low);
         }
         uint8_t *esp = octets + slot.header + slot.numbers, *inner = esp + (slot.numbers ? ESP_HEADER : ESP_HEADER + IV);
@@ -186,9 +189,9 @@ static void put(struct ring *ring, struct input *input, uint64_t *number)
                 put32(esp + 4, (uint32_t)(*number += kind >> 4 & 1));
                 inner[0] = 0x45, put16(inner + 2, (uint32_t)text - 2), inner[6] = inner[7] = 0, inner[9] = IPPROTO_UDP;
                 inner[text - 2] = 0, inner[text - 1] = 4;
-            } else if (slot.size > ESP_HEADER + VNET + 60) {
+            } else {
                 struct virtio_net_hdr offload = {.flags = 1, .gso_type = 1, .csum_start = 20, .csum_offset = 16};
-                offload.gso_size = (uint16_t)((slot.size - ESP_HEADER - VNET - 40) / (count ? count : 1));
+                offload.gso_size = (uint16_t)segment;
                 offload.hdr_len = (uint16_t)take(input, 1);
                 memcpy(inner, &offload, VNET);
                 inner += VNET;

@@ -91,9 +91,13 @@ class AdapterEngine(PacketEngine):
     def released(self, now: float) -> Batch:
         return self.flush(super().released(now), now)
 
+    def looked_at(self, arrived: Sequence[Arrived], now: float) -> Batch:
+        """What comes up from an adapter."""
+        return super().inbound(arrived, now)
+
     def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
         self.settle(now)
-        batch = self.flush(super().inbound(self.adapter.receive(PORT, arrived), now), now)
+        batch = self.flush(self.looked_at(self.adapter.receive(PORT, arrived), now), now)
         batch.local = [
             packet
             for one in batch.local

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from support.adapter import PORT, address
 from support.engines import entropy
+from support.require import require
 from support.tap import WireTap
 
 from offload import vnet
@@ -30,9 +32,13 @@ Value = TypeVar("Value")
 class CountingEngine(PacketEngine):
     """Counts octets that software had to do with, by pair: in, out."""
 
-    def __init__(self, random: Callable[[int], bytes], driver: Driver) -> None:
-        super().__init__(random, driver)
+    def __init__(self, random: Callable[[int], bytes], driver: Driver, **options: Any) -> None:
+        super().__init__(random, driver, **options)
         self.soft: dict[SaPair, list[int]] = {}
+
+    def octets(self, pair: SaPair) -> tuple[int, int]:
+        """All of them so far: in, out."""
+        return pair.inbound.usage.octets, pair.outbound.usage.octets
 
     def _protect(self, sender: Sender, packet: bytes, port: bytes, now: float) -> Outgoing:
         made = super()._protect(sender, packet, port, now)
@@ -41,18 +47,74 @@ class CountingEngine(PacketEngine):
         return made
 
     def _send_train(self, packets: Sequence[bytes], now: float, batch: Batch) -> bool:
-        before = {pair: sender.sa.usage.octets for pair, sender in self._senders.items()}
+        before = {pair: self.octets(pair)[1] for pair in self._senders}
         done = super()._send_train(packets, now, batch)
         for pair, octets in before.items() if done else ():
-            self.soft.setdefault(pair, [0, 0])[1] += pair.outbound.usage.octets - octets
+            self.soft.setdefault(pair, [0, 0])[1] += self.octets(pair)[1] - octets
         return done
 
     def _open(self, arrived: Arrived, data: bytes, now: float, batch: Batch) -> None:
         pair = self._spis.get(arrived.spi)
-        before = pair.inbound.usage.octets if pair else 0
+        before = self.octets(pair)[0] if pair else 0
         super()._open(arrived, data, now, batch)
-        if pair and (arrived.mark is None or arrived.mark.status is not CryptoStatus.SUCCESS):
-            self.soft.setdefault(pair, [0, 0])[0] += pair.inbound.usage.octets - before
+        if pair and not _opened(arrived):
+            self.soft.setdefault(pair, [0, 0])[0] += self.octets(pair)[0] - before
+
+
+def _opened(arrived: Arrived) -> bool:
+    """Whether an adapter says so."""
+    return arrived.mark is not None and arrived.mark.status is CryptoStatus.SUCCESS
+
+
+def native_engine(random: Callable[[int], bytes], driver: Driver) -> CountingEngine:
+    """The same with the native loop."""
+    require(bool(find_spec("offload._native")), "the native loop")
+    from support.native_adapter import NativeHybridEngine
+
+    class NativeCountingEngine(NativeHybridEngine, CountingEngine):
+        """What the loop does with an arrival is the adapter's work if that has a mark, and else software's;
+        all that it seals is."""
+
+        soft_now = False
+        believed = 0  # octets of packets that an adapter opened and Python did not see
+
+        def octets(self, pair: SaPair) -> tuple[int, int]:
+            slot = self.native.slots.get(pair)
+            if slot is None:
+                return super().octets(pair)
+            return self.table.read(slot, True)[0], self.table.read(slot, False)[0]
+
+        def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
+            batch = Batch()
+            for one in arrived:
+                self.soft_now = not _opened(one)
+                self._add(batch, super().inbound([one], now))
+            return batch
+
+        def _receive(self) -> tuple[int, bytes | tuple[int, bytes] | None]:
+            return self._counted(super()._receive, 0, self.soft_now)
+
+        def admitted(self, spi: int, packet: bytes, now: float) -> Batch:
+            assert self.soft_now, "a packet of an adapter was taken by halves"
+            return self._counted(
+                lambda: super(NativeCountingEngine, self).admitted(spi, packet, now), 0, True
+            )
+
+        def _seal(self, frame: bytes) -> list[tuple[int, int, int, bool, bytes]] | None:
+            return self._counted(lambda: super(NativeCountingEngine, self)._seal(frame), 1, True)
+
+        def _counted(self, work: Callable[[], Value], way: int, soft: bool) -> Value:
+            before = {pair: self.octets(pair)[way] for pair in self.native.slots}
+            found = work()
+            for pair, octets in before.items():
+                some = self.octets(pair)[way] - octets
+                if soft:
+                    self.soft.setdefault(pair, [0, 0])[way] += some
+                else:
+                    self.believed += some
+            return found
+
+    return NativeCountingEngine(random, driver=driver)  # type: ignore[call-arg]
 
 
 class Station:
@@ -60,10 +122,13 @@ class Station:
     were in the receive ring of an adapter that crashed, `frames` what an adapter put together, `slow`
     additions that took their time."""
 
-    def __init__(self, seed: int, profile: str, tap: WireTap, *, packet_mode: bool = False) -> None:
+    def __init__(
+        self, seed: int, profile: str, tap: WireTap, *, packet_mode: bool = False, native: bool = False
+    ) -> None:
         capabilities = PROFILES[profile]
         self.driver = Driver(capabilities, packet_mode=packet_mode)
-        self.engine = CountingEngine(entropy(bytes([seed % 256])), self.driver)
+        make = native_engine if native else CountingEngine
+        self.engine = make(entropy(bytes([seed % 256])), self.driver)
         self.adapter = Adapter(capabilities, Random(seed).randbytes, address)
         self.delivered: Counter[bytes] = Counter()
         self.gone = self.frames = self.slow = 0
@@ -202,7 +267,7 @@ class Station:
 
     def check_octets(self, pair: SaPair) -> None:
         """Octets of an SA are those of both planes."""
-        soft, hard = self.engine.soft.get(pair, [0, 0]), self.driver.carried(pair)
+        soft, hard = self.engine.soft.get(pair, [0, 0]), self.engine.carried(pair)
         assert pair.inbound.usage.octets == soft[0] + hard[0]
         assert pair.outbound.usage.octets == soft[1] + hard[2]
 

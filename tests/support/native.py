@@ -58,7 +58,7 @@ class NativeEngine(SoftwareEngine):
         self._pull(now)
         for frame in frames:
             self._push()
-            trains = self.table.seal(frame)
+            trains = self._seal(frame)
             if trains is None:
                 rest = super().frames([frame], now)
                 batch.wire += rest.wire
@@ -68,6 +68,9 @@ class NativeEngine(SoftwareEngine):
                 batch.wire += [out for train in trains for out in self._outgoing(*train)]
             self._pull(now)
         return batch
+
+    def _seal(self, frame: bytes) -> list[tuple[int, int, int, bool, bytes]] | None:
+        return self.table.seal(frame)
 
     def _outgoing(self, slot: int, segment: int, traffic: int, whole: bool, data: bytes) -> list[Outgoing]:
         pair = next(pair for pair, at in self.native.slots.items() if at == slot)

@@ -7,8 +7,9 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-from support.adapter import PORT, AdapterEngine
+from support.adapter import AdapterEngine
 from support.native import NativeEngine
 
 from offload import vnet
@@ -18,6 +19,9 @@ from offload.outer import Arrived
 from offload.rings import AdapterPort, HostPort, wire
 from offload.software import Batch, Frame
 from sadb.sa import SaPair
+
+if TYPE_CHECKING:
+    from offload._native import Packet
 
 EACH = 64  # packets taken at once
 LARGEST = 1 << 17
@@ -86,7 +90,7 @@ class NativeHybridEngine(NativeEngine, HybridEngine):
         while True:
             self._push()
             native = rings().native
-            _, frames, _, up = self.table.receive(native.ring, rings().device.fileno(), EACH, True)
+            frames, up = self._receive()
             self.passed += frames
             for frame in rings().frames():
                 batch.local.append(Frame(frame) if vnet.outline(frame)[2] > 1 else frame[vnet.HEADER :])
@@ -99,6 +103,12 @@ class NativeHybridEngine(NativeEngine, HybridEngine):
             if up is None:
                 return
 
+    def _receive(self) -> tuple[int, bytes | Packet | None]:
+        """Frames written, and what was handed up."""
+        native = rings().native
+        _, frames, _, up = self.table.receive(native.ring, rings().device.fileno(), EACH, True)
+        return frames, up
+
     def opened(self, one: Arrived, now: float) -> Batch:
         """What the loop leaves to Python."""
         return HybridEngine.inbound(self, [one], now)
@@ -107,16 +117,11 @@ class NativeHybridEngine(NativeEngine, HybridEngine):
 class NativeAdapterEngine(NativeHybridEngine, AdapterEngine):
     """Every SA is in the adapter as far as it can be."""
 
+    def looked_at(self, arrived: Sequence[Arrived], now: float) -> Batch:
+        return NativeHybridEngine.inbound(self, arrived, now)
+
     def inbound(self, arrived: Sequence[Arrived], now: float) -> Batch:
         self._push()
-        self.settle(now)
-        batch = super().inbound(self.adapter.receive(PORT, arrived), now)
-        self._push()
-        self.flush(batch, now)
+        batch = AdapterEngine.inbound(self, arrived, now)
         self._pull(now)
-        batch.local = [
-            packet
-            for one in batch.local
-            for packet in (vnet.packets(one) if isinstance(one, Frame) else [one])
-        ]
         return batch
