@@ -226,6 +226,15 @@ class Association(ABC):
         """Delete a Child SA here and at the peer."""
 
     @abstractmethod
+    def relieve(self, pair: SaPair, now: float) -> None:
+        """A pair from before this main-mode SA, now its own, has been replaced: delete it, here when what is
+        on its way has come."""
+
+    @abstractmethod
+    def probe(self, now: float) -> None:
+        """Ask whether the peer still has this main-mode SA."""
+
+    @abstractmethod
     def rekey(self, now: float) -> None:
         """Replace the main-mode SA."""
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any, Final, TextIO
 
@@ -33,6 +33,7 @@ from ikd.logs import Log
 from ikd.metrics import Metrics
 from ikd.nic_plane import AdapterOptions, make_plane
 from ikd.offload_file import save as save_ports
+from ikd.outputs import Output
 from ikd.plane import Plane
 from ikd.publisher import Publisher
 from ikd.readings import readings
@@ -47,7 +48,8 @@ from sadb.backend import Unavailable
 from sadb.database import Database
 from sadb.sa import SaPair
 
-FAREWELL: Final = 2.0  # seconds for the peers to answer when the daemon stops
+FAREWELL: Final = 2.0  # seconds for the peers to answer when the daemon stops, or is to be restarted
+RESTART: Final = signal.SIGUSR1  # what systemd sends for a restart (RestartKillSignal=)
 RESOLVE_EVERY: Final = 60.0
 CERTIFICATES_EVERY: Final = 86400.0
 SUSPENDED: Final = 1.0  # seconds by which two clocks differ that were not read at once
@@ -111,6 +113,7 @@ class Daemon:
             settings.directory / settings.daemon.state, lambda text: self.warn("state", text)
         )
         self._parts = Parts(self.metrics, self.traffic, self.endpoint, self.loop.time, time.time)
+        self.plane.digest = lambda rule: self.endpoint.policy.digest(rule)
         self.driver: Driver = Driver(
             self.endpoint,
             self.database,
@@ -125,6 +128,7 @@ class Daemon:
         self.trouble, self.recovered = self.driver.trouble, self.driver.recovered
         self.host = DaemonHost(self)
         self._stopping = asyncio.Event()
+        self._restarting = False
         self._reason = ""
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,6 +150,8 @@ class Daemon:
             try:
                 await self._start(stack)
             except (OSError, Unavailable, Occupied) as error:
+                if self.plane.inherited:  # the next start may be better
+                    self.plane.leave()
                 raise CannotStart(told(error)) from error
             if signals:
                 self._listen_to_signals(stack)
@@ -155,13 +161,26 @@ class Daemon:
             await self._stopping.wait()
             systemd.notify("STOPPING=1", f"STATUS=stopping: {self._reason}")
             self.publisher.publish(events.Stopping(reason=self._reason))
-            await self._say_goodbye()
+            if self._restarting:
+                await self._finish()
+                for pair in self.database.pairs():  # the next run counts from here
+                    self.traffic.look(pair)
+                self.plane.leave()
+            else:
+                await self._finish(lambda: self.endpoint.shutdown(self.loop.time()))
             self.state_file.note(self.state_file.write(self._parts.gathered()))
 
     def stop(self, reason: str) -> None:
         """Begin an orderly stop."""
         self._reason = self._reason or reason
         self._stopping.set()
+
+    def leave(self, reason: str) -> None:
+        """Stop for another daemon that will come at once, so that packets go on where they can and peers hear
+        nothing."""
+        if not self._stopping.is_set():
+            self._restarting = self.plane.outlives
+        self.stop(reason)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         """In this order, so that a second daemon is refused before it touches anything."""
@@ -174,9 +193,9 @@ class Daemon:
             stack.callback(undo)
         if (state := self.state_file.read()) is not None:
             self._parts.go_on(state)
-        self.transport.open(self.loop, given.udp)
         stack.callback(self.transport.close)
         stack.callback(self.plane.close)
+        self.transport.open(self.loop, self.plane.claim(place, given.udp))
         self.plane.open(self.loop)
         self.plane.route(self.endpoint.policy.flows())
         server = Server(file, self._dispatch, lambda error: self.broken("a request", error))
@@ -192,6 +211,8 @@ class Daemon:
             self.warn("configuration", warning)
         for notice in self.plane.notices:
             self.warn("data plane", notice)
+        if self.plane.inherited:
+            self._take_over()
         place = self.settings.metrics.listen
         if place is not None and not place.address.is_loopback:
             self.warn("metrics", f"whoever reaches {place} may read them: metrics.listen is not loopback")
@@ -210,8 +231,17 @@ class Daemon:
         """What `systemctl status` shows."""
         return f"STATUS={len(self.endpoint.policy.in_force)} rules, {self.plane.name}"
 
-    async def _say_goodbye(self) -> None:
-        """Delete everything at the peers, and give them a moment to answer."""
+    def _take_over(self) -> None:
+        """Go on with the pairs of the former run."""
+        inherited, self.plane.inherited = self.plane.inherited, ()
+        pairs, ended = self.driver.adopt(inherited)
+        for pair in self.database.pairs():
+            self.traffic.adopt(pair)
+        self.publisher.publish(events.TakenOver(pairs=pairs, ended=ended))
+
+    async def _finish(self, last: Callable[[], Iterable[Output]] = tuple) -> None:
+        """Begin nothing more but what is `last`, such as to delete everything at the peers, and give what is
+        under way a moment."""
         gone = asyncio.Event()
 
         def settled() -> None:
@@ -220,7 +250,7 @@ class Daemon:
 
         self.driver.negotiating = False
         self.driver.settled = settled
-        self.driver.act("the farewell", lambda: self.endpoint.shutdown(self.loop.time()))
+        self.driver.act("the farewell", last)
         with suppress(TimeoutError):
             await asyncio.wait_for(gone.wait(), FAREWELL)
 
@@ -232,6 +262,7 @@ class Daemon:
         handlers: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: lambda: self.stop("SIGTERM"),
             signal.SIGINT: lambda: self.stop("SIGINT"),
+            RESTART: lambda: self.leave("restart"),
             signal.SIGHUP: lambda: self._keep(self._reload_quietly()),
         }
         for number, handler in handlers.items():

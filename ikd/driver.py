@@ -23,6 +23,7 @@ from ikd.keylog import KeyLog
 from ikd.outputs import (
     AllocateSpi,
     Ask,
+    Give,
     Inherit,
     Install,
     Keys,
@@ -41,7 +42,7 @@ from policy.rules import Rule
 from sadb.address import Address, Path, SocketAddress
 from sadb.backend import Notice, Unavailable
 from sadb.database import Database
-from sadb.sa import Acquire, Expire, UnknownSpi
+from sadb.sa import Acquire, Expire, SaPair, UnknownSpi
 
 MOST_NOTICES: Final = 4096
 SHORTEST_SLEEP: Final = 0.001  # a deadline that does not go away must not take the whole processor
@@ -113,6 +114,7 @@ class Driver:
             Release: lambda output: self.database.release(output.spi),
             Remove: lambda output: self.database.remove(output.pair),
             Inherit: lambda output: self.database.inherit(output.former, output.owner),
+            Give: lambda output: self.database.give(output.pair, output.owner),
             Move: self._move,
             Renew: self._renew,
             Keys: self._export,
@@ -245,6 +247,26 @@ class Driver:
         path = path_for(rule, acquire, self.transport.port, self.transport.source_for)
         now = self._clock()
         self.perform(self.endpoint.initiate(rule, path, now, acquire, childless=childless))
+
+    def adopt(self, inherited: Iterable[tuple[SaPair, str]]) -> tuple[int, int]:
+        """Go on with pairs that the data plane has from a former run, each with the digest of its rule, if
+        the rule means the same now; how many, and how many not."""
+        policy, kept, refused = self.endpoint.policy, [], 0
+        for pair, digest in inherited:
+            pair.owner = 0
+            pair.inbound.usage, pair.outbound.usage = self.plane.backend.usage(pair)
+            try:
+                if not digest or digest != policy.digest(pair.rule):
+                    raise Unavailable("its rule has changed")
+                self.database.adopt(pair)
+            except Unavailable:
+                refused += 1
+                self.plane.backend.remove(pair)
+            else:
+                kept.append(pair)
+        self.perform(self.endpoint.take_over(kept, self._clock()))
+        self._settle_soon()
+        return len(kept), refused
 
     def _settle_soon(self) -> None:
         if not self._settling:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from ikd.adoption import Adoption
 from ikd.association import Admission, Association
 from ikd.auth import Identity
 from ikd.auth.credentials import Credentials
@@ -41,6 +42,7 @@ from sadb.sa import Acquire, Expire, SaPair, UnknownSpi
 COMPLAINTS_A_SECOND = 10  # unprotected error notifies to strangers
 HOLD_DOWN = 3.0  # seconds after a failure for which packets do not start the same negotiation again
 MOST_HELD_DOWN = 1024
+DOUBT = 5.0  # seconds from one main-mode SA to the peer's next, after which the first one may be lost
 
 
 class Endpoint:
@@ -75,6 +77,7 @@ class Endpoint:
         }
         self._verdicts = Verdicts()
         self._attempts: dict[int, Attempt] = {}  # negotiations that may fall back, by number
+        self.adoption = Adoption(self)
 
     # Facts -----------------------------------------------------------------------------------------------
 
@@ -161,6 +164,8 @@ class Endpoint:
                 else:
                     self._touch(association)
                     association.answer(talk, value, now)
+                    if self.adoption and isinstance(question, Install):
+                        self.adoption.relieve(association, question.pair, now)
         return out
 
     def _take_back(self, question: Question[Any], value: object) -> None:
@@ -183,6 +188,8 @@ class Endpoint:
         found = [timer[0][0]] if timer else []
         if self._attempts:
             found += [one.due for one in self._attempts.values()]
+        if (due := self.adoption.deadline()) is not None:
+            found.append(due)
         return min(found, default=None)
 
     def tick(self, now: float) -> list[Output]:
@@ -196,6 +203,7 @@ class Endpoint:
                     del self._attempts[number]
                 else:
                     waiting.abandon("nobody answers", now)
+            self.adoption.tick(now)
             while (due := self.deadline()) is not None and due <= now:
                 association = heapq.heappop(self._timer)[2]
                 association.armed_at = None
@@ -217,18 +225,7 @@ class Endpoint:
             key = (rule.name, path.peer.address)
             if acquire is not None and self._held_down.get(key, now) > now:
                 return out
-            peers = list(self._by_address.get(path.peer.address, {}).values())
-            if any(one.awaits(rule.name) for one in peers) and not childless:
-                return out
-            for association in peers:
-                if self._can_carry(association, rule, path) and not childless:
-                    self._touch(association)
-                    association.create_child(rule, acquire, now)
-                    return out
-            modules = self._verdicts.order(rule, self._modules, path.peer.address, now)
-            if modules:
-                alone = self._verdicts.knows(path.peer.address, now)
-                self._begin(Attempt(rule, path, acquire, childless, modules, 0.0, alone), now)
+            self.negotiate(rule, path, now, acquire, self.peers(path.peer.address), childless=childless)
         return out
 
     def _begin(self, attempt: Attempt, now: float) -> None:
@@ -323,6 +320,8 @@ class Endpoint:
         with self._outputs as out:
             if association := self._owner_of(pair):
                 association.close_child(pair, reason, now)
+            else:
+                self.adoption.abandon(pair, reason)
         return out
 
     def rekey(self, association: Association, now: float) -> list[Output]:
@@ -412,6 +411,7 @@ class Endpoint:
                     association.main.rule = rule
                 for pair in going:
                     association.close_child(pair, "its rule has changed", now)
+            self.adoption.reload(ended)
         return out
 
     def destinations(self) -> frozenset[Address]:
@@ -443,6 +443,42 @@ class Endpoint:
                 self._touch(association)
                 association.delete("this host shuts down", now)
         return out
+
+    # What pairs of a former run need ---------------------------------------------------------------------
+
+    def take_over(self, pairs: Iterable[SaPair], now: float) -> list[Output]:
+        """Pairs that are in the SADB and belong to no IKE SA: begin to replace them."""
+        with self._outputs as out:
+            self.adoption.add(pairs, now)
+        return out
+
+    def peers(self, address: Address) -> list[Association]:
+        """The IKE SAs with an address, the newest first: the peer may have lost those before it without a
+        word."""
+        return list(self._by_address.get(address, {}).values())[::-1]
+
+    def negotiate(
+        self,
+        rule: Rule,
+        path: Path,
+        now: float,
+        acquire: Acquire | None,
+        peers: Sequence[Association],
+        *,
+        childless: bool,
+    ) -> None:
+        """Negotiate for a rule, on one of these IKE SAs if it serves, and unless that is under way."""
+        if any(one.awaits(rule.name) for one in peers) and not childless:
+            return
+        for association in peers:
+            if self._can_carry(association, rule, path) and not childless:
+                self._touch(association)
+                association.create_child(rule, acquire, now)
+                return
+        modules = self._verdicts.order(rule, self._modules, path.peer.address, now)
+        if modules:
+            alone = self._verdicts.knows(path.peer.address, now)
+            self._begin(Attempt(rule, path, acquire, childless, modules, 0.0, alone), now)
 
     # What associations need ------------------------------------------------------------------------------
 
@@ -483,7 +519,9 @@ class Endpoint:
         return spi
 
     def first_contact(self, association: Association) -> bool:
-        """Whether it is the only IKE SA with its peer that is up or about to be."""
+        """Whether it is the only IKE SA with its peer that is up or about to be, as far as the peer knows."""
+        if self.adoption.knows(association.path.peer.address):
+            return False
         peers = self._by_address.get(association.path.peer.address, {}).values()
         return not any(one.state is not State.CONNECTING for one in peers)
 
@@ -508,6 +546,10 @@ class Endpoint:
         if main.initial_contact:
             for other in [one for one in others.values() if self._forgotten(one, association)]:
                 other.abandon("the peer has begun anew", main.now)
+        elif not association.initiator:
+            for other in [one for one in others.values() if self._doubtful(one, association)]:
+                self._touch(other)
+                other.probe(main.now)
         self._by_identity.setdefault(proven, {})[association.number] = association
         self._make_room(association, main.now)
 
@@ -540,6 +582,13 @@ class Endpoint:
         up after it had begun; in IKEv1 it speaks for its address (RFC 2407 section 4.6.3.3)."""
         here = one.path.peer.address == newer.path.peer.address or newer.main.keying == "ikev2"
         return one is not newer and here and one.life.since < newer.created
+
+    @staticmethod
+    def _doubtful(one: Association, newer: Association) -> bool:
+        """Whether a peer that begins another main-mode SA without a word may have lost this one: a daemon
+        that was restarted does not say so, for the sake of the pairs."""
+        here = one.path.peer.address == newer.path.peer.address and one.main.keying == newer.main.keying
+        return one is not newer and here and one.life.up and one.life.since + DOUBT < newer.created
 
     def moved(self, association: Association, old: Address) -> None:
         """The peer has another address; it is found by the one where it was proven, too."""

@@ -94,6 +94,20 @@ class EngineRestarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TakenOver(Event):
+    """Processes that carry packets have outlived the daemon before this one and serve on. `pairs` of theirs
+    are kept until each has been replaced; `ended` are gone, because their rules have changed."""
+
+    pairs: int
+    ended: int
+
+    @property
+    def text(self) -> str:
+        gone = f"; {self.ended} more have ended: their rules have changed" if self.ended else ""
+        return f"the data plane has gone on; replacing {self.pairs} SA pairs of the former run{gone}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterGone(Event):
     """The adapter ended unexpectedly; its SAs are in software until there is another one."""
 

@@ -22,9 +22,9 @@ from offload.guest import Guest
 from offload.pair_steering import Arbiter, PairSteering
 from offload.placement import Decision
 from offload.ports import Ports
+from offload.shares import Share
 from offload.steering import Member
 from offload.switch import Switch
-from offload.workers import Share
 from sadb.backend import Unavailable
 from sadb.sa import SaPair
 

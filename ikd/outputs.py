@@ -57,6 +57,14 @@ class Inherit:
 
 
 @dataclass(frozen=True, slots=True)
+class Give:
+    """Hand one pair to an IKE SA (`Database.give`)."""
+
+    pair: SaPair
+    owner: int
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """A pair's packets take another path now, in UDP when they are `encapsulated`; `path` is that of the IKE
     SA."""
@@ -68,7 +76,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """An IKE SA cannot follow this host to its new address and is gone: negotiate anew for a rule of it."""
+    """What was negotiated cannot follow this host to its new address: negotiate anew for its rule."""
 
     rule: str
     peer: Address
@@ -86,7 +94,7 @@ class Keys:
     peer: Address | None = None  # whose they are, where that matters
 
 
-Output = Transmit | Ask | Release | Remove | Inherit | Move | Renew | Keys | Event
+Output = Transmit | Ask | Release | Remove | Inherit | Give | Move | Renew | Keys | Event
 
 
 # Questions -----------------------------------------------------------------------------------------------

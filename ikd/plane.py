@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ikd import __version__
 from ikd.events import Broken, EngineRestarted, Event, Warned
 from ikd.settings import DataplaneSettings
 from ikd.transport import MARK, Transport
 from offload.outer import Arrived, Outgoing
 from offload.software import Batch, SoftwareEngine
 from offload.tun import MemoryTun
-from sadb.address import Path, SocketAddress
+from sadb.address import Path as Way
+from sadb.address import SocketAddress
 from sadb.backend import Backend, Unavailable
 from sadb.sa import Flow, SaPair
 
 if TYPE_CHECKING:
+    from offload.inheritance import Estate, Orphan
+    from offload.processes import Bequest
+    from offload.shares import Share
     from offload.tun import Tun
-    from offload.workers import Share
 
 ESP: Final = 50
 LEAVING: Final = 1024  # accounts beyond the limit of pairs, for those that workers have not let go of yet
@@ -55,6 +61,12 @@ class Plane(ABC):
         self.guarded = guarded
         self.tell = tell
         self.notices: tuple[str, ...] = ()
+        # pairs of a former run, with digests of their rules
+        self.inherited: Sequence[tuple[SaPair, str]] = ()
+        self.digest: Callable[[str], str] = lambda rule: ""  # of a rule in force, see `policy.engine.Policy`
+        self._control: Path | None = None
+        self._estate: Estate | None = None
+        self._unopened = ExitStack()  # what was claimed, as long as nothing is opened
         self._prepare()
 
     @abstractmethod
@@ -77,6 +89,42 @@ class Plane(ABC):
         the database."""
         return None
 
+    @property
+    def outlives(self) -> bool:
+        """Whether packets go on when this process ends."""
+        return False
+
+    @property
+    def circumstances(self) -> dict[str, str]:
+        """What has to be the same for workers of a former daemon to go on with this plane."""
+        return {"the engine": self.name}
+
+    def claim(self, control: Path, given: Sequence[socket.socket] = ()) -> Sequence[socket.socket]:
+        """Before everything else is opened, look for a data plane that has outlived the daemon with this
+        control socket. One that is not to be gone on with is ended. Returns the sockets for IKE that it kept,
+        else those that are `given`."""
+        from offload.inheritance import claim
+
+        def unfit(orphan: Orphan) -> str:
+            if orphan.handover.number == 0 and not _has_all(orphan.kept, given):
+                return "systemd has opened other sockets for IKE"
+            return self._unfit(orphan)
+
+        self._control = control
+        self._estate, reason = claim(control, self.circumstances, unfit)
+        if self._estate is not None:
+            self._unopened.callback(self._estate.close)
+            for one in given:  # they are the same ones
+                one.close()
+            return self._estate.orphans[0].kept
+        if reason:
+            self.notices += (f"the SAs of the former run are gone: {reason}",)
+        return given
+
+    def _unfit(self, orphan: Orphan) -> str:
+        """What is wrong with what a worker gave."""
+        return "this data plane has no workers"
+
     @abstractmethod
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take packets from now on; raises `Unavailable` or `OSError`."""
@@ -84,6 +132,10 @@ class Plane(ABC):
     @abstractmethod
     def close(self) -> None:
         """Leave nothing behind."""
+
+    def leave(self) -> None:
+        """End here, and let packets go on where the plane `outlives` us."""
+        self.close()
 
     @abstractmethod
     def route(self, flows: tuple[Flow, ...]) -> None:
@@ -96,7 +148,7 @@ class Plane(ABC):
     def dropped(self) -> Mapping[str, int]:
         """Packets that came to nothing, by reason."""
 
-    def arrived(self, datagrams: Sequence[tuple[bytes, Path]]) -> None:  # noqa: B027 - workers have their own
+    def arrived(self, datagrams: Sequence[tuple[bytes, Way]]) -> None:  # noqa: B027 - workers have their own
         """ESP in UDP that came to the socket for IKE."""
 
     def carrier(self, pairs: Collection[SaPair]) -> str:
@@ -121,6 +173,7 @@ class HostPlane(Plane):
     with_adapter = False
 
     def _prepare(self) -> None:
+        from offload.processes import Kind
         from offload.workers import Workers
 
         settings = self.settings
@@ -141,14 +194,11 @@ class HostPlane(Plane):
         self._flows: tuple[Flow, ...] = ()
         self._routed = True  # whether what there is of routes leads into the device
         self._trouble = ""  # why no packets are carried
-        self.workers = Workers(
-            settings.pairs + LEAVING,
-            engine="native" if native else "python",
-            queue_packets=settings.queue_packets,
-            queue_flows=settings.queue_flows,
-            adapter=self.with_adapter,
-        )
+        engine = "native" if native else "python"
+        kind = Kind(engine, settings.queue_packets, settings.queue_flows, self.with_adapter)
+        self.workers = Workers(settings.pairs + LEAVING, kind)
         self.workers.watcher = self
+        self.workers.digest = lambda rule: self.digest(rule)
 
     @property
     def backend(self) -> Backend:
@@ -162,24 +212,54 @@ class HostPlane(Plane):
     def accounts(self) -> int:
         return self.workers.accounts
 
+    @property
+    def outlives(self) -> bool:
+        return self.settings.orphan_seconds > 0 and not self.with_adapter
+
+    @property
+    def circumstances(self) -> dict[str, str]:
+        from offload.channel import language
+
+        settings, transport = self.settings, self.transport
+        same = ("device", "mtu", "pairs", "queue_packets", "queue_flows")
+        return {
+            "the version": f"{__version__} {language()}",
+            "the engine": self.name,
+            "the number of workers": str(self._count),
+            "daemon.listen": " ".join(map(str, transport.listen)),
+            "the ports": f"{transport.port} {transport.nat_port}",
+            "whether they outlive the daemon": "yes" if self.outlives else "no",
+            **{f"dataplane.{name}": str(getattr(settings, name)) for name in same},
+        }
+
+    def _unfit(self, orphan: Orphan) -> str:
+        """What is wrong with what a worker gave; one that somebody has taken over may give anything."""
+        from offload.ledger import ACCOUNT
+        from offload.tun import device_of
+
+        try:
+            if device_of(orphan.queue) != self.settings.device:
+                return "another device"
+        except OSError:
+            return "no device"
+        if os.fstat(orphan.ledger).st_size != (self.settings.pairs + LEAVING) * ACCOUNT:
+            return "a ledger of another size"
+        return "" if all(map(self.transport.fits, orphan.kept)) else "other sockets for IKE"
+
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """The device and sockets, then workers on them, then what leads packets into the device."""
         from offload import natt
         from offload.host import Host
-        from offload.tun import Tun
-        from offload.workers import open_shares
 
         settings, stack = self.settings, self._stack
         if settings.engine == "native" and self._missing:
             raise Unavailable(f'dataplane.engine = "native": {self._missing}; or set it to "auto"')
-        places = self.transport.shared_addresses()
-        shares = stack.enter_context(open_shares(self._count, places, MARK))
-        self._tun = Tun(settings.device, settings.mtu, self._count)
-        stack.callback(lambda: self._tun.close())
+        shares = self._open_device(stack)
         probes = stack.enter_context(natt.Probes(MARK))
         self.workers.link_mtu = probes.link_mtu
         self._begin(loop, shares)
-        self.workers.open(loop, self._tun, shares)
+        estate, self._estate = self._estate, None
+        self.inherited = self.workers.open(loop, self._tun, shares, self._bequest(), estate)
         stack.callback(self.workers.close)
         self._host = Host(
             settings.device,
@@ -189,6 +269,35 @@ class HostPlane(Plane):
             interfaces=sorted(self.transport.interfaces),
         )
 
+    def _open_device(self, stack: ExitStack) -> Sequence[Share]:
+        """The device, and sockets for each worker: new ones, or those that are there."""
+        from offload.shares import inherited_shares, open_shares
+        from offload.tun import Tun
+
+        settings = self.settings
+        if self._estate is None:
+            shares = stack.enter_context(open_shares(self._count, self.transport.shared_addresses(), MARK))
+            self._tun = Tun(settings.device, settings.mtu, self._count)
+        else:
+            orphans = self._estate.orphans
+            self._unopened.pop_all()  # from here on, each part has its own end
+            shares = stack.enter_context(inherited_shares(self._estate))
+            uso = orphans[0].handover.segments_udp
+            queues = [one.queue for one in orphans]
+            self._tun = Tun.inherited(settings.device, settings.mtu, queues, segments_udp=uso)
+        stack.callback(lambda: self._tun.close())  # it may be another one by then
+        return shares
+
+    def _bequest(self) -> Bequest | None:
+        """What makes workers outlive us."""
+        from offload.processes import Bequest
+
+        if not self.outlives or self._control is None:
+            return None
+        return Bequest(
+            self._control, self.settings.orphan_seconds, self.circumstances, self.transport.sockets
+        )
+
     def _begin(self, loop: asyncio.AbstractEventLoop, shares: Sequence[Share]) -> None:
         """What has to be there before workers are."""
 
@@ -196,6 +305,13 @@ class HostPlane(Plane):
         """Routes, rules and filter first, so that nothing is led into a device that is gone."""
         if self._host is not None:
             self._host.close()
+        self._stack.close()
+        self._unopened.close()
+
+    def leave(self) -> None:
+        if self._host is not None:
+            self._host.leave()
+        self.workers.leave()
         self._stack.close()
 
     def route(self, flows: tuple[Flow, ...]) -> None:
@@ -294,7 +410,7 @@ class MemoryPlane(Plane):
     def dropped(self) -> Mapping[str, int]:
         return self.engine.counters
 
-    def arrived(self, datagrams: Sequence[tuple[bytes, Path]]) -> None:
+    def arrived(self, datagrams: Sequence[tuple[bytes, Way]]) -> None:
         """As if it had come without UDP, which is how it left the peer's engine."""
         arrived = [Arrived(ESP, path.peer.address, path.local.address, data) for data, path in datagrams]
         self._emit(self.engine.inbound(arrived, self._now()))
@@ -326,7 +442,7 @@ class MemoryPlane(Plane):
             return (packet[0] & 15) * 4, packet[9], packet[12:16], packet[16:20]
         return 40, packet[6], packet[8:24], packet[24:40]
 
-    def _wrapped(self, packet: Outgoing) -> tuple[bytes, Path] | None:
+    def _wrapped(self, packet: Outgoing) -> tuple[bytes, Way] | None:
         """An IP packet's ESP as the payload of a datagram; AH has no form in UDP and is dropped."""
         if packet.path is not None:
             return packet.data, packet.path
@@ -334,10 +450,15 @@ class MemoryPlane(Plane):
         if protocol != ESP:
             return None
         local, peer = (SocketAddress(ip_address(packed), self.transport.nat_port) for packed in ends)
-        return packet.data[start:], Path(local, peer)
+        return packet.data[start:], Way(local, peer)
 
     def _now(self) -> float:
         return self._loop.time() if self._loop is not None else 0.0
+
+
+def _has_all(kept: Sequence[socket.socket], given: Sequence[socket.socket]) -> bool:
+    """Whether sockets are among others, which may be other descriptors of the same ones."""
+    return all(any(os.path.sameopenfile(one.fileno(), other.fileno()) for other in kept) for one in given)
 
 
 def _native_missing() -> str:

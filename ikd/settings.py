@@ -287,6 +287,13 @@ class DataplaneSettings:
         "Whether the packet filter stays when the daemon dies unexpectedly, so that what must be protected "
         "does not leave in the clear. An orderly stop always removes it.",
     )
+    orphan_seconds: float = _option(
+        30.0,
+        _number(0, 3600, "seconds"),
+        "How long packets go on after the daemon was told to restart or died, for the next one to take "
+        "their SAs over and replace them; 0 ends them with the daemon. Keys stay in memory for as long. "
+        "With an adapter nothing waits.",
+    )
     queue_packets: int = _option(
         32,
         _number(0, 4096, "packets", whole=True),

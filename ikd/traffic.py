@@ -52,6 +52,11 @@ class Traffic:
             listener(pair, added)
         return now
 
+    def adopt(self, pair: SaPair) -> None:
+        """A pair of a former run, which has counted what it had carried."""
+        inbound, outbound = self._usage(pair)
+        self._seen[pair.inbound.spi] = [inbound.octets, inbound.packets, outbound.octets, outbound.packets]
+
     def end(self, pair: SaPair) -> None:
         """The pair goes: look for the last time."""
         self.look(pair)

@@ -108,6 +108,7 @@ class Transport:
         self._wanted: dict[int, bool] = {}
         self._addresses: dict[bytes, Address] = {}
         self._places: Mapping[Address, int] = {}
+        self._former = 0  # datagrams that sockets had not had room for when we got them
         self._failing: dict[Path, str] = {}  # where sending fails, and how
 
     def open(self, loop: asyncio.AbstractEventLoop, given: Sequence[socket.socket] = ()) -> None:
@@ -137,6 +138,7 @@ class Transport:
             raise
         if not self._sockets:
             raise OSError("no address to listen on")
+        self._former = self._drops()
         for one in self._sockets:
             loop.add_reader(one.sock, self._ready, one)
 
@@ -159,8 +161,24 @@ class Transport:
                 bpf.attach_filter(one.sock, bpf.sieve(one.nat, strangers, returning))
 
     def unread(self) -> int:
-        """Datagrams so far that a socket had no room for, or that were thrown away unread."""
+        """Datagrams so far that a socket had no room for, or that were thrown away unread. Not those before
+        it was `given` to us."""
+        return self._drops() - self._former
+
+    def _drops(self) -> int:
         return sum(_DROPS.unpack_from(one.sock.getsockopt(*_MEMINFO))[0] for one in self._sockets)
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """All of them, for whoever is to keep them."""
+        return tuple(one.sock for one in self._sockets)
+
+    def fits(self, sock: socket.socket) -> bool:
+        """Whether a socket may be `given`."""
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_DGRAM:
+            return False
+        address, port = _place(sock)
+        return address in self.listen and port in (self.port, self.nat_port)
 
     def shared_addresses(self) -> tuple[tuple[Address, int, socket.socket], ...]:
         """Where ESP in UDP comes, with the socket for IKE there: the first of those that share the place."""
@@ -236,6 +254,7 @@ class Transport:
             sock.setblocking(False)
             self.marked = _mark(sock)
             _prepare(sock)
+            bpf.detach_filter(sock)  # a former run may have ended in a flood
             if self.shared and port == self.nat_port:
                 _share(sock)
         except OSError as error:

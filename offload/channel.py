@@ -8,6 +8,7 @@ nowhere else. The daemon believes of a worker, who reads what strangers send, on
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeVar
 
@@ -79,7 +80,8 @@ class Association(msgspec.Struct, frozen=True, array_like=True):
 class Add(_Message, frozen=True, array_like=True, tag=True):
     """Install a pair on a slot of the ledger; it is sent on from its first `Update` on. With `highest` it is
     only received on, everything up to that number having come: another worker had it, and how far that one
-    counted is not for this one to know."""
+    counted is not for this one to know. `digest` is that of its rule (`policy.engine.Policy.digest`), for a
+    daemon that comes later."""
 
     slot: int
     suite: Suite
@@ -92,6 +94,7 @@ class Add(_Message, frozen=True, array_like=True, tag=True):
     inbound: Association
     outbound: Association
     highest: int | None = None
+    digest: str = ""
 
 
 class Update(_Message, frozen=True, array_like=True, tag=True):
@@ -133,6 +136,17 @@ class Place(_Message, frozen=True, array_like=True, tag=True):
     inbound: bool
     outbound: bool
     hard: bool
+
+
+class Taken(_Message, frozen=True, array_like=True, tag=True):
+    """What a worker has handed over is in good hands: it carries for a new daemon now, and waits that many
+    seconds for the next one."""
+
+    seconds: float
+
+
+class End(_Message, frozen=True, array_like=True, tag=True):
+    """Nothing more is wanted of the worker."""
 
 
 class Removed(_Message, frozen=True, array_like=True, tag=True):
@@ -194,6 +208,29 @@ class Carried(_Message, frozen=True, array_like=True, tag=True):
     leases: list[tuple[int, int, int]] = []
 
 
+class Handover(_Message, frozen=True, array_like=True, tag=True):
+    """What a worker has that outlived its daemon; with it come descriptors, in this order: the ledger, its
+    queue, so many raw, NAT-T and hint sockets as `sockets` says, and what it kept. So many `Held` follow as
+    there are `pairs`. `circumstances` are what has to be the same for a daemon that goes on with it; it is
+    the worker `number` of `count`."""
+
+    circumstances: dict[str, str]
+    number: int
+    count: int
+    segments_udp: bool
+    sockets: tuple[int, int, int]
+    kept: int
+    pairs: int
+
+
+class Held(_Message, frozen=True, array_like=True, tag=True):
+    """A pair as a worker has it, which may have been used after it was added."""
+
+    pair: Add
+    state: str
+    standby: bool
+
+
 class Broken(_Message, frozen=True, array_like=True, tag=True):
     """A bug in a worker: where, and the traceback."""
 
@@ -201,8 +238,8 @@ class Broken(_Message, frozen=True, array_like=True, tag=True):
     traceback: str
 
 
-Order = Add | Update | Move | Remove | Flows | Place
-Answer = Removed | Acquired | Expired | Unknown | Report | Came | Carried | Broken
+Order = Add | Update | Move | Remove | Flows | Place | Taken | End
+Answer = Removed | Acquired | Expired | Unknown | Report | Came | Carried | Broken | Handover | Held
 
 Message = TypeVar("Message")
 
@@ -273,7 +310,19 @@ def suite_of(wire: Suite) -> QuickSuite:
     )
 
 
-def add(slot: int, pair: SaPair, highest: int | None = None, used: tuple[Usage, Usage] | None = None) -> Add:
+def language() -> str:
+    """What tells whether two processes speak the same language."""
+    schema = msgspec.json.encode(msgspec.json.schema(Order | Answer))
+    return sha256(schema).hexdigest()[:16]
+
+
+def add(
+    slot: int,
+    pair: SaPair,
+    highest: int | None = None,
+    used: tuple[Usage, Usage] | None = None,
+    digest: str = "",
+) -> Add:
     """The message that installs a pair; `used` is what went in and out before."""
     came, went = used or (pair.inbound.usage, pair.outbound.usage)
     return Add(
@@ -288,6 +337,7 @@ def add(slot: int, pair: SaPair, highest: int | None = None, used: tuple[Usage, 
         _association(pair.inbound, came),
         _association(pair.outbound, went),
         highest,
+        digest,
     )
 
 

@@ -3,8 +3,9 @@
 `Host` keeps the packet filter of `offload.filter` and the routes of `offload.routes` equal to a set of flows.
 The filter is replaced in one transaction; routes are made before it and removed after it, so at no moment is
 something forbidden let through or something allowed without a way. An orderly stop removes everything. After
-a crash the device and the routes through it are gone; rules stay, and the table too if it shall stay closed,
-until the next start takes over. It reads no packets, and changes nothing that belongs to other devices.
+a crash rules stay, and the table too if it shall stay closed, until the next start takes over; routes go with
+the device, when the last worker has ended. A restart leaves everything as it is. It reads no packets, and
+changes nothing that belongs to other devices.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any, Final, TypeVar
 
 from pyroute2 import IPRoute
@@ -36,6 +37,8 @@ _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 _WITHOUT_IPV6: Final = frozenset((errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENODEV))
 _NOT_THERE: Final = frozenset((errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.EAFNOSUPPORT, errno.EOPNOTSUPP))
 _GOTO, _NOP = 2, 3  # actions of routing rules (linux/fib_rules.h)
+_THROW: Final = 9  # types of routes (linux/rtnetlink.h)
+_OURS: Final = (1, _THROW)
 
 
 class Host:
@@ -99,6 +102,15 @@ class Host:
         self._begun = False
         self._nft.close()
 
+    def leave(self) -> None:
+        """Leave everything to the next daemon; the packet filter, too, if it would go with this one."""
+        if self._begun and not self.stay_closed:
+            self.stay_closed = True
+            with suppress(Unavailable):
+                self._replace_filter(self._flows)
+        self._begun = False
+        self._nft.close()
+
     def drops(self) -> dict[str, int]:
         """Packets the filter dropped since the start, by reason."""
         now: dict[str, int] = {}
@@ -115,8 +127,6 @@ class Host:
             raise Unavailable(f"this host's addresses cannot be read: {error}") from None
 
     def _apply(self, routes: IPRoute, flows: Sequence[Flow]) -> None:
-        if not self._begun:
-            self._sweep(routes)
         former, wanted = self._plan, self._planned(routes, flows)
         try:
             wanted = self._add(routes, former, wanted)
@@ -126,8 +136,12 @@ class Host:
                 self._add(routes, wanted, former)
                 self._remove(routes, wanted, former)
             raise
-        self._plan, self._begun = wanted, True
-        self._remove(routes, former, wanted)
+        begun, self._begun = self._begun, True
+        self._plan, self._flows = wanted, tuple(flows)
+        if begun:
+            self._remove(routes, former, wanted)
+        else:
+            self._sweep(routes, wanted)
 
     def _refresh(self, routes: IPRoute) -> None:
         wanted = self._planned(routes, self._flows)
@@ -183,21 +197,27 @@ class Host:
             if key not in wanted.routes:
                 _tolerating(_NOT_THERE, routes.route, "del", **_route(route, index))
 
-    def _sweep(self, routes: IPRoute) -> None:
-        """Remove every rule and route of ours, whoever made it: a former run, or we."""
+    def _sweep(self, routes: IPRoute, wanted: Plan | None = None) -> None:
+        """Remove every rule and route of ours that is not wanted, whoever made it: a former run, or we."""
         tables = (self.numbers.steered, self.numbers.led)
+        kept = Plan() if wanted is None else wanted
+        rules = [_rule(rule) for rule in kept.rules]
         for family in _FAMILIES.values():
             try:
                 found = list(routes.get_rules(family=family))
             except NetlinkError:  # a host without IPv6
                 continue
             for one in found:
-                table, priority = one.get("FRA_TABLE") or one["table"], one.get("FRA_PRIORITY") or 0
-                ours = priority - self.numbers.priority in range(PLACES) and one["action"] in (_GOTO, _NOP)
-                if table in tables or ours:
-                    routes.rule("del", **_found(one, family, priority))
+                words = _found(one, family)
+                place = words["priority"] - self.numbers.priority in range(PLACES)
+                ours = words.get("table") in tables or (place and "action" in words)
+                if ours and words not in rules:
+                    routes.rule("del", **words)
             for table in tables:
-                _tolerating(_NOT_THERE, routes.flush_routes, family=family, table=table)
+                for one in _routes(routes, family, table):
+                    words = _route_found(one, family, table)
+                    if (table, ip_network(words["dst"])) not in kept.routes:
+                        _tolerating(_NOT_THERE, routes.route, "del", **words)
 
     def _source(self, routes: IPRoute, destination: Address) -> Address | None:
         """From which address the host would send there if we were not here."""
@@ -220,6 +240,14 @@ def _with_routes(work: Callable[[IPRoute], T]) -> T:
 
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(run).result()
+
+
+def _routes(routes: IPRoute, family: int, table: int) -> list[Any]:
+    """The routes of a table."""
+    try:
+        return [one for one in routes.get_routes(family=family, table=table) if one["type"] in _OURS]
+    except NetlinkError:  # nobody has made the table
+        return []
 
 
 def _addresses(routes: IPRoute) -> list[Address]:
@@ -257,14 +285,27 @@ def _rule(rule: Rule) -> dict[str, Any]:
     return words | ({"iifname": "lo"} if rule.local else {})
 
 
-def _found(one: Any, family: int, priority: int) -> dict[str, Any]:
-    """A rule of the kernel's list, for removal."""
-    words: dict[str, Any] = {"family": family, "priority": priority}
+def _found(one: Any, family: int) -> dict[str, Any]:
+    """A rule of the kernel's list, in the words of `_rule`."""
+    words: dict[str, Any] = {"family": family, "priority": one.get("FRA_PRIORITY") or 0}
     if one["action"] == _NOP:
-        return words | {"action": "nop"}
-    if one["action"] == _GOTO:
-        return words | {"action": "goto", "goto": one.get("FRA_GOTO")}
-    return words | {"table": one.get("FRA_TABLE") or one["table"]}
+        words["action"] = "nop"
+    elif one["action"] == _GOTO:
+        words |= {"action": "goto", "goto": one.get("FRA_GOTO")}
+    else:
+        words["table"] = one.get("FRA_TABLE") or one["table"]
+    if one.get("FRA_FWMASK"):
+        words |= {"fwmark": one.get("FRA_FWMARK"), "fwmask": one.get("FRA_FWMASK")}
+    if one["src_len"]:
+        words |= {"src": str(ip_address(one.get("FRA_SRC"))), "src_len": one["src_len"]}
+    return words | ({"iifname": one.get("FRA_IIFNAME")} if one.get("FRA_IIFNAME") else {})
+
+
+def _route_found(one: Any, family: int, table: int) -> dict[str, Any]:
+    """A route of the kernel's list, for removal."""
+    anywhere = "0.0.0.0" if family == socket.AF_INET else "::"
+    words = {"family": family, "dst": f"{one.get('RTA_DST') or anywhere}/{one['dst_len']}", "table": table}
+    return words | ({"type": "throw"} if one["type"] == _THROW else {})
 
 
 def _tolerating(codes: int | frozenset[int], call: Callable[..., object], *words: Any, **named: Any) -> None:

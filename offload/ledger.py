@@ -10,6 +10,8 @@ before in, each in 8 words; then the replay window as a ring of bits."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import mmap
 import os
 from typing import Final
@@ -20,16 +22,21 @@ WORDS: Final = 80
 ACCOUNT: Final = 8 * WORDS  # octets
 OCTETS, PACKETS, LAST, NUMBER, LOCK = range(5)
 INBOUND: Final = 8  # the first word of that direction
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
 class Ledger:
     """All accounts. Made with their number, or by a worker from the descriptor it inherits."""
 
     def __init__(self, slots: int = 0, fileno: int = -1) -> None:
-        """Raises `OSError` when there is no memory for it; only what is used takes any."""
+        """Raises `OSError` when there is no memory for it; only what is used takes any. Its size is sealed:
+        who shortened it would end everybody else who looks at it."""
         if fileno < 0:
-            fileno = os.memfd_create("ikd-ledger", os.MFD_CLOEXEC)
+            fileno = os.memfd_create("ikd-ledger", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fileno, slots * ACCOUNT)
+            fcntl.fcntl(fileno, fcntl.F_ADD_SEALS, _SEALS)
+        elif fcntl.fcntl(fileno, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise OSError(errno.EPERM, "a ledger whose size is not sealed")
         self.fileno = fileno
         self.memory = mmap.mmap(fileno, 0)
         self.words = memoryview(self.memory).cast("Q")

@@ -12,7 +12,8 @@ import msgspec
 from offload.adapters import Plugged
 from offload.capabilities import Direction
 from offload.nic_worker import Plugged as PlugMessage
-from offload.workers import Share, Workers
+from offload.shares import Share
+from offload.workers import Workers
 from sadb.sa import SaPair
 
 

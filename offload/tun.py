@@ -3,9 +3,9 @@
 A layer 3 device (Linux `Documentation/networking/tuntap.rst`) whose packets have a header of `offload.vnet`:
 the host leaves segmentation and checksums to us, and takes segments that we put together. It has a queue for
 each worker. It lives as long as one of its descriptors is open, unless somebody deletes it: the daemon keeps
-them all, so that it outlives a worker, and when the daemon dies, the device and every route through it go.
-`MemoryTun` is a device in memory with plain packets, for tests and for the data plane without root. What is
-led here is `offload.host`'s business."""
+them all, so that it outlives a worker, and each worker its own; when all of them are gone, the device and
+every route through it go. `MemoryTun` is a device in memory with plain packets, for tests and for the data
+plane without root. What is led here is `offload.host`'s business."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import re
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -31,7 +31,7 @@ QUEUE: Final = 1024  # packets the kernel, or a device in memory, holds for us
 
 _DEVICE: Final = "/dev/net/tun"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)  # it goes into nftables text, too
-_TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
+_TUNSETIFF, _TUNSETOFFLOAD, _TUNGETIFF = 0x400454CA, 0x400454D0, 0x800454D2
 _IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_MULTI_QUEUE, _IFF_UP = 0x0001, 0x1000, 0x4000, 0x0100, 0x1
 _SEGMENTATION = 0x01 | 0x02 | 0x04 | 0x08  # TUN_F_CSUM, TSO4, TSO6, TSO_ECN
 _UDP_SEGMENTATION = 0x20 | 0x40  # TUN_F_USO4, USO6: Linux 6.2
@@ -73,6 +73,16 @@ class Tun:
             remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
             raise Unavailable(f"no TUN device {name}: {remedy}") from None
 
+    @classmethod
+    def inherited(cls, name: str, mtu: int, filenos: Sequence[int], *, segments_udp: bool) -> Tun:
+        """A device that is there, by descriptors of its queues."""
+        tun = cls.__new__(cls)
+        tun.name, tun.mtu = name, mtu
+        tun.queues = [Queue(one) for one in filenos]
+        tun.segments_udp = segments_udp
+        tun._index = socket.if_nametoindex(name)
+        return tun
+
     @property
     def there(self) -> bool:
         """Whether nobody has deleted it."""
@@ -93,6 +103,12 @@ class Tun:
         for queue in self.queues:
             queue.close()
         self.queues.clear()
+
+
+def device_of(fileno: int) -> str:
+    """The name of the device that a descriptor is a queue of; raises `OSError`."""
+    found = fcntl.ioctl(fileno, _TUNGETIFF, bytes(_IFREQ.size))
+    return found[:16].rstrip(b"\0").decode("ascii", "replace")
 
 
 class Queue:

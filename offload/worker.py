@@ -6,7 +6,7 @@ origins.
 It reads its queue of the TUN device, its raw sockets and its UDP sockets, and does what the daemon says
 through the channel: an order that was given before a packet came is carried out before the packet is looked
 at. With the native loop only what that hands up reaches Python. It has no rights: everything it needs is open
-when it begins, and it ends when the daemon does."""
+when it begins. Without a will it ends when the daemon does, see `offload.line`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from offload import channel, rights, vnet
 from offload.accounts import LedgerAccounts, NativeAccounts
 from offload.hints import Hints
 from offload.ledger import Ledger
+from offload.line import Legacy, Line, Will
 from offload.meter import Bucket
 from offload.natt import NattSockets
 from offload.outer import Arrived
@@ -47,9 +48,7 @@ MOST_WAITING: Final = 1 << 20  # octets of answers that the daemon does not take
 EARLY: Final = 64  # trains kept that are for no SA we have
 EARLY_SECONDS: Final = 0.1
 LONGEST_TRACEBACK: Final = 8192
-NO_DEVICE: Final = (
-    72  # exit status of a worker whose TUN device was deleted: only the daemon can make another
-)
+NO_DEVICE: Final = 72  # exit status when the TUN device was deleted: only the daemon can make another
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -66,6 +65,7 @@ class Order(msgspec.Struct, frozen=True):
     queue_packets: int
     queue_flows: int
     plugs: int = -1  # where an adapter is given to it, if it may have one
+    will: Will | None = None
 
 
 class _Kind(IntEnum):
@@ -111,26 +111,24 @@ class Worker:
     """One worker, from inherited descriptors to the end of the daemon."""
 
     def __init__(self, order: Order) -> None:
-        self.channel = socket.socket(fileno=order.channel)
-        self.channel.setblocking(False)
-        self.decoder = channel.Decoder(channel.Order, channel.LONGEST_ORDER)
+        self.order = order
+        self.poll = select.epoll()
+        self.work: dict[int, Callable[[], None]] = {}
+        self.line = Line(order.channel, order.will, self.poll, self.work, self._orders, self._legacy)
         self.complaints = Bucket(1.0, 5.0)
-        self.waiting = bytearray()
         self.ledger = Ledger(fileno=order.ledger)
         self.queue = Queue(order.queue)
         self.raw = RawSockets(socket.socket(fileno=one) for one in order.raw)
         self.natt = NattSockets(socket.socket(fileno=one) for one in order.natt)
         self.hints = Hints(socket.socket(fileno=one) for one in order.hints)
-        self.segments_udp = order.segments_udp
         self.slots: dict[int, SaPair] = {}
+        self.digests: dict[int, str] = {}  # of the rules of pairs, by slot
         self.early = Early()
         self.reported: tuple[dict[str, int], int] = {}, 0
         self.report_at = self.alive_at = 0.0
         self.accounts = self._accounts(order.engine)
         self.engine = self._engine(order)
         self.engine.notify = self._notice
-        self.poll = select.epoll()
-        self.work: dict[int, Callable[[], None]] = {}
 
     def _engine(self, order: Order) -> SoftwareEngine:
         return SoftwareEngine(
@@ -162,8 +160,7 @@ class Worker:
     # Turns -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until the daemon closes the channel."""
-        self._watch(self.channel.fileno(), self._orders)
+        """Until the daemon wants no more, or is gone."""
         self._source(self.queue.fileno(), _Kind.DEVICE, self._device)
         for fileno in self.hints.filenos():
             self._watch_hints(fileno)
@@ -183,7 +180,7 @@ class Worker:
                 wait = 0.0
             ready = self._sleep(wait)
             # the daemon first: what it said came before the packets that follow from it
-            for fileno, _ in sorted(ready, key=lambda one: one[0] != self.channel.fileno()):
+            for fileno, _ in sorted(ready, key=lambda one: one[0] != self.line.fileno()):
                 if fileno in self.work:  # else the native loop's, or what was done before has ended it
                     self._guarded(self.work[fileno])
             now = clock.now()
@@ -191,7 +188,7 @@ class Worker:
             self._report(now)
 
     def _deadlines(self) -> Sequence[float | None]:
-        return self.engine.deadline(), self.early.deadline(), self.alive_at
+        return self.engine.deadline(), self.early.deadline(), self.alive_at, self.line.deadline()
 
     def _sleep(self, seconds: float) -> list[tuple[int, int]]:
         """Until there is something to do: what is readable."""
@@ -206,6 +203,7 @@ class Worker:
             self._source(fileno, kind, partial(self._socket_python, fileno, self.raw))
 
     def _tick(self, now: float) -> None:
+        self.line.tick(now)
         self.engine.tick(now)
         if overdue := self.early.expire(now):
             self._emit(self.engine.inbound(overdue, now))
@@ -319,7 +317,7 @@ class Worker:
             self.queue.write_batch(self._frames(batch.local))
 
     def _frames(self, packets: Sequence[bytes]) -> list[bytes]:
-        return vnet.frames(packets, uso=self.segments_udp)
+        return vnet.frames(packets, uso=self.order.segments_udp)
 
     def _raw_errors(self, fileno: int) -> None:
         self.raw.hear(fileno)
@@ -335,16 +333,8 @@ class Worker:
 
     def _orders(self) -> None:
         """Do what the daemon has said so far."""
-        while True:
-            try:
-                data = self.channel.recv(1 << 18)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                raise SystemExit(0)
-            for message in self.decoder.feed(data):
+        while (messages := self.line.read()) is not None:
+            for message in messages:
                 self._order(message)  # type: ignore[arg-type]
             self._emit(self.engine.released(clock.now()))
 
@@ -354,6 +344,7 @@ class Worker:
             case channel.Add():
                 pair = channel.pair_of(message)
                 self.slots[message.slot] = self._assigned(pair, message.slot)
+                self.digests[message.slot] = message.digest
                 with suppress(Unavailable):  # the daemon checked it
                     engine.install(pair)
                 if waited := self.early.take(pair.inbound.spi):
@@ -371,36 +362,55 @@ class Worker:
                 engine.moved(pair, local, peer, message.encapsulation)
             case channel.Remove():
                 engine.remove(self.slots.pop(message.slot))
+                del self.digests[message.slot]
                 self._answer(channel.Removed(message.slot))
             case channel.Flows():
                 engine.route(channel.flows_of(message))
+            case channel.Taken(seconds):
+                self.line.taken(seconds)
+            case channel.End():
+                self.line.end()
 
     def _assigned(self, pair: SaPair, slot: int) -> SaPair:
         self.accounts.slots[pair] = slot
         return pair
 
+    def _legacy(self, will: Will) -> Legacy:
+        """All there is, for a new daemon."""
+        order = self.order
+        sockets = len(order.raw), len(order.natt), len(order.hints)
+        handover = channel.Handover(
+            will.circumstances,
+            will.number,
+            will.count,
+            order.segments_udp,
+            sockets,
+            len(will.kept),
+            len(self.slots),
+        )
+        filenos = (order.ledger, order.queue, *order.raw, *order.natt, *order.hints, *will.kept)
+        pairs = (
+            channel.Held(
+                channel.add(slot, pair, digest=self.digests[slot]), pair.outbound.state.value, pair.standby
+            )
+            for slot, pair in list(self.slots.items())
+        )
+        return handover, filenos, pairs
+
     def _notice(self, notice: Notice) -> None:
-        if len(self.waiting) < MOST_WAITING:  # else it notices again
+        if self.line.waiting < MOST_WAITING:  # else it notices again
             self._answer(channel.notice(notice))
 
     def _answer(self, message: channel.Answer) -> None:
-        """Tell the daemon; what it does not take now waits."""
-        self.waiting += channel.encoded(message)
-        self._flush()
-
-    def _flush(self) -> None:
-        with suppress(OSError):  # it is busy, or gone, which `_orders` finds
-            while self.waiting:
-                del self.waiting[: self.channel.send(self.waiting)]
-        mask = select.EPOLLIN | (select.EPOLLOUT if self.waiting else 0)
-        self.poll.modify(self.channel.fileno(), mask)
+        self.line.say(message)
 
     def _report(self, now: float) -> None:
         """Now and then, what came to nothing; and that we live."""
-        if self.waiting:
-            self._flush()
+        if self.line.waiting:
+            self.line.flush()
         if now < self.report_at:
             return
+        self.line.alive()
         dropped = Counter(self.engine.counters)
         dropped.update(self.drops())
         dropped.update({f"raw: {reason}": number for reason, number in self.raw.counters.items()})
@@ -423,7 +433,7 @@ def main(arguments: Sequence[str]) -> None:
 
         kind = NicWorker
     worker = kind(order)
-    rights.give_up()
+    rights.give_up(outlives=order.will is not None)
     worker.run()
 
 

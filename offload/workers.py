@@ -9,56 +9,53 @@ it: packets wait in their queues, the packet filter stays, and nothing leaves in
 
 All workers are equal, and any of them may send on any SA. When one dies the others are ended, too: how far it
 had counted, nobody can say, so no number of its SAs is used again. New workers receive on these SAs what is
-newer than all that had come, hold what is to be sent, and the owner is told to replace every pair."""
+newer than all that had come, hold what is to be sent, and the owner is told to replace every pair.
+
+With a `Bequest` they outlive the daemon for a while (`offload.line`), and what `offload.inheritance` has
+found of them serves on: they are no children of this process then, and known by their pidfds alone."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
-import subprocess
-import sys
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final, Protocol
 
-import msgspec
-
-from offload import bpf, channel, hints, natt
+from offload import channel
 from offload.channel import (
     ALIVE_SECONDS,
     Acquired,
-    Answer,
     Broken,
     Came,
     Carried,
-    Decoder,
     Expired,
     Garbled,
     Removed,
     Report,
     Unknown,
 )
+from offload.inheritance import Estate, ended, place_of
 from offload.ledger import Ledger
-from offload.raw import RawSockets
+from offload.processes import Bequest, Kind, Process, spawn
+from offload.shares import Share
 from offload.software import check
 from offload.tun import Tun
-from offload.worker import NO_DEVICE, Order
 from sadb.address import Address
 from sadb.backend import Notice, Unavailable
-from sadb.sa import Expire, Flow, SaPair, Usage
+from sadb.sa import Expire, Flow, SaPair, State, Usage
 
 RESTARTED: Final = "restart"  # why pairs are to be replaced after a worker died
 SILENT_SECONDS: Final = 10 * ALIVE_SECONDS  # a worker that says nothing for this long is ended
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 10.0  # seconds before workers that died soon are made again
+NO_DEVICE: Final = "its TUN device was deleted"
 LONG_LIFE: Final = 30.0  # seconds after which a death is no sequel of the one before
 STOP_SECONDS: Final = 2.0
-LONGEST_ANSWER: Final = 1 << 16  # octets
 _BATCH: Final = 1 << 18
-_REASONS: Final = {NO_DEVICE: "its TUN device was deleted"}
 
 
 class Watcher(Protocol):
@@ -108,87 +105,52 @@ class Steering(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """The sockets of one worker."""
-
-    raw: Sequence[socket.socket]
-    natt: list[socket.socket]
-    hints: Sequence[socket.socket]
-
-
-@contextmanager
-def open_shares(
-    count: int, places: Sequence[tuple[Address, int, socket.socket]], mark: int
-) -> Iterator[Sequence[Share]]:
-    """Sockets for `count` workers; `places` are addresses, ports and sockets for IKE that ESP in UDP shares.
-    Raises `Unavailable` or `OSError`."""
-    with ExitStack() as stack:
-        shares = [
-            Share(
-                [stack.enter_context(one) for one in RawSockets.opened(mark, number, count)],
-                [stack.enter_context(natt.opened(where, port, mark)) for where, port, _ in places],
-                [stack.enter_context(one) for one in hints.opened()],
-            )
-            for number in range(count)
-        ]
-        for share in shares:  # behind those that the program below chooses from
-            for where, port, _ in places:
-                share.natt.append(stack.enter_context(natt.opened(where, port, mark, receives=False)))
-        for _, _, first in places:
-            bpf.attach_reuseport(first, bpf.demultiplexer(count))
-        yield shares
-
-
 @dataclass(slots=True)
 class _Held:
-    """A pair with its slot. `given` says that workers have had it, `told` that they may send
-    on it."""
+    """A pair with its slot, and the digest of its rule. `given` says that workers have had it, `told` that
+    they may send on it."""
 
     pair: SaPair
     slot: int
+    digest: str
     given: bool = False
     told: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class _Process:
-    """One worker's process; its channel is written without waiting."""
-
-    process: subprocess.Popen[bytes]
-    pidfd: int
-    channel: socket.socket
-    began: float
-    heard: float
-    decoder: Decoder = field(default_factory=lambda: Decoder(Answer, LONGEST_ANSWER))
-    waiting: bytearray = field(default_factory=bytearray)
-    report: Report = field(default_factory=lambda: Report({}, 0))
-    plugs: socket.socket | None = None
+def _restored(held: channel.Held) -> SaPair | None:
+    """A pair that a worker has; None when it cannot be used or was never used. One that is not sent on any
+    more is only to be replaced."""
+    try:
+        pair, state = channel.pair_of(held.pair), State(held.state)
+        check(pair)
+    except (LookupError, ValueError, Unavailable):
+        return None
+    pair.standby = held.standby
+    pair.inbound.state = pair.outbound.state = State.DYING if state is State.DEAD else state
+    return None if state is State.LARVAL else pair
 
 
 class Workers:
     """All workers. Made with what they share; `open` starts them."""
 
-    def __init__(
-        self, slots: int, *, engine: str, queue_packets: int, queue_flows: int, adapter: bool = False
-    ) -> None:
-        """With `adapter`, one worker whose pairs may be in an adapter."""
+    def __init__(self, slots: int, kind: Kind) -> None:
         self.notify: Callable[[Notice], None] = lambda notice: None
         self.watcher: Watcher | None = None
         self.steering: Steering | None = None
         self.link_mtu: Callable[[Address], int | None] = lambda destination: None
-        self._options = engine, queue_packets, queue_flows
-        self._adapter = adapter
+        self.digest: Callable[[str], str] = lambda rule: ""
+        self._kind = kind
         self._tun: Tun | None = None
         self._ledger = Ledger(slots)
         self._next, self._free = 0, deque[int]()
         self._held: dict[SaPair, _Held] = {}
         self._by_slot: dict[int, SaPair] = {}
         self._changed: dict[SaPair, _Held] = {}  # to be used otherwise from `flush` on
-        self._leaving: dict[int, set[_Process]] = {}  # slots that workers have to let go of
+        self._leaving: dict[int, set[Process]] = {}  # slots that workers have to let go of
         self._flows: tuple[Flow, ...] = ()
         self._shares: Sequence[Share] = ()
-        self._processes: list[_Process] = []
+        self._bequest: Bequest | None = None
+        self._processes: list[Process] = []
         self._past: Counter[str] = Counter()  # drops of workers that are gone
         self._pause = FIRST_PAUSE
         self._again: asyncio.TimerHandle | None = None
@@ -196,11 +158,25 @@ class Workers:
 
     # Life ------------------------------------------------------------------------------------------------
 
-    def open(self, loop: asyncio.AbstractEventLoop, tun: Tun, shares: Sequence[Share]) -> None:
-        """Start a worker for each share, which has as many queues; raises `OSError`."""
-        self._loop, self._tun, self._shares = loop, tun, shares
-        self._start()
+    def open(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tun: Tun,
+        shares: Sequence[Share],
+        bequest: Bequest | None = None,
+        estate: Estate | None = None,
+    ) -> list[tuple[SaPair, str]]:
+        """Start a worker for each share, which has as many queues; raises `OSError`. Those of an `estate` go
+        on instead: the pairs that they have are returned, each with the digest of its rule, and those that
+        the caller does not want are to be removed."""
+        self._loop, self._tun, self._shares, self._bequest = loop, tun, shares, bequest
+        found = []
+        if estate is None:
+            self._start()
+        else:
+            found = self._adopt(estate)
         self._watch_silence()
+        return found
 
     def close(self) -> None:
         """End all workers; safe to repeat."""
@@ -209,13 +185,30 @@ class Workers:
         if self._again is not None:
             self._again.cancel()
         self._end(STOP_SECONDS)
+        if self._bequest is not None:
+            for number in range(len(self._shares)):
+                place_of(self._bequest.control, number).unlink(missing_ok=True)
         self._loop = None
         self._ledger.close()
+
+    def leave(self) -> None:
+        """Leave workers to the daemon that comes next; as if this one had died, but for what is on its way to
+        them."""
+        assert self._loop is not None
+        for one in self._processes:
+            self._forget(one)
+            with suppress(OSError):
+                one.channel.settimeout(STOP_SECONDS)
+                one.channel.sendall(one.waiting)
+            one.release()
+        self._processes = []
+        self._bequest = None
+        self.close()
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The processes."""
-        return tuple(one.process.pid for one in self._processes)
+        return tuple(one.pid for one in self._processes)
 
     # Backend ---------------------------------------------------------------------------------------------
 
@@ -225,10 +218,9 @@ class Workers:
             return
         check(pair)
         pair.outbound.mtu = self.link_mtu(pair.outbound.destination)
-        held = self._held[pair] = _Held(pair, self._slot())
-        self._by_slot[held.slot] = pair
+        held = _Held(pair, self._slot(), self.digest(pair.rule))
+        self._enter(held)
         self._ledger.begin(held.slot, pair)
-        pair.watch = self.update
         self._give(held)
         if self.steering is not None:
             self.steering.installed(pair)
@@ -267,8 +259,7 @@ class Workers:
         pair.watch = None
         pair.inbound.usage, pair.outbound.usage = self._usage(held)
         if self._processes and held.given:
-            self._leaving[held.slot] = set(self._processes)
-            self._send(channel.Remove(held.slot))
+            self._let_go(held.slot, self._processes)
         else:
             self._free.append(held.slot)
 
@@ -346,16 +337,16 @@ class Workers:
     def _give(self, held: _Held) -> None:
         if self._processes:
             held.given = True
-            self._send(channel.add(held.slot, held.pair))
+            self._send(channel.add(held.slot, held.pair, digest=held.digest))
             self._changed[held.pair] = held
 
-    def _send(self, message: channel.Order) -> None:
+    def _send(self, message: channel.Order, to: Sequence[Process] | None = None) -> None:
         data = channel.encoded(message)
-        for one in self._processes:
+        for one in self._processes if to is None else to:
             one.waiting += data
             self._flush(one)
 
-    def _flush(self, one: _Process) -> None:
+    def _flush(self, one: Process) -> None:
         assert self._loop is not None
         try:
             while one.waiting:
@@ -374,72 +365,73 @@ class Workers:
         assert self._loop is not None
         self._again = None
         assert self._tun is not None
-        queues = [queue.fileno() for queue in self._tun.queues]
+        now, ledger = self._loop.time(), self._ledger.fileno
         self._processes = [
-            self._spawn(share, queue) for share, queue in zip(self._shares, queues, strict=True)
+            spawn(self._kind, number, self._shares, self._tun, ledger, self._bequest, now)
+            for number in range(len(self._shares))
         ]
         self._send(channel.flows(self._flows))
         for held in self._held.values():
             if held.given:
                 highest = self._ledger.number(held.slot, True)
-                self._send(channel.add(held.slot, held.pair, highest, self._usage(held)))
+                self._send(channel.add(held.slot, held.pair, highest, self._usage(held), held.digest))
             else:
                 self._give(held)
-        for one in self._processes:
-            self._loop.add_reader(one.channel, self._hear, one)
-            self._loop.add_reader(one.pidfd, self._died, one)
+        self._listen()
         if self.steering is not None:
             self.steering.began()
 
-    def _spawn(self, share: Share, queue: int) -> _Process:
+    def _listen(self) -> None:
         assert self._loop is not None
-        assert self._tun is not None
-        engine, queue_packets, queue_flows = self._options
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        raw = tuple(one.fileno() for one in share.raw)
-        natt = tuple(one.fileno() for one in share.natt)
-        hints = tuple(one.fileno() for one in share.hints)
-        plugs, their_plugs = self._plugs()
-        order = Order(
-            engine,
-            theirs.fileno(),
-            self._ledger.fileno,
-            queue,
-            self._tun.segments_udp,
-            raw,
-            natt,
-            hints,
-            queue_packets,
-            queue_flows,
-            their_plugs.fileno() if their_plugs else -1,
-        )
-        inherited = (theirs, *([their_plugs] if their_plugs else []))
-        with ExitStack() as stack:
-            for one in inherited:
-                stack.enter_context(one)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "offload.worker", msgspec.json.encode(order).decode()],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(
-                    *(one.fileno() for one in inherited),
-                    self._ledger.fileno,
-                    queue,
-                    *raw,
-                    *natt,
-                    *hints,
-                ),
-            )
+        for one in self._processes:
+            self._loop.add_reader(one.channel, self._hear, one)
+            self._loop.add_reader(one.pidfd, self._died, one)
+
+    def _adopt(self, estate: Estate) -> list[tuple[SaPair, str]]:
+        """Go on with the workers of a former daemon. A pair that they do not agree on is removed: the order
+        about it had not come to all of them."""
+        assert self._loop is not None
         now = self._loop.time()
-        return _Process(process, os.pidfd_open(process.pid), ours, now, now, plugs=plugs)
+        ledgers = [one.ledger for one in estate.orphans]
+        self._ledger.close()
+        self._ledger = Ledger(fileno=ledgers.pop(0))
+        for fileno in ledgers:
+            os.close(fileno)
+        self._processes = [
+            Process(one.pid, one.pidfd, one.channel, now, now, decoder=one.decoder) for one in estate.orphans
+        ]
+        assert self._bequest is not None
+        self._send(channel.Taken(self._bequest.seconds))
+        found = []
+        for slot, held, agreed in estate.pairs():
+            self._next = max(self._next, slot + 1)
+            pair = _restored(held) if agreed else None
+            if pair is not None:
+                self._enter(_Held(pair, slot, held.pair.digest, given=True, told=True))
+                self._changed[pair] = self._held[pair]
+                found.append((pair, held.pair.digest))
+            else:
+                both = zip(self._processes, estate.orphans, strict=True)
+                self._let_go(slot, [process for process, orphan in both if slot in orphan.pairs])
+        used = {*self._by_slot, *self._leaving}
+        self._free.extend(slot for slot in range(self._next) if slot not in used)
+        for process, orphan in zip(self._processes, estate.orphans, strict=True):
+            for message in orphan.said:
+                self._answer(process, message)
+        self._listen()
+        return found
 
-    def _plugs(self) -> tuple[socket.socket, socket.socket] | tuple[None, None]:
-        """Where adapters are given to a worker."""
-        if not self._adapter:
-            return None, None
-        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def _enter(self, held: _Held) -> None:
+        self._held[held.pair] = held
+        self._by_slot[held.slot] = held.pair
+        held.pair.watch = self.update
 
-    def _hear(self, one: _Process) -> None:
+    def _let_go(self, slot: int, processes: Sequence[Process]) -> None:
+        """Have workers forget a slot, which is free when they have."""
+        self._leaving[slot] = set(processes)
+        self._send(channel.Remove(slot), processes)
+
+    def _hear(self, one: Process) -> None:
         """What a worker says. One that speaks nonsense is ended: it may be somebody else's by now."""
         assert self._loop is not None
         try:
@@ -450,7 +442,7 @@ class Workers:
             data = b""
         if not data:
             self._loop.remove_reader(one.channel)
-            one.process.kill()
+            one.kill()
             return
         one.heard = self._loop.time()
         try:
@@ -458,9 +450,9 @@ class Workers:
                 self._answer(one, message)
         except (Garbled, ValueError):
             self._loop.remove_reader(one.channel)
-            one.process.kill()
+            one.kill()
 
-    def _answer(self, one: _Process, message: object) -> None:
+    def _answer(self, one: Process, message: object) -> None:
         match message:
             case Report():
                 one.report = message
@@ -491,11 +483,11 @@ class Workers:
                 if self.watcher is not None:
                     self.watcher.broken(where, text)
 
-    def _died(self, one: _Process) -> None:
+    def _died(self, one: Process) -> None:
         """A worker is gone: end the others, make new ones, and have every pair replaced."""
         assert self._loop is not None
-        status = one.process.wait()
-        reason = signal.Signals(-status).name if status < 0 else _REASONS.get(status, f"exit status {status}")
+        assert self._tun is not None
+        reason = one.status() if self._tun.there else NO_DEVICE
         now = self._loop.time()
         self._pause = FIRST_PAUSE if now - one.began > LONG_LIFE else self._pause
         self._end(0.0)
@@ -525,26 +517,33 @@ class Workers:
             self.notify(Expire(pair.inbound.spi, True, False, RESTARTED, pair.owner))
 
     def _end(self, patience: float) -> None:
-        """Workers end when their channel does; those that do not within `patience` seconds are killed."""
-        assert self._loop is not None
+        """Tell workers to end; those that do not within `patience` seconds are killed."""
+        deadline = time.monotonic() + patience
+        if patience:
+            self._send(channel.End())
         for one in self._processes:
-            self._loop.remove_reader(one.pidfd)
-            self._loop.remove_reader(one.channel)
-            self._loop.remove_writer(one.channel)
-            one.channel.close()
-            if one.plugs is not None:
-                one.plugs.close()
-            self._past.update(one.report.dropped)
+            self._forget(one)
             if not patience:
-                one.process.kill()
+                one.kill()
         for one in self._processes:
-            try:
-                one.process.wait(patience or None)
-            except subprocess.TimeoutExpired:
-                one.process.kill()
-                one.process.wait()
-            os.close(one.pidfd)
+            with suppress(OSError):  # it is dead, or hangs
+                one.channel.settimeout(max(0.01, deadline - time.monotonic()))
+                one.channel.sendall(one.waiting)
+            if not ended(one.pidfd, deadline - time.monotonic()):
+                one.kill()
+                ended(one.pidfd, STOP_SECONDS)
+            if one.child is not None:
+                one.child.wait()
+            one.release()
         self._processes = []
+
+    def _forget(self, one: Process) -> None:
+        """Hear no more of a worker, and talk to it no more."""
+        assert self._loop is not None
+        self._loop.remove_reader(one.pidfd)
+        self._loop.remove_reader(one.channel)
+        self._loop.remove_writer(one.channel)
+        self._past.update(one.report.dropped)
 
     def _watch_silence(self) -> None:
         """End workers that hang; `_died` follows."""
@@ -552,6 +551,5 @@ class Workers:
             return
         for one in self._processes:
             if self._loop.time() - one.heard > SILENT_SECONDS:
-                with suppress(ProcessLookupError):
-                    one.process.kill()
+                one.kill()
         self._loop.call_later(ALIVE_SECONDS, self._watch_silence)

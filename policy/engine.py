@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from ipaddress import ip_network
 
 from policy.explanation import Explanation, narrower
@@ -66,6 +67,7 @@ class Policy:
         self.rules = rank(rules)
         self.warnings = tuple(warnings)
         self._by_peer: dict[tuple[Address, Address, str], tuple[Rule, ...]] = {}
+        self._digests: dict[str, str] = {}
 
     def rule(self, name: str) -> Rule | None:
         """A rule by name, also one that is not enabled, also an exemption."""
@@ -124,6 +126,16 @@ class Policy:
         """The same policy with the addresses of tunnel end points that were given as names: the first address
         of the family of the tunnel's own end. A name that has none leaves its rule without a peer."""
         return Policy((_resolved(rule, hosts) for rule in self.rules), self.warnings)
+
+    def digest(self, name: str) -> str:
+        """What a rule in force means, in a few octets that are the same in every process and other ones when
+        `diff` would call the rule changed; empty when there is no such rule."""
+        rule = self.rule(name)
+        if rule is None or not rule.enabled:
+            return ""
+        if name not in self._digests:
+            self._digests[name] = sha256(repr(_meaning(rule)).encode()).hexdigest()[:32]
+        return self._digests[name]
 
     def explain(
         self,
@@ -195,15 +207,14 @@ def diff(old: Policy, new: Policy) -> Changes:
     """What a reload changes. A rule that is switched off counts as removed; labels, comments and the place in
     the file do not count."""
 
-    def meaning(policy: Policy) -> dict[str, Rule]:
-        return {
-            rule.name: replace(rule, source="", description="", group=None, status="")
-            for rule in policy.in_force
-        }
-
-    before, after = meaning(old), meaning(new)
+    before, after = ({rule.name: _meaning(rule) for rule in policy.in_force} for policy in (old, new))
     return Changes(
         added=tuple(name for name in after if name not in before),
         changed=tuple(name for name in after if name in before and after[name] != before[name]),
         removed=tuple(name for name in before if name not in after),
     )
+
+
+def _meaning(rule: Rule) -> Rule:
+    """A rule without what nothing depends on."""
+    return replace(rule, source="", description="", group=None, status="")

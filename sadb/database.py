@@ -122,12 +122,28 @@ class Database:
             self._backend.remove(pair)  # one direction may have gone in
             raise
         del self._larval[spi]
-        self._pairs[spi] = pair
-        self._owners.setdefault(pair.owner, []).append(pair)
-        self._index.add(pair)
-        self._schedule(pair)
+        self._enter(pair)
         if replaces is not None and self._pairs.get(replaces.inbound.spi) is replaces:
             self._die(replaces)
+
+    def adopt(self, pair: SaPair) -> None:
+        """Take a pair that the backend has from a former run, with its age, limits and state; raises
+        `Unavailable` when the database is full or the SPI in use."""
+        spi = pair.inbound.spi
+        if len(self._pairs) + len(self._larval) >= self._limit:
+            raise Unavailable(f"the SADB holds its limit of {self._limit} pairs")
+        if spi in self._pairs or spi in self._larval:
+            raise Unavailable("SPI in use")
+        self._enter(pair)
+        self._dying += pair.inbound.state is State.DYING
+
+    def give(self, pair: SaPair, owner: int) -> None:
+        """Hand one pair to a main-mode SA."""
+        if self._alive(pair) and pair.owner != owner:
+            self._disown(pair)
+            pair.owner = owner
+            self._owners.setdefault(owner, []).append(pair)
+            pair.changed()
 
     def remove(self, pair: SaPair) -> None:
         """Take a pair out, here and in the backend; unknown pairs are ignored. `Unavailable` may come from
@@ -237,6 +253,18 @@ class Database:
         )  # one object where it can be: there are many pairs
         pair.inbound.state = pair.outbound.state = State.MATURE
 
+    def _enter(self, pair: SaPair) -> None:
+        self._pairs[pair.inbound.spi] = pair
+        self._owners.setdefault(pair.owner, []).append(pair)
+        self._index.add(pair)
+        self._schedule(pair)
+
+    def _disown(self, pair: SaPair) -> None:
+        owned = self._owners[pair.owner]
+        owned.remove(pair)
+        if not owned:
+            del self._owners[pair.owner]
+
     def _alive(self, pair: SaPair) -> bool:
         return self._pairs.get(pair.inbound.spi) is pair
 
@@ -274,10 +302,7 @@ class Database:
             return False
         self.removing(pair)
         del self._pairs[pair.inbound.spi]
-        owned = self._owners[pair.owner]
-        owned.remove(pair)
-        if not owned:
-            del self._owners[pair.owner]
+        self._disown(pair)
         self._index.discard(pair)
         self._dying -= pair.inbound.state is State.DYING
         pair.inbound.state = pair.outbound.state = State.DEAD

@@ -30,7 +30,7 @@ LAYERS = (
     frozenset({"association"}),
     frozenset({"halfopen", "isakmp", "pace"}),
     frozenset({"ikev1", "ikev2", "authip"}),
-    frozenset({"coexist"}),
+    frozenset({"adoption", "coexist"}),
     frozenset({"endpoint"}),
     frozenset(
         {

@@ -230,6 +230,20 @@ class AuthipAssociation(Reception):
     def unknown_spi(self, spi: int, now: float) -> None:
         """AuthIP names quick-mode SAs by message ID, and nobody knows that of a foreign SPI."""
 
+    def relieve(self, pair: SaPair, now: float) -> None:
+        """A quick-mode SA from before this main-mode SA has been replaced; nobody knows its message ID any
+        more, by which the peer could be told."""
+        self.session.now = now
+        self._drop_replaced(pair, "replaced")
+        self._settle(now)
+
+    def probe(self, now: float) -> None:
+        """Ask whether the peer still has this main-mode SA."""
+        self.session.now = now
+        if self.life.up and not self._busy:
+            self._probe()
+        self._settle(now)
+
     # NOTIFY_ACQUIRE --------------------------------------------------------------------------------------
 
     def _ask_for(self, wish: Wish) -> None:

@@ -157,6 +157,15 @@ class Ikev1Association(Reception):
             self._say_deleted(informational.delete_pair(pair), lambda: self.session.drop(pair, reason))
         self._settle(now)
 
+    def relieve(self, pair: SaPair, now: float) -> None:
+        """A quick-mode SA from before this ISAKMP SA has been replaced."""
+        self.session.now = now
+        self._replaced(pair, "replaced")
+        self._settle(now)
+
+    def probe(self, now: float) -> None:
+        """Nothing: the one that the peer begins replaces this one, see `_adopt`."""
+
     def _replace_on_heir(self, rule: Rule, pair: SaPair, now: float) -> None:
         """The peer has deleted this ISAKMP SA and kept its quick-mode SAs, and one of them is to be replaced:
         by way of another one, which takes over all of them."""

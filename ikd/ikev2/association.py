@@ -136,6 +136,17 @@ class Ikev2Association(Association):
         elif pair.inbound.spi in children.pairs:
             self._start("delete child", informational.delete_children(self.session, [pair], reason), now)
 
+    def relieve(self, pair: SaPair, now: float) -> None:
+        """A Child SA from before this IKE SA has been replaced; a peer that knows it from another IKE SA only
+        ignores the deletion."""
+        steps = informational.delete_children(self.session, [pair], "replaced", linger=True)
+        self._start("delete child", steps, now)
+
+    def probe(self, now: float) -> None:
+        """Ask whether the peer still has this IKE SA."""
+        if self.usable and not self.talks.requests:
+            self._start("liveness", mobike.probe(self.session), now, rule=self.rule)
+
     def rekey(self, now: float) -> None:
         """Replace the IKE SA; not before requests about its Child SAs and addresses are answered, which would
         go down with it."""

@@ -148,8 +148,10 @@ def initiate(session: Session, rule: Rule, acquire: Acquire | None, *, childless
         correlation.ready(session.original)
     reply = yield from _first_exchange(session, rule)
     session.authorities = _authorities(reply)
-    if session.nat or (session.traversal and mobike.wanted(session, rule)):  # RFC 4555 section 3.3
-        session.path = session.path.moved(session.env.settings.nat_port)
+    port = session.env.settings.nat_port
+    floats = session.nat or (session.traversal and mobike.wanted(session, rule))  # RFC 4555 section 3.3
+    if floats and session.path.local.port != port:  # else it has begun there, and a NAT has its own
+        session.path = session.path.moved(port)
     if childless and not session.childless:
         raise Refused(0, "the peer does not take an IKE SA without a Child SA (RFC 6023)")
     spi = 0 if childless else (yield from ask(AllocateSpi()))

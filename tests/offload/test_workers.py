@@ -10,6 +10,7 @@ from support import engines
 
 from offload import channel
 from offload.outer import Arrived
+from offload.processes import Kind
 from offload.worker import EARLY, EARLY_SECONDS, Early
 from offload.workers import Workers
 from sadb.sa import SaPair, State
@@ -21,11 +22,11 @@ class Told(Workers):
     """Workers that only note what they are told."""
 
     def __init__(self) -> None:
-        super().__init__(8, engine="python", queue_packets=32, queue_flows=32)
+        super().__init__(8, Kind("python", 32, 32))
         self.told: list[channel.Order] = []
         self._processes: list[Any] = ["a worker"]
 
-    def _send(self, message: channel.Order) -> None:
+    def _send(self, message: channel.Order, to: object = None) -> None:
         self.told.append(message)
 
     def take(self) -> list[channel.Order]:

@@ -31,6 +31,7 @@ from ikd.ikev2.numbers import exchange_name
 from ikd.outputs import (
     AllocateSpi,
     Ask,
+    Give,
     Inherit,
     Install,
     Keys,
@@ -392,6 +393,8 @@ class Link:
                     one.database.remove(output.pair)
                 case Inherit():
                     one.database.inherit(output.former, output.owner)
+                case Give():
+                    one.database.give(output.pair, output.owner)
                 case Renew():
                     pending[:0] = self._renewed(one, output)
                 case Move():
