@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -211,8 +215,59 @@ BASE = ('name = "a"\nremote = "10.0.0.9"\npeer = "x"', 'name = "b"\nremote = "10
 )
 def test_reload_tells_what_changed(rules: tuple[str, ...], changes: Changes) -> None:
     """SAs of rules that did not change stay up; those of others must go."""
-    assert diff(policy(*BASE), policy("\n\n" + rules[0], *rules[1:])) == changes
+    old, new = policy(*BASE), policy("\n\n" + rules[0], *rules[1:])
+    assert diff(old, new) == changes
     assert bool(changes) == (changes != Changes())
+    other = {name for name in "abcz" if old.digest(name) != new.digest(name)}
+    assert other == {*changes.added, *changes.changed, *changes.removed}
+
+
+DIGEST = """
+import sys
+from pathlib import Path
+from policy.load import load
+policy = load(Path(sys.argv[1]))
+print([policy.digest(rule.name) for rule in policy.rules])
+"""
+
+
+def test_digest_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """Pairs that outlive the daemon are told by it to belong to a rule: one that depended on where objects
+    are, or on the order of a set, would end all of them at every restart."""
+    (tmp_path / "policy.toml").write_text(
+        """
+[[rule]]
+name = "a"
+remote = "10.0.0.9"
+security = "require"
+auth = "two"
+crypto = "own"
+[rule.allow]
+machines = ["x", "y"]
+[[rule]]
+name = "b"
+local = "10.1.0.0/24"
+remote = ["10.2.0.0/24", "10.3.0.0/24"]
+tunnel = { local = "192.0.2.1", remote = "192.0.2.2" }
+security = "require"
+[crypto.own]
+quick = ["aes128gcm", "aes256 sha256"]
+[auth.two]
+first = ["certificate", "psk"]
+"""
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", DIGEST, str(tmp_path)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+    assert "''" not in found.pop()
 
 
 def test_a_changed_set_changes_its_rules() -> None:

@@ -477,3 +477,61 @@ def test_hundred_thousand_pairs_are_held_and_found() -> None:
     assert len(database) == count - len(some)
     assert len(database.tick(3600.0)) == count - len(some)
     assert len(database) == 0
+
+
+# Pairs of a former run -----------------------------------------------------------------------------------
+
+
+def adopted(world: World, state: State, now: float = 1000.0) -> tuple[Database, SaPair]:
+    """A pair of a database that is gone, in another one with the same backend."""
+    old = world.up(now, lifetime=HOUR)
+    old.inbound.state = old.outbound.state = state
+    old.owner = 0
+    database = Database(world.backend, counting())
+    database.adopt(old)
+    return database, old
+
+
+def test_adopted_pair_goes_on_as_it_was(world: World) -> None:
+    """A restart must not make keys last longer than was agreed, nor install them once more."""
+    database, old = adopted(world, State.MATURE)
+    assert world.backend.pairs == (old,)
+    assert database.outbound(old.rule, PACKET) is old
+    assert old.created == 1000.0
+    (soft,) = database.tick(4000.0)
+    assert (soft.hard, database.counts().dying) == (False, 1)
+    (hard,) = database.tick(4600.0)
+    assert (hard.hard, len(database)) == (True, 0)
+    assert world.backend.pairs == ()
+
+
+def test_adopted_pair_may_be_dying_already(world: World) -> None:
+    """It is counted once, and not reported a second time."""
+    database, old = adopted(world, State.DYING)
+    assert database.counts().dying == 1
+    assert database.tick(4000.0) == []
+    database.remove(old)
+    assert database.counts().dying == 0
+
+
+def test_adopted_pair_is_given_to_who_can_speak_of_it(world: World) -> None:
+    """Its new owner must find it, and its backend hear of it."""
+    database, old = adopted(world, State.MATURE)
+    heard: list[SaPair] = []
+    old.watch = heard.append
+    database.give(old, 5)
+    database.give(old, 5)
+    assert (database.by_owner(0), database.by_owner(5)) == ((), (old,))
+    assert heard == [old]
+    database.remove(old)
+    database.give(old, 6)
+    assert database.by_owner(6) == ()
+
+
+def test_spi_of_an_adopted_pair_is_in_use(world: World) -> None:
+    """Two pairs under one SPI would take each other's packets."""
+    database, old = adopted(world, State.MATURE)
+    with pytest.raises(Unavailable):
+        database.adopt(old)
+    with pytest.raises(Unavailable):
+        database.allocate_spi(1000.0, old.inbound.spi)
