@@ -13,7 +13,9 @@ from pathlib import Path
 from ikd import network
 from ikd.auth.credentials import Material
 from ikd.auth.files import MaterialError, load_material
+from ikd.offload_file import FILE as PORTS_FILE
 from ikd.offload_file import load as load_ports
+from ikd.settings import FILE as SETTINGS_FILE
 from ikd.settings import IdentitySettings, Settings, SettingsError, options
 from ikd.settings import load as load_settings
 from offload.ports import Ports
@@ -110,9 +112,29 @@ def load(directory: Path) -> Configuration:
         ports = load_ports(directory)
     except SettingsError as error:
         complaints += error.complaints
+    if not complaints:
+        complaints += _adapter(settings, ports)
     if complaints:
         raise ConfigurationError(tuple(complaints))
     return Configuration(settings, policy, material, ports)
+
+
+def _adapter(settings: Settings, ports: Ports | None) -> list[str]:
+    """What is wrong between the settings and the adapter."""
+    plane = settings.dataplane
+    if plane.backend != "nic" or plane.switch:
+        return []
+    if ports is None:
+        return [
+            f'{settings.directory / SETTINGS_FILE}: dataplane.backend: "nic", and no {PORTS_FILE} says which '
+            "adapter; write one, or set dataplane.switch in a virtual machine"
+        ]
+    if ports.packet_mode and plane.engine == "native":
+        return [
+            f'{settings.directory / PORTS_FILE}: adapter.mode: "packet" needs the engine in Python, and '
+            'dataplane.engine is "native"; set that to "auto", or the mode to "crypto"'
+        ]
+    return []
 
 
 def keywords(directory: Path) -> Keywords:

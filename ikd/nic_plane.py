@@ -54,11 +54,6 @@ class AdapterPlane(HostPlane):
         options: AdapterOptions,
     ) -> None:
         packets = not settings.switch and options.ports is not None and options.ports.packet_mode
-        if packets and settings.engine == "native":
-            raise Unavailable(
-                'offload.toml: adapter.mode = "packet" needs the engine in Python, and dataplane.engine is '
-                '"native": set that to "auto", or the mode to "crypto"'
-            )
         super().__init__(
             replace(settings, engine="python") if packets else settings, transport, guarded, tell
         )
@@ -72,14 +67,10 @@ class AdapterPlane(HostPlane):
         if settings.switch:
             arbiter = self.guest = Guest(Path(settings.switch), self._warn)
             self.name = f"the host's adapter, {self.name}"
-        elif options.ports is not None:
+        else:
+            assert options.ports is not None, "the configuration was checked"
             arbiter = self.switch = Switch(options.ports, options.sockets, self._decided, self._gone)
             self.name = f"adapter {options.ports.capabilities.name}, {self.name}"
-        else:
-            raise Unavailable(
-                'dataplane.backend = "nic": no offload.toml says which adapter; write one, or set '
-                "dataplane.switch in a virtual machine"
-            )
         self.steering = PairSteering(self.workers, arbiter, options.wished)
 
     def _begin(self, loop: asyncio.AbstractEventLoop, shares: Sequence[Share]) -> None:
@@ -197,7 +188,7 @@ def make_plane(
     tell: Callable[[Event], None],
     options: AdapterOptions,
 ) -> Plane:
-    """The plane that the settings ask for; raises `Unavailable`."""
+    """The plane that the settings ask for."""
     if settings.backend == "nic":
         return AdapterPlane(settings, transport, guarded, tell, options)
     return PLANES[settings.backend](settings, transport, guarded, tell)

@@ -43,6 +43,31 @@ def test_keywords_are_looked_up_only_when_used(tmp_path: Path) -> None:
     assert loading.keywords(tmp_path / "none") == {}
 
 
+@pytest.mark.parametrize(
+    ("engine", "ports", "said"),
+    [
+        ("auto", "", 'ikd.toml: dataplane.backend: "nic", and no offload.toml says which adapter'),
+        ("native", 'mode = "packet"', 'offload.toml: adapter.mode: "packet" needs the engine in Python'),
+        ("auto", 'mode = "packet"', ""),
+        ("native", 'mode = "crypto"', ""),
+    ],
+)
+def test_settings_and_adapter_go_together(tmp_path: Path, engine: str, ports: str, said: str) -> None:
+    """Else the daemon would end in a traceback instead of a sentence."""
+    (tmp_path / "policy.toml").write_text("")
+    (tmp_path / "ikd.toml").write_text(f'[dataplane]\nbackend = "nic"\nengine = "{engine}"\n')
+    if ports:
+        (tmp_path / "offload.toml").write_text(f'[adapter]\nprofile = "ideal"\n{ports}\n')
+    try:
+        loading.load(tmp_path)
+        complaints: tuple[str, ...] = ("",)
+    except loading.ConfigurationError as error:
+        complaints = error.complaints
+    assert len(complaints) == 1
+    assert said in complaints[0]
+    assert bool(said) == bool(complaints[0])
+
+
 async def test_names_are_resolved_and_kept_when_the_server_is_away() -> None:
     """A name server that is down for a minute must not end a tunnel."""
     policy = parse_policy(NAMED.replace("localhost", "name.invalid"))
