@@ -158,8 +158,8 @@ class Table:
         """`carry` serves this descriptor: the queue of the TUN device (1), a UDP socket (2), or a raw socket
         for ESP (3). Raises `ValueError`."""
 
-    def remove_source(self, fileno: int, /) -> None:
-        """Serve it no more."""
+    def remove_source(self, fileno: int, /) -> bool:
+        """Serve it no more; whether it was served."""
 
     def add_ring(self, ring: Ring, /) -> None:
         """Serve a ring, whose source is its doorbell; what it took before is forgotten with it. One at a

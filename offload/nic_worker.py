@@ -191,10 +191,9 @@ class NicWorker(Worker):
         return [*self.natt.filenos(), *(fileno for fileno, _ in self.raw.receivers())]
 
     def _unwatch(self, fileno: int) -> None:
-        if self.work.pop(fileno, None) is None:
-            assert self.table is not None
-            self.table.remove_source(fileno)
-        self.poll.unregister(fileno)
+        watched = self.work.pop(fileno, None) is not None
+        if watched or (self.table is not None and self.table.remove_source(fileno)):
+            self.poll.unregister(fileno)
 
     # The daemon ------------------------------------------------------------------------------------------
 

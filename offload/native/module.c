@@ -365,12 +365,13 @@ static PyObject *remove_source(Table *self, PyObject *arguments)
         return NULL;
     if (fd < 0 || fd >= DESCRIPTORS)
         return PyErr_Format(PyExc_ValueError, "no descriptor %d", fd);
+    bool was = self->table->sources[fd] != NO_SOURCE;
     self->table->sources[fd] = NO_SOURCE;
     if (self->ring != NULL && self->ring->ring.bell == fd) {
         self->table->ring = NULL;
         Py_CLEAR(self->ring);
     }
-    Py_RETURN_NONE;
+    return PyBool_FromLong(was);
 }
 
 static PyObject *add_ring(Table *self, PyObject *arguments)

@@ -55,7 +55,11 @@ def test_engine_under_sanitizers(tmp_path: Path, cipher: str) -> None:
         subprocess.check_output(["gcc", f"-print-file-name={one}"], text=True).strip()
         for one in ("libasan.so", "libubsan.so")
     ]
-    tests = [f"tests/offload/test_{name}.py" for name in ("engine", "path", "trains")]
+    tests = [
+        f"tests/offload/test_{name}.py" for name in ("engine", "path", "trains", "adapter", "rings", "carry")
+    ]
+    # with an adapter those that are about one
+    chosen = "native and (test_adapter or not native-adapter) or test_carry"
     show = f"import offload._native as it; assert it.__file__ == {str(module)!r}, it.__file__"
     environment = os.environ | {
         "LD_PRELOAD": " ".join(runtimes),
@@ -63,7 +67,7 @@ def test_engine_under_sanitizers(tmp_path: Path, cipher: str) -> None:
         "PYTHONPATH": str(tmp_path),
         "REQUIRE_INTEROP": "1",
     }
-    for arguments in (("-c", show), ("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", "native")):
+    for arguments in (("-c", show), ("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k", chosen)):
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=tmp_path,
@@ -77,7 +81,8 @@ def test_engine_under_sanitizers(tmp_path: Path, cipher: str) -> None:
 
 @pytest.mark.timeout(SECONDS + 120)
 def test_fuzz_target_finds_nothing(tmp_path: Path) -> None:
-    """Frames of the host and packets of an authenticated peer may hold anything."""
+    """Frames of the host and packets of an authenticated peer may hold anything, and so may the memory that
+    an adapter shares."""
     cipher = list(CIPHERS)[-1]
     parts = [one for one in SOURCES if not one.endswith("module.c")]
     target = tmp_path / "fuzz_native"

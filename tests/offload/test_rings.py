@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from ipaddress import ip_address
 from random import Random
 from struct import error as StructError
@@ -21,10 +22,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.require import require
 
 from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
 from offload.outer import Arrived
-from offload.rings import MOUTHFUL, AdapterPort, HostPort, wire
+from offload.rings import MOUTHFUL, AdapterPort, HostPort, Plug, wire
 from offload.slots import Broken
 from sadb.address import Path, SocketAddress
 
@@ -102,16 +104,28 @@ arrivals = st.builds(
 completions = st.builds(Completion, words64, st.booleans())
 
 
-@pytest.fixture(autouse=True)
-def engine() -> None:
-    """There is none here: once is enough."""
+reader = "python"
+
+
+@pytest.fixture(autouse=True, params=["python", "native"])
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """There is none here, but two readers of what an adapter hands up."""
+    global reader
+    require(request.param == "python" or find_spec("offload._native") is not None, "the native loop")
+    before, reader = reader, request.param
+    yield
+    reader = before
+
+
+def host_port(plug: Plug) -> HostPort:
+    return HostPort(plug, native=reader == "native")
 
 
 @contextmanager
 def joined(slots: int = 8, room: int = 4096) -> Iterator[tuple[HostPort, AdapterPort]]:
     """Both sides, in this process."""
     plugs = wire(slots, room)
-    with closing(HostPort(plugs[0])) as host, closing(AdapterPort(plugs[1])) as adapter:
+    with closing(host_port(plugs[0])) as host, closing(AdapterPort(plugs[1])) as adapter:
         yield host, adapter
 
 
@@ -119,7 +133,7 @@ def joined(slots: int = 8, room: int = 4096) -> Iterator[tuple[HostPort, Adapter
 def apart(slots: int = 8, room: int = 4096) -> Iterator[HostPort]:
     """The host's side, the other one in a process that echoes. It ends when the host's side is closed."""
     plug, other = wire(slots, room)
-    host = HostPort(plug)
+    host = host_port(plug)
     command = [sys.executable, "-c", ECHO, msgspec.json.encode(other).decode()]
     with subprocess.Popen(command, pass_fds=other.filenos(), stdout=subprocess.PIPE, text=True) as child:
         other.close()
@@ -281,7 +295,7 @@ def test_a_doorbell_that_nobody_hears_does_not_stop_the_host() -> None:
     plug, other = wire(8, 100)
     fcntl.fcntl(other.bell, fcntl.F_SETPIPE_SZ, 4096)
     fcntl.fcntl(other.bell, fcntl.F_SETFL, 0)  # what it can do to its end
-    with closing(HostPort(plug)) as host, closing(AdapterPort(other)) as adapter:
+    with closing(host_port(plug)) as host, closing(AdapterPort(other)) as adapter:
         assert adapter.doze()
         for ident in range(5000):
             assert host.transmit.put(sent(ident))
@@ -339,7 +353,7 @@ def test_no_wake_up_is_lost(host_sleeps: bool) -> None:
 def test_end_of_the_other_side_is_seen() -> None:
     """The host is to take its SAs back at once, asleep or not."""
     plug, other = wire()
-    with closing(HostPort(plug)) as host:
+    with closing(host_port(plug)) as host:
         with closing(AdapterPort(other)) as adapter:
             assert adapter.doze()
             assert host.doze()
@@ -370,7 +384,7 @@ def test_no_memory_harms_who_reads_it(attacks: list[tuple[int, int, bytes]]) -> 
     length = os.fstat(plug.memory).st_size
     mark = Mark(1, CryptoStatus.SUCCESS, (1, 2, 3))
     with (
-        closing(HostPort(plug)) as host,
+        closing(host_port(plug)) as host,
         closing(AdapterPort(other)) as adapter,
         closing(mmap.mmap(plug.memory, length)) as memory,
         suppress(Broken),
@@ -414,7 +428,7 @@ def test_garbage_is_broken(at: int, garbage: bytes) -> None:
     plug, other = wire(4, 1000)
     mark = Mark(1, CryptoStatus.SUCCESS, (1, 2, 3))
     with (
-        closing(HostPort(plug)) as host,
+        closing(host_port(plug)) as host,
         closing(AdapterPort(other)) as adapter,
         closing(mmap.mmap(plug.memory, 0)) as memory,
     ):
@@ -435,7 +449,7 @@ def test_tail_that_cannot_be_is_broken(tail: int) -> None:
     """A writer who believed it would count what is free forever, or write over what is not."""
     plug, other = wire(4, 1000)
     with (
-        closing(HostPort(plug)) as host,
+        closing(host_port(plug)) as host,
         closing(AdapterPort(other)) as adapter,
         closing(mmap.mmap(plug.memory, 0)) as memory,
     ):
@@ -459,7 +473,7 @@ def test_memory_that_can_vanish_is_not_opened() -> None:
     os.ftruncate(unsealed, os.fstat(plug.memory).st_size)
     for bad in msgspec.structs.replace(plug, memory=unsealed), msgspec.structs.replace(plug, room=10_000):
         with pytest.raises(Broken):
-            HostPort(bad)
+            host_port(bad)
     os.close(unsealed)
     plug.close()
     other.close()
