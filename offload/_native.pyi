@@ -184,6 +184,11 @@ class Table:
         how many that were, frames and octets that were written, and what was handed up. Not `together`: a
         frame for each packet, to measure what a packet costs."""
 
+    def frame(self, frame: bytes, /) -> list[tuple[bytes, bytes, int, bool]] | None:
+        """Count, number and frame the packets of a frame whose SA an adapter has, with zeros for the check
+        value, or None when there is something to decide first. Each as what leaves, which is an IP packet or
+        the payload of UDP; the packet itself; traffic class; and DF (of UDP)."""
+
     def seal(self, frame: bytes, /) -> list[tuple[int, int, int, bool, bytes]] | None:
         """What `carry` would do with a frame: trains as slot, segment, traffic class, DF (of UDP) and
         octets. None: it would be handed up. For tests."""

@@ -66,6 +66,11 @@ class Accounts:
         """What an adapter has of a pair: the outbound SA, and the inbound one if it has a handle. Its marks
         with this one are true, for numbers with this upper half."""
 
+    def framed(self, frame: bytes) -> list[tuple[bytes, bytes, int, bool]] | None:
+        """The packets of a frame of `offload.vnet` for an adapter: framed, as they are, traffic class, and DF
+        for UDP. None, and nothing is counted, when they have to be looked at one by one."""
+        return None
+
     def marked(self, pair: SaPair) -> tuple[int, int]:
         """Octets and packets with such marks that the native loop took since it was last asked."""
         return 0, 0
@@ -155,6 +160,9 @@ class NativeAccounts(Accounts):
         slot = self.slots.get(pair)
         if slot is not None:
             self.table.place(slot, outbound, handle, high)
+
+    def framed(self, frame: bytes) -> list[tuple[bytes, bytes, int, bool]] | None:
+        return self.table.frame(frame)
 
     def marked(self, pair: SaPair) -> tuple[int, int]:
         slot = self.slots.get(pair)

@@ -9,6 +9,7 @@ and leaves here all that an adapter is to send."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from offload import ip, vnet
 from offload.accounts import Accounts
@@ -16,11 +17,13 @@ from offload.descriptors import CryptoStatus, Mark, Task, Transmit
 from offload.driver import Again, Driver, Lane, Stage
 from offload.eligibility import Reason, Shape, unfit
 from offload.ip import Dropped
-from offload.outer import Arrived
+from offload.outer import Arrived, Outgoing
 from offload.sender import Sender
 from offload.software import Batch, Frame, SoftwareEngine
 from sadb.algorithms import SecurityProtocol
 from sadb.sa import SaPair
+
+MOST_FRAMED: Final = 128  # packets of one frame that the native loop frames at once
 
 
 class HybridEngine(SoftwareEngine):
@@ -165,6 +168,26 @@ class HybridEngine(SoftwareEngine):
         driver.send_large(lane, large, octets, count, now)
         return True
 
+    def _send_framed(self, frame: bytes, now: float) -> bool:
+        """Have the native loop frame packets that an adapter is to protect; False when there is none, or
+        something about them is to be decided."""
+        driver = self.driver
+        key = ip.flow_key(frame[vnet.HEADER :])
+        route = self._routes.get(key) if key is not None else None
+        lane = driver.lanes.get(route[0].pair) if route is not None else None
+        if route is None or lane is None or lane.stage is not Stage.HARD:
+            return False
+        sender, _, port = route
+        last = driver.number(sender.pair, False)
+        if port or not lane.high == last + 1 >> 32 == last + MOST_FRAMED >> 32:
+            return False
+        framed = self._accounts.framed(frame)
+        for data, packet, traffic, whole in framed or ():
+            at = 0 if sender.path is not None else 20 if data[0] >> 4 == 4 else 40
+            outgoing = Outgoing(data, sender.path, traffic, dont_fragment=whole)
+            driver.send(lane, outgoing, at, packet, now)
+        return framed is not None
+
     def _resend(self, again: Again, now: float, batch: Batch) -> None:
         """Packets that an adapter lost, under new numbers, then those that waited for it."""
         for flight in again.lost:
@@ -179,7 +202,8 @@ class HybridEngine(SoftwareEngine):
             self._send(packet, now, batch)
 
     def _send_frame(self, frame: bytes, now: float, batch: Batch) -> None:
-        if not self.driver.lanes or not self._send_large_frame(frame, now):
+        placed = self.driver.lanes and (self._send_large_frame(frame, now) or self._send_framed(frame, now))
+        if not placed:
             super()._send_frame(frame, now, batch)
 
     def _send_train(self, packets: Sequence[bytes], now: float, batch: Batch) -> bool:

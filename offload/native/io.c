@@ -162,7 +162,7 @@ enum pumped pump_device(struct table *table, int device, unsigned budget, uint64
             break;
         }
         table->incoming_used = (size_t)size;
-        if (!seal_frame(table, table->incoming, (size_t)size, now)) {
+        if (!seal_frame(table, table->incoming, (size_t)size, false, now)) {
             result = FRAME_UP;
             break;
         }

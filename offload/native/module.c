@@ -429,6 +429,37 @@ static PyObject *receive_ring(Table *self, PyObject *arguments)
                                              (unsigned long long)(table->octets - octets), up);
 }
 
+/* For an adapter ---------------------------------------------------------------------------------------- */
+
+static PyObject *frame_for_adapter(Table *self, PyObject *arguments)
+{
+    struct table *table = self->table;
+    const uint8_t *frame;
+    Py_ssize_t size;
+    if (!PyArg_ParseTuple(arguments, "y#", &frame, &size))
+        return NULL;
+    if ((size_t)size > table->incoming_size)
+        Py_RETURN_NONE;
+    memcpy(table->incoming, frame, (size_t)size);
+    if (!seal_frame(table, table->incoming, (size_t)size, true, monotonic()))
+        Py_RETURN_NONE;
+    const struct outgoing *out = &table->out;
+    PyObject *made = PyList_New(out->count);
+    for (int i = 0; made != NULL && i < out->count; i++) {
+        const struct message *one = out->messages + i;
+        PyObject *packet = Py_BuildValue("y#y#IO", out->buffer + one->at, (Py_ssize_t)one->size,
+                                         out->buffer + one->plain_at, (Py_ssize_t)one->plain_size,
+                                         (unsigned)one->traffic, one->df ? Py_True : Py_False);
+        if (packet == NULL)
+            Py_CLEAR(made);
+        else
+            PyList_SET_ITEM(made, i, packet);
+    }
+    table->out.count = 0;
+    table->out.used = 0;
+    return made;
+}
+
 /* The same without system calls, packet by packet ------------------------------------------------------ */
 
 static PyObject *seal(Table *self, PyObject *arguments)
@@ -441,7 +472,7 @@ static PyObject *seal(Table *self, PyObject *arguments)
     if ((size_t)size > table->incoming_size)
         Py_RETURN_NONE;
     memcpy(table->incoming, frame, (size_t)size);
-    if (!seal_frame(table, table->incoming, (size_t)size, monotonic())) {
+    if (!seal_frame(table, table->incoming, (size_t)size, false, monotonic())) {
         if (memcmp(table->incoming, frame, (size_t)size) != 0)
             PyErr_SetString(PyExc_AssertionError, "a frame for Python was changed");
         return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
@@ -530,6 +561,7 @@ static PyMethodDef methods[] = {
     {"add_ring", (PyCFunction)add_ring, METH_VARARGS, NULL},
     {"carry", (PyCFunction)carry, METH_VARARGS, NULL},
     {"receive", (PyCFunction)receive_ring, METH_VARARGS, NULL},
+    {"frame", (PyCFunction)frame_for_adapter, METH_VARARGS, NULL},
     {"seal", (PyCFunction)seal, METH_VARARGS, NULL},
     {"open", (PyCFunction)open_train, METH_VARARGS, NULL},
     {NULL},

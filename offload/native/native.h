@@ -100,7 +100,7 @@ struct association {
     int dscp, df;                   /* -1: copied from the inner packet */
     uint8_t local[16], peer[16];    /* 4 or 16 octets */
     uint16_t local_port, peer_port; /* of UDP, host byte order */
-    bool placed;                    /* outbound: an adapter has it, so its packets are Python's */
+    bool placed;                    /* outbound: an adapter has it, so its packets are framed here and Python's */
     uint64_t handle;                /* inbound: an adapter's marks with this handle are believed; 0: none */
     uint32_t high;                  /* and this upper half of the sequence number */
     uint64_t marked_octets, marked_packets; /* of what was believed, until Python asks */
@@ -125,6 +125,7 @@ struct message {
     uint8_t traffic;
     bool df;    /* of UDP */
     bool full;  /* its last segment was a short one */
+    uint32_t plain_at, plain_size; /* for an adapter: the packet itself */
 };
 
 /* What leaves: trains of equal segments in one buffer. */
@@ -268,8 +269,10 @@ static inline void put16(uint8_t *p, uint32_t value) { p[0] = (uint8_t)(value >>
 static inline void put32(uint8_t *p, uint32_t value) { put16(p, value >> 16); put16(p + 2, value); }
 
 /* A frame from the TUN device, writable and with SLACK behind it: true when it is now in `out`, with room for
- * another one or to be flushed; false when Python has to look at it, and then it is unchanged. */
-bool seal_frame(struct table *table, uint8_t *frame, size_t size, uint64_t now);
+ * another one or to be flushed; false when Python has to look at it, and then it is unchanged. With `placed` only one
+ * that an adapter is to protect: `out`, empty before, has its packets with zeros for the check value, each followed by
+ * the packet itself; without, no such one. */
+bool seal_frame(struct table *table, uint8_t *frame, size_t size, bool placed, uint64_t now);
 bool outgoing_has_room(const struct outgoing *out);
 
 enum opened { GONE, HANDED_UP, TO_ADMIT };

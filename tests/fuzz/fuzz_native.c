@@ -136,10 +136,11 @@ static void transmit(struct table *table, struct input *input)
     }
     if (size > VNET && flow_key(table->incoming + VNET, size - VNET, key))
         table_add_route(table, key, SLOT, 1500);
-    seal_frame(table, table->incoming, size, 1);
+    seal_frame(table, table->incoming, size, table->outbound[SLOT]->placed, 1);
     struct outgoing *out = &table->out;
     for (int i = 0; i < out->count; i++)
-        if (out->messages[i].at + out->messages[i].size > out->size || out->messages[i].segment == 0)
+        if (out->messages[i].at + out->messages[i].size > out->size || out->messages[i].segment == 0
+            || out->messages[i].plain_at + out->messages[i].plain_size > out->used)
             abort();
     out->count = 0, out->used = 0;
 }
@@ -259,6 +260,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     table->route_count = 0;
     table_add(table, association(true, modes & 1, false), true);
     table_add(table, association(false, modes & 2, modes & 4), false);
+    table->outbound[SLOT]->placed = modes & 8;
     uint64_t number = 1;
     while (input.size > 0) {
         unsigned order = take(&input, 1);
