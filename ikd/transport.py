@@ -26,7 +26,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Protocol
 
-from offload import bpf
+from offload import bpf, buffers
 from sadb.address import Address, Path, SocketAddress, unspecified
 
 MARK: Final = 0x1CE0  # our own packets carry it, so that policy routing keeps them out of the TUN device
@@ -42,7 +42,6 @@ IP_MTU_DISCOVER: Final = 10
 IPV6_MTU_DISCOVER: Final = 23
 PMTUDISC_DONT: Final = 0  # no DF: an IKE message may be fragmented by IP when it has to
 IP_PKTINFO: Final = 8
-SO_RCVBUFFORCE: Final = 33
 
 _MEMINFO: Final = socket.SOL_SOCKET, 55, 36  # SO_MEMINFO: nine numbers
 _DROPS: Final = struct.Struct("=32xI")  # SK_MEMINFO_DROPS, the last of them
@@ -420,7 +419,4 @@ def _prepare(sock: socket.socket) -> None:
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DONT)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-    except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    buffers.receive(sock, RECEIVE_BUFFER)

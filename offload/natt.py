@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from offload import buffers
 from offload.channel import address
 from offload.outer import Arrived, Outgoing
 from offload.raw import (
@@ -39,7 +40,7 @@ MTU: Final = 1500  # octets, of a link that says nothing
 IP_PKTINFO, IP_RECVTOS, IP_MTU, IPV6_MTU = 8, 13, 14, 24
 PMTUDISC_DONT: Final = 0  # no DF: IP fragments
 UDP_SEGMENT, UDP_GRO = 103, 104
-SO_RXQ_OVFL, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 40, 32, 33
+SO_RXQ_OVFL = 40
 
 _INT: Final = struct.Struct("=i")
 _SHORT: Final = struct.Struct("=H")
@@ -74,8 +75,8 @@ def opened(where: Address, port: int, mark: int, *, receives: bool = True) -> so
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, SO_RXQ_OVFL, 1)
-        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER if receives else 0)
-        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER)
+        buffers.receive(sock, BUFFER if receives else 0)
+        buffers.send(sock, BUFFER)
         sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         if four:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)

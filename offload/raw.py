@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from offload import bpf
+from offload import bpf, buffers
 from offload.outer import Arrived, Outgoing
 from sadb.address import Address
 from sadb.backend import Unavailable
@@ -38,8 +38,6 @@ IP_RECVERR: Final = 11
 IPV6_MTU_DISCOVER: Final = 23
 IPV6_RECVERR: Final = 25
 PMTUDISC_PROBE: Final = 3  # DF, and the link is the only limit
-SO_SNDBUFFORCE: Final = 32
-SO_RCVBUFFORCE: Final = 33
 
 _RIGHTS: Final = (
     "CAP_NET_RAW and CAP_NET_ADMIN are missing: run as root or with the rights in systemd/ikd.service"
@@ -262,9 +260,9 @@ def _socket(family: socket.AddressFamily, protocol: int) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         if protocol == socket.IPPROTO_RAW:  # it only sends, yet a raw socket receives its own protocol, 255
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
-            sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, BUFFER)
+            buffers.send(sock, BUFFER)
         else:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            buffers.receive(sock, BUFFER)
     except OSError:
         sock.close()
         raise
