@@ -455,6 +455,8 @@ class Daemon:
 def told(error: BaseException) -> str:
     """An error that keeps the daemon from starting, with what to do about the usual ones."""
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename}: {text}; the user whom ikd runs as must be able to write there"
     if isinstance(error, PermissionError):
         return (
             f"{text}; run it as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE; under "
