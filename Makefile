@@ -2,7 +2,7 @@
 #   make demo      two hosts, one policy each, protected traffic, in under a minute
 #   make test      everything: unit tests, a bounded fuzz run, strongSwan, containers
 #   make unit      the tests that need neither root nor network, without the long ones: under a minute
-#   make interop   real peers in network namespaces and containers (root)
+#   make interop   real peers in network namespaces and containers (root); what runs without, and where, it says
 #   make bench     establishments per second beside strongSwan's, and AuthIP beside IKEv2
 #   make fuzz      octets, and hostile peers inside the encryption; FUZZ_SECONDS=600 for longer
 #   make soak      daemons that are restarted, and rekey without end (root); SOAK_SECONDS=3600 for longer

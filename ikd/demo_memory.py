@@ -135,7 +135,7 @@ async def _start(stack: AsyncExitStack, home: Path, seen: Seen) -> Daemon:
     """Run a daemon until the stack ends."""
     log = stack.enter_context((home / "log").open("w"))
     daemon = Daemon(await load(home).resolved(), log)
-    _watch(daemon, seen)
+    watch(daemon, seen)
     ready = asyncio.Event()
     running = asyncio.create_task(daemon.run(signals=False, ready=ready.set))
 
@@ -153,7 +153,7 @@ async def _start(stack: AsyncExitStack, home: Path, seen: Seen) -> Daemon:
     return daemon
 
 
-def _watch(daemon: Daemon, seen: Seen) -> None:
+def watch(daemon: Daemon, seen: Seen) -> None:
     """Count what a daemon hands to its sockets."""
 
     def counting(kind: str, send: Callable[..., Any], octets: Callable[..., Sequence[bytes]]) -> Any:

@@ -40,3 +40,11 @@ def kdc() -> Iterator[Kdc]:
             yield realm
     finally:
         shutil.rmtree(base)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the tests between two hosts ran, in containers or in something less."""
+    reports = (one for some in terminalreporter.stats.values() for one in some)
+    found = (one for report in reports for one in getattr(report, "user_properties", ()))
+    for line in dict.fromkeys(str(text) for name, text in found if name == "tier"):
+        terminalreporter.write_line(line, bold=True)

@@ -3,9 +3,10 @@ fails."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pytest
 from support import capture, lab, strongswan
 from support import domain as directory
 from support.domain import Domain
+from support.kerberos import Kdc
 from support.lab import Lab
 from support.require import require
+from support.tiers import Choice, Tier, choose
 
 
 @cache
@@ -41,9 +44,13 @@ def place(request: pytest.FixtureRequest) -> Iterator[Path]:
     fails."""
     directory = Path(tempfile.mkdtemp(prefix="ikd-"))
     yield directory
+    _show_logs(directory)
+    shutil.rmtree(directory)
+
+
+def _show_logs(directory: Path) -> None:
     for log in sorted(directory.rglob("*.log")):  # pytest shows it for a failed test only
         print(f"--- {log.relative_to(directory)}\n{log.read_text(errors='replace')[-12000:]}")
-    shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -74,3 +81,46 @@ def domain() -> Iterator[Domain]:
     require(not missing, f"a domain controller of Samba ({', '.join(missing)})")
     with directory.running() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def _chosen() -> Iterator[tuple[Tier, Choice]]:
+    """The place for two daemons: what IKD_TIER names and nothing else, or the best that works."""
+    base = Path(tempfile.mkdtemp(prefix="ikd-"))
+    base.chmod(0o755)
+    try:
+        try:
+            choice = choose(base, os.environ.get("IKD_TIER", ""))
+        except RuntimeError as error:
+            pytest.fail(str(error))
+        made = choice.tier(base)
+        try:
+            yield made, choice
+        finally:
+            made.close()
+    finally:
+        shutil.rmtree(base)
+
+
+@pytest.fixture
+def tier(_chosen: tuple[Tier, Choice], record_property: Callable[[str, object], None]) -> Tier:
+    """The place for two daemons; which one it is stands in the summary."""
+    made, choice = _chosen
+    record_property("tier", choice.line)
+    return made
+
+
+@pytest.fixture
+def home(tier: Tier) -> Iterator[Path]:
+    """A directory that the hosts of the tier see, too."""
+    directory = Path(tempfile.mkdtemp(prefix="t", dir=tier.directory))
+    directory.chmod(0o755)
+    yield directory
+    _show_logs(directory)
+
+
+@pytest.fixture
+def realm(tier: Tier, request: pytest.FixtureRequest) -> Kdc:
+    """The hosts' Kerberos realm."""
+    found: Kdc = tier.kdc or request.getfixturevalue("kdc")
+    return found

@@ -14,13 +14,16 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from support.hosts import Container
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/ikd-host-usr"
 TARGET = "basic.target"
 CAPABILITIES = "NET_ADMIN,NET_RAW,NET_BIND_SERVICE"
+WAIT = ("sleep", "infinity")
 LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 COPIED = [
     "passwd",
@@ -60,25 +63,30 @@ EMPTY = [
 
 
 class Podman:
-    """podman with our configuration; one internal network, and the containers on it, removed together."""
+    """podman with our configuration; internal networks and the containers on them, removed together."""
 
     def __init__(self, directory: Path) -> None:
         number = os.getpid()
         self.network = f"ikdnet{number}"
-        self.subnet = f"198.{18 + number // 256 % 2}.{number % 256}"  # of the range for benchmarks
+        self.subnet = subnet(number)
         self._containers: list[str] = []
+        self._networks: list[str] = []
         configuration = directory / "containers.conf"
         configuration.write_text(_configuration())
         self.environment = os.environ | {"CONTAINERS_CONF": str(configuration)}
 
-    def __call__(self, *arguments: str, check: bool = True) -> str:
+    def full(self, name: str) -> str:
+        """A container's name as podman knows it."""
+        return f"{self.network}-{name}"
+
+    def __call__(self, *arguments: str, check: bool = True, timeout: float = 120) -> str:
         """One podman command's output; raises with its message when it fails."""
-        done = self.attempt(*arguments)
+        done = self.attempt(*arguments, timeout=timeout)
         if check and done.returncode != 0:
             raise RuntimeError(f"podman {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def attempt(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """One podman command, whatever its status."""
         return subprocess.run(
             ["podman", *arguments],
@@ -86,68 +94,118 @@ class Podman:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
             check=False,
         )
 
+    def works(self, *arguments: str) -> bool:
+        """Whether a podman command succeeds."""
+        return self.attempt(*arguments).returncode == 0
+
     def start(self) -> Podman:
         """Make image and network where they are missing; raises when this machine cannot."""
-        if subprocess.run(["podman", "image", "exists", IMAGE], env=self.environment, check=False).returncode:
+        if not self.works("image", "exists", IMAGE):
             self._make_image()
-        self("network", "create", "--internal", "--subnet", f"{self.subnet}.0/24", self.network)
+        self.add_network(self.network, f"{self.subnet}.0/24")
         return self
 
-    def run(self, name: str, number: int, *mounts: Path) -> str:
-        """Start a container that waits; returns its address. It has three capabilities and nothing writable
-        but /run, /tmp and `mounts`."""
+    def add_network(self, name: str, prefix: str) -> None:
+        """A network that leads nowhere else."""
+        self._networks.append(name)
+        self("network", "create", "--internal", "--subnet", prefix, name)
+
+    def run(
+        self,
+        name: str,
+        number: int,
+        *mounts: Path,
+        options: Sequence[str] = (),
+        command: Sequence[str] = WAIT,
+    ) -> str:
+        """Start a container, which waits unless told what to do; returns its address. It has three
+        capabilities and nothing writable but /run, /tmp and `mounts`."""
+        address = f"{self.subnet}.{number}"
+        self.run_at(name, self.network, address, *mounts, options=options, command=command)
+        return address
+
+    def run_at(
+        self,
+        name: str,
+        network: str,
+        address: str,
+        *mounts: Path,
+        options: Sequence[str] = (),
+        command: Sequence[str] = WAIT,
+    ) -> None:
+        """The same on any of the networks."""
         read_only = {Path("/usr"), ROOT, Path(sys.prefix), Path(sys.base_prefix)}
         volumes = [
             f"--volume={path}:{path}:ro"
             for path in sorted(read_only)
             if path == Path("/usr") or not path.is_relative_to("/usr")
         ]
-        return self._run(
-            *(name, number, "--cap-drop", "ALL", "--cap-add", CAPABILITIES),
+        self._run(
+            *(name, network, address, "--cap-drop", "ALL", "--cap-add", CAPABILITIES),
             *("--security-opt", "no-new-privileges", "--read-only", "--tmpfs", "/run", "--tmpfs", "/tmp"),
             *volumes,
             *(f"--volume={path}:{path}" for path in mounts),
-            *(IMAGE, "sleep", "infinity"),
+            *(f"--env=PYTHONPATH={ROOT}", *options, IMAGE, *command),
         )
 
     def boot(self, name: str, number: int, files: Mapping[str, Path]) -> str:
         """Start a container whose first process is systemd, with what podman gives a container and what
         systemd needs to shut services in; returns its address. `files` are mounted at the paths that are
         their keys. Python, packages and this source tree are in /opt, where hardened services see them."""
-        site = sysconfig.get_path("purelib")
+        address, site = f"{self.subnet}.{number}", sysconfig.get_path("purelib")
         places = {"/usr": "/usr", "/opt/python": sys.base_prefix, "/opt/site": site, "/opt/ikd": ROOT}
-        return self._run(
-            *(name, number, "--systemd=always", "--cap-add", f"SYS_ADMIN,{CAPABILITIES}"),
+        self._run(
+            *(name, self.network, address, "--systemd=always", "--cap-add", f"SYS_ADMIN,{CAPABILITIES}"),
             *(f"--volume={Path(path).resolve()}:{there}:ro" for there, path in places.items()),
             *(f"--volume={path}:{there}" for there, path in files.items()),
             *(IMAGE, "/lib/systemd/systemd", f"--unit={TARGET}"),
         )
-
-    def _run(self, name: str, number: int, *arguments: str) -> str:
-        full = f"{self.network}-{name}"
-        self._containers.append(full)
-        address = f"{self.subnet}.{number}"
-        named = ("--name", full, "--network", self.network, "--ip", address, "--device", "/dev/net/tun")
-        self("run", "--detach", "--pull=never", *named, *arguments)
         return address
+
+    def _run(self, name: str, network: str, address: str, *arguments: str) -> None:
+        full = self.full(name)
+        self._containers.append(full)
+        named = ("--name", full, "--network", network, "--ip", address, "--device", "/dev/net/tun")
+        self("run", "--detach", "--pull=never", *named, *arguments)
+
+    def connect(self, name: str, network: str, address: str) -> None:
+        """One more link of a container."""
+        self("network", "connect", "--ip", address, network, self.full(name))
+
+    def inspect(self, name: str, wanted: str) -> str:
+        """What podman says of a container, by a template such as `{{.State.Pid}}`."""
+        return self("inspect", "--format", wanted, self.full(name)).strip()
+
+    def host(self, name: str, directory: Path) -> Container:
+        """A running container as a machine of a test; `directory` is one of its mounts."""
+        pid, key = self.inspect(name, "{{.State.Pid}} {{.NetworkSettings.SandboxKey}}").split()
+        return Container(self, name, Path(key).name, int(pid), directory)
 
     def execute(self, name: str, *command: str, check: bool = True) -> str:
         """A command in a container, with this source tree importable; its output."""
-        return self("exec", f"--env=PYTHONPATH={ROOT}", f"{self.network}-{name}", *command, check=check)
+        return self("exec", self.full(name), *command, check=check)
 
     def background(self, name: str, *command: str) -> None:
         """A command in a container that goes on by itself."""
-        self("exec", "--detach", f"--env=PYTHONPATH={ROOT}", f"{self.network}-{name}", *command)
+        self("exec", "--detach", self.full(name), *command)
 
     def close(self) -> None:
-        """Remove containers and network; the image stays for the next time."""
-        for name in self._containers:
-            self("rm", "--force", "--time", "0", name, check=False)
-        self("network", "rm", "--force", self.network, check=False)
+        """Remove containers and networks; the image stays for the next time."""
+        if self._containers:
+            self._remove(*self._containers)
+        for name in self._networks:
+            self("network", "rm", "--force", name, check=False)
+
+    def remove(self, *names: str) -> None:
+        """Remove some of the containers."""
+        self._remove(*map(self.full, names))
+
+    def _remove(self, *full: str) -> None:
+        self("rm", "--force", "--ignore", "--time", "0", *full, check=False)
 
     def __enter__(self) -> Podman:
         try:
@@ -181,6 +239,11 @@ class Podman:
                 self("import", "--change", 'CMD ["/bin/sh"]', archive, IMAGE)
             finally:
                 Path(archive).unlink()
+
+
+def subnet(number: int) -> str:
+    """The first three numbers of a network's addresses, of the range for benchmarks."""
+    return f"198.{18 + number // 256 % 2}.{number % 256}"
 
 
 def _configuration() -> str:

@@ -1,4 +1,4 @@
-"""An `ikd` in a network namespace, configured from a directory made for it, and `ikctl` to ask it."""
+"""An `ikd` in a namespace or a container, configured from a directory made for it, and `ikctl` to ask it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from support.hosts import Host, Namespace
 
 from ikd.control.client import Client
 from ikd.control.protocol import ControlError
@@ -49,19 +51,22 @@ class CommandFailed(Exception):
 
 
 class Ikd:
-    """One daemon. `settings` is merged into ikd.toml; `secrets` is the text of secrets.toml; `program` may be
-    another one that becomes the daemon."""
+    """One daemon, on the machine `place` or in the namespace of that name. `settings` is merged into
+    ikd.toml; `secrets` is the text of secrets.toml; `variables` are those of its environment beside ours;
+    `program` may be another one that becomes the daemon."""
 
     def __init__(
         self,
-        namespace: str,
+        place: Host | str,
         directory: Path,
         policy: str,
         *,
         secrets: str = "",
         settings: Mapping[str, Mapping[str, Any]] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
-        self.namespace = namespace
+        self.host = Namespace(place) if isinstance(place, str) else place
+        self.variables = {**(variables or {}), "PYTHONPATH": str(ROOT)}
         self.program: tuple[str, ...] = IKD
         self.directory = directory
         self.socket = directory / "control.sock"
@@ -77,9 +82,9 @@ class Ikd:
         (directory / "ikd.toml").write_text(toml(tables))
         self.write_policy(policy)
         if secrets:
-            place = directory / "secrets.toml"
-            place.write_text(secrets)
-            place.chmod(0o600)
+            file = directory / "secrets.toml"
+            file.write_text(secrets)
+            file.chmod(0o600)
 
     def write_policy(self, policy: str) -> None:
         """Another policy.toml, for the next start or reload."""
@@ -87,7 +92,7 @@ class Ikd:
 
     @property
     def pid(self) -> int:
-        """Process id while it runs (`ip netns exec` replaces itself by the daemon)."""
+        """Process id while it runs in a namespace (`ip netns exec` replaces itself by the daemon)."""
         assert self._process is not None
         return self._process.pid
 
@@ -98,14 +103,10 @@ class Ikd:
 
     def launch(self) -> None:
         """Start it without waiting."""
+        program = (*self.program, "--config", str(self.directory))
         with self.log_file.open("ab") as output:
-            self._process = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace, *self.program, "--config", str(self.directory)],
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            self.host.give(self.directory)
+            self._process = self.host.start(program, self.variables, output)
 
     def started(self) -> Ikd:
         """Wait until the control socket answers."""
@@ -117,11 +118,23 @@ class Ikd:
             time.sleep(0.05)
         return self
 
+    def replace(self, other: Ikd) -> Ikd:
+        """Become another object's running daemon, which reads its files anew: those of this one."""
+        self._process, other._process = other._process, None
+        self.host.give(self.directory)
+        self.ask("reload")
+        return self
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def run_once(self) -> subprocess.CompletedProcess[str]:
         """Run it where it is expected to end by itself, such as beside another daemon."""
         return subprocess.run(
-            ["ip", "netns", "exec", self.namespace, *IKD, "--config", str(self.directory)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            self.host.outside(*IKD, "--config", str(self.directory)),
+            env=os.environ | self.variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -139,11 +152,20 @@ class Ikd:
 
     def stop(self, *, number: int = signal.SIGTERM) -> int | None:
         """End it, by its pid, and return its exit status; safe to repeat."""
+        self.terminate(number=number)
+        return self.ended()
+
+    def terminate(self, *, number: int = signal.SIGTERM) -> None:
+        """Tell it to end without waiting."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(number)
+
+    def ended(self) -> int | None:
+        """Wait for its end; its exit status."""
         if self._process is None:
             return None
         process, self._process = self._process, None
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(number)
         try:
             return process.wait(10)
         except subprocess.TimeoutExpired:

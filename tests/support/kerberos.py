@@ -1,5 +1,5 @@
-"""A throw-away Kerberos realm: MIT's KDC on loopback or in a namespace, from a temporary directory, ended by
-its process id."""
+"""A throw-away Kerberos realm: MIT's KDC on loopback, in a namespace or in a container, from a temporary
+directory, ended by its process id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.lab import socket_in
+from support.hosts import Host, Local, Namespace
 
 from ikd.auth.files import load_material
 from ikd.auth.keytab import Keytab
@@ -76,11 +76,13 @@ def missing() -> tuple[str, ...]:
 
 
 class Kdc:
-    """The realm; `start` and `stop` may be called again. `namespace` is where it serves, on `address`."""
+    """The realm; `start` and `stop` may be called again. `place`, a machine or the name of a namespace, is
+    where it serves, on `address`."""
 
-    def __init__(self, base: Path, address: str = "127.0.0.1", namespace: str = "") -> None:
+    def __init__(self, base: Path, address: str = "127.0.0.1", place: Host | str = "") -> None:
         self.base = base
-        self.address, self.namespace = address, namespace
+        self.host = (Namespace(place) if place else Local()) if isinstance(place, str) else place
+        self.address = address
         self.silent = _silent()
         self.port, closed = _free(), _free()
         (base / "krb5.conf").write_text(
@@ -107,7 +109,12 @@ class Kdc:
     def run(self, *arguments: str, stdin: str = "") -> str:
         """A command of the realm's administrator or a user; its output."""
         done = subprocess.run(
-            arguments, env=self.environment, input=stdin, capture_output=True, text=True, timeout=60
+            arguments,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         return done.stdout
@@ -118,28 +125,19 @@ class Kdc:
 
     def start(self) -> None:
         """Serve; returns when it answers."""
-        inside = ("ip", "netns", "exec", self.namespace) if self.namespace else ()
-        self._process = subprocess.Popen(
-            (*inside, "krb5kdc", "-n", "-r", REALM, "-P", str(self.base / "kdc.pid")),
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-        )
+        log = self.base / "kdc.log"
+        before = log.stat().st_size if log.exists() else 0
+        self.host.give(self.base)
+        program = ("krb5kdc", "-n", "-r", REALM, "-P", str(self.base / "kdc.pid"))
+        with (self.base / "kdc.out").open("wb") as output:
+            self._process = self.host.start(program, self.variables | {"PATH": PLACES}, output)
         for _ in range(500):
-            assert self._process.poll() is None, (self.base / "kdc.log").read_text()
-            if self._answers():
+            said = log.read_text()[before:] if log.exists() else ""
+            assert self._process.poll() is None, said
+            if "commencing operation" in said:
                 return
             time.sleep(0.02)
         raise AssertionError("the KDC does not listen")
-
-    def _answers(self) -> bool:
-        probe = (
-            socket_in(self.namespace, socket.AF_INET, socket.SOCK_STREAM)
-            if self.namespace
-            else socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        )
-        with probe:
-            probe.settimeout(0.2)
-            return probe.connect_ex((self.address, self.port)) == 0
 
     def stop(self) -> None:
         """End it."""
@@ -164,6 +162,16 @@ class Kdc:
         for name in names:
             self.admin(f"ktadd -k {path} {'' if fresh else '-norandkey'} {name}")
         return self.load(path)
+
+    def ticket(self, user: str) -> str:
+        """A user with a password logs in; the ticket cache."""
+        cache = self.base / f"{user}.ccache"
+        if not cache.exists():
+            password = secrets.token_hex(16)
+            self.principal(user, "-pw", password)
+            self.run(*self.host.outside("kinit", "-c", str(cache), user), stdin=f"{password}\n")
+            self.host.give(self.base)
+        return f"FILE:{cache}"
 
     def load(self, path: Path) -> Keytab:
         """A keytab file as the daemon loads it, with replays remembered here."""

@@ -225,7 +225,7 @@ def certificate_peers(
 def write_identity(directory: Path, authority: pki.Pair, host: pki.Pair) -> dict[str, Any]:
     """Write a certificate, its key and its authority into `pki/`; returns the table [identity] that names
     them."""
-    (directory / "pki").mkdir(parents=True)
+    (directory / "pki").mkdir(parents=True, exist_ok=True)
     for name, content in (
         ("host.pem", pki.certificate_pem(host.certificate)),
         ("host.key", pki.key_pem(host.key)),

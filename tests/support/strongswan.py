@@ -1,4 +1,4 @@
-"""strongSwan's charon as a peer: one instance per network namespace, its files in a directory of its own.
+"""strongSwan's charon as a peer: one instance per namespace or container, its files in their own directory.
 
 The instance is `charon-systemd`, which runs in the foreground, writes no pid file and is steered by `swanctl`
 over a socket of its own, so any number run at once. Its data plane is kernel-libipsec: userspace ESP, tunnel
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.x509 import Certificate
+from support.hosts import Host, Namespace
 
 from ikd import pki
 
@@ -129,12 +130,12 @@ def ikev1(*, aggressive: bool = False, proposals: str = IKEV1, esp: str = "aes12
 
 
 class Charon:
-    """One charon in a namespace. `connection` becomes the connection `net`; `options` go into `charon {
-    }`."""
+    """One charon on a machine or in a namespace. `connection` becomes the connection `net`; `options` go into
+    `charon { }`."""
 
     def __init__(
         self,
-        namespace: str,
+        place: Host | str,
         directory: Path,
         connection: Tree,
         *,
@@ -142,12 +143,12 @@ class Charon:
         secret_ids: tuple[str, ...] = (),
         options: Tree | None = None,
     ) -> None:
-        self.namespace = namespace
+        self.host = Namespace(place) if isinstance(place, str) else place
         self.directory = directory
         self.socket = f"unix://{directory}/charon.vici"
         self.log_file = directory / "charon.log"
         self._process: subprocess.Popen[bytes] | None = None
-        self._environment = os.environ | {
+        self._variables = {
             "STRONGSWAN_CONF": str(directory / "strongswan.conf"),
             "SWANCTL_DIR": str(directory / "swanctl"),
         }
@@ -205,15 +206,9 @@ class Charon:
 
     def start(self) -> Charon:
         """Start it and load its configuration; returns when it answers."""
-        command = ["ip", "netns", "exec", self.namespace, CHARON]
         with (self.directory / "stdout").open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            self.host.give(self.directory)
+            self._process = self.host.start((CHARON,), self._variables, output)
         deadline = time.monotonic() + 15
         while not (self.directory / "charon.vici").exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -251,7 +246,7 @@ class Charon:
         """One swanctl command with its output; does not raise on a status."""
         return subprocess.run(
             ["swanctl", *arguments, "--uri", self.socket],
-            env=self._environment,
+            env=os.environ | self._variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
