@@ -163,12 +163,11 @@ class Daemon:
             self.publisher.publish(events.Stopping(reason=self._reason))
             if self._restarting:
                 await self._finish()
-                for pair in self.database.pairs():  # the next run counts from here
-                    self.traffic.look(pair)
-                self.plane.leave()
             else:
                 await self._finish(lambda: self.endpoint.shutdown(self.loop.time()))
             self.state_file.note(self.state_file.write(self._parts.gathered()))
+            if self._restarting:
+                self.plane.leave()
 
     def stop(self, reason: str) -> None:
         """Begin an orderly stop."""
@@ -205,6 +204,8 @@ class Daemon:
             await stack.enter_async_context(scraping.serve(self.settings.metrics.listen))
         if file.notice:
             self.warn("control socket", file.notice)
+        if places := await asyncio.to_thread(network.places):  # before anything is negotiated
+            self.driver.network_changed(places)
 
     def _started(self) -> None:
         for warning in self.configuration.notes:

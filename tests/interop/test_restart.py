@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from ikd.daemon import RESTART
 
 pytestmark = pytest.mark.interop
 
+DATA = bytes(range(256)) * 1024
 DROP = b"marker-in-clear-text"
 NEAR, FAR = lab.INSIDE_LEFT, lab.INSIDE_RIGHT
 
@@ -48,6 +50,15 @@ def workers(daemon: Ikd) -> list[int]:
 def spis(daemon: Ikd) -> set[str]:
     """Outbound SPIs of the pairs there are."""
     return {one["spi_out"] for one in daemon.quick()}
+
+
+def octets(daemon: Ikd) -> int:
+    """What has left on all pairs that the rule has had."""
+    found = re.search(
+        r'^ikd_rule_octets_total{direction="out",rule="net"} (\S+)$', daemon.ctl("metrics"), re.M
+    )
+    assert found
+    return int(float(found[1]))
 
 
 def numbers(wire: Capture) -> list[bytes]:
@@ -97,6 +108,30 @@ def test_connection_survives_restart_and_crash(hosts: Lab, place: Path) -> None:
         assert not list(left.directory.glob("control.worker*"))
         assert "ikd0" not in lab.ip("-n", hosts.left, "link")
         eventually(lambda: "closed: deleted by the peer" in both.right.log(), "the peer was told")
+
+
+def test_device_deleted_after_a_takeover_is_made_anew(hosts: Lab, place: Path) -> None:
+    """Devices, sockets and workers that were taken over are what is made anew, and how such a worker ended
+    nobody tells its second daemon. What the first one counted is not counted again."""
+    with tunnel(hosts, place, workers=2) as both:
+        left = both.left
+        left.ctl("up", "net")
+        assert lab.tcp(hosts.left, hosts.right, FAR, DATA, NEAR) == DATA
+        counted = octets(left)
+        assert len(DATA) < counted < 2 * len(DATA)
+        used = again(left, RESTART, spis(left))
+        assert counted <= octets(left) < counted + 1000
+        with (
+            Capture(hosts.right, "e0", place / "wire.pcap") as wire,
+            lab.dripping(hosts.left, hosts.right, FAR, DROP, NEAR),
+        ):
+            lab.ip("-n", hosts.left, "link", "del", "ikd0")
+            eventually(lambda: "TUN device was deleted" in left.log(), "it is told", 5)
+            eventually(lambda: spis(left) and spis(left).isdisjoint(used), "other pairs")
+        assert not wire.holds(DROP)
+        again(left, signal.SIGKILL, spis(left))
+        assert lab.tcp(hosts.left, hosts.right, FAR, DATA, NEAR) == DATA
+        assert "internal error" not in left.log()
 
 
 def test_connection_to_strongswan_survives(hosts: Lab, place: Path) -> None:
