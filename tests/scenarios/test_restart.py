@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support import authip, link, phases
-from support.link import BOTH, Host, Link, mirrored, story, tunnel_rules
+from support.link import BOTH, LEFT, Host, Link, mirrored, story, tunnel_rules
+from support.roaming import LEFT2, Roaming, ends, roaming
 
 from ikd.adoption import AGAIN, EACH_TURN, PATIENCE, TURN, Adoption, packet_of
 from ikd.endpoint import Endpoint
 from ikd.events import ChildClosed, IkeClosed
 from ikd.settings import IkeSettings
+from policy.engine import Policy
 from sadb.database import Database
 from sadb.memory import MemoryBackend
 from sadb.sa import SaPair, State
@@ -216,6 +219,70 @@ def test_peers_that_lost_nothing_are_not_disturbed() -> None:
     path.up("net", "right", childless=True)
     path.run(30)
     assert not path.left.of(IkeClosed)
+
+
+# MOBIKE --------------------------------------------------------------------------------------------------
+
+
+def gateway() -> Roaming:
+    """The left host roams; the right one takes it wherever it is."""
+    path = roaming(nets=2)
+    path.up("net1")
+    path.run(1)
+    env = path.right.endpoint.env
+    rules = [
+        replace(rule, tunnel=replace(rule.tunnel, remote=None)) for rule in env.policy.rules if rule.tunnel
+    ]
+    env.policy = Policy(rules)
+    return path
+
+
+def restarted_there(path: Roaming, name: str) -> Host:
+    """As `restarted`; the new daemon is told of the network."""
+    old = path.named(name)
+    new = restarted(path, name)
+    path.addresses[new], path.routed[new] = path.addresses.pop(old), path.routed.pop(old)
+    path.tell(new)
+    return new
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("during", [False, True], ids=["before", "during"])
+def test_pairs_that_have_moved_are_replaced_where_they_are(name: str, during: bool) -> None:
+    """The rule may name another address, and the peer may move while one pair is replaced and another
+    one is not: that one must not stay for ever."""
+    path = gateway()
+    if not during:
+        path.change(path.left, LEFT, LEFT2)
+        path.run(3)
+    new, before = restarted_there(path, name), spis(path.named(name))
+    if during:
+        while len(new.pairs) == 2:
+            path.run(0.01)
+        path.change(path.left, LEFT, LEFT2)
+    path.run(10)
+    assert len(new.pairs) == 2, story(path)
+    assert spis(new).isdisjoint(before)
+    assert all(LEFT2 in ends(pair)[:2] for pair in new.pairs)
+    path.run(120)
+    assert mirrored(path.left, path.right), story(path)
+    assert len(new.pairs) == 2
+
+
+def test_a_host_with_another_address_replaces_its_pairs_from_there() -> None:
+    """It has lost the old one while no daemon was there to tell the peer: nothing can be sent from it."""
+    path = gateway()
+    before = spis(path.left)
+    path.addresses[path.left] = [LEFT2]
+    new = restarted_there(path, "left")
+    path.run(10)
+    assert len(new.pairs) == 2, story(path)
+    assert spis(new).isdisjoint(before)
+    assert all(ends(pair)[0] == LEFT2 for pair in new.pairs)
+    assert not path.refused
+
+
+# Time ----------------------------------------------------------------------------------------------------
 
 
 class Asked:
