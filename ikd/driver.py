@@ -229,8 +229,10 @@ class Driver:
 
     def network_changed(self, places: Mapping[Address, int]) -> None:
         """This host has other addresses, on these interfaces, or other routes."""
-        self.transport.network_changed(places)
-        addresses = frozenset(places)
+        transport = self.transport
+        transport.network_changed(places)
+        others = self.endpoint.own_addresses() - places.keys()  # no interface has to have them
+        addresses = frozenset(places) | {one for one in others if transport.is_local(one)}
         ways = {peer: self._way(peer) for peer in self.endpoint.destinations()}
         now = self._clock()
         self.act("a change of the network", lambda: self.endpoint.network_changed(addresses, ways, now))

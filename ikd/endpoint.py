@@ -418,6 +418,10 @@ class Endpoint:
         """The addresses of peers to which a way matters."""
         return frozenset(one.path.peer.address for one in self._associations.values())
 
+    def own_addresses(self) -> frozenset[Address]:
+        """The addresses of this host that are in use."""
+        return frozenset(one.path.local.address for one in self._associations.values())
+
     def network_changed(
         self, addresses: frozenset[Address], ways: Mapping[Address, Address | None], now: float
     ) -> list[Output]:

@@ -203,6 +203,10 @@ class Transport:
                 return None
             return ip_address(probe.getsockname()[0])
 
+    def is_local(self, address: Address) -> bool:
+        """Whether packets to an address end here, by whatever route."""
+        return address.is_loopback or self.source_for(address) == address
+
     def listens_on(self, local: Address) -> bool:
         """Whether what is sent to one of our addresses is taken: there are sockets for it, and the interface
         it is on is one of those that are wanted. Addresses of loopback come by any interface."""

@@ -6,7 +6,7 @@ exchanges are in `ikd.ikev2.mobike`; `ikd.ikev2.moves` decides when they begin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -81,24 +81,29 @@ def unpacked(data: bytes, size: int) -> Address:
 
 def candidates(session: MainMode, mobility: Mobility) -> Iterator[Path]:
     """The paths there are now, the one to be preferred first. Who decides on the path has all combinations of
-    a way out and an address of the peer; the other side goes where it was told and where it was before."""
+    a way out and an address of the peer; the other side goes where it was told and where it was before, and
+    has the others for when there is no way there."""
     network, path = session.env.network, session.path
     if network is None:
         yield path
         return
-    peers = [path.peer.address, mobility.trusted.path.peer.address]
+    known = [path.peer.address, mobility.trusted.path.peer.address]
     if mobility.initiator:
-        peers = [mobility.agreed.peer.address, *peers, *mobility.addresses]
-    for peer in dict.fromkeys(peers):
-        local = _local(session, mobility, peer)
-        if local is not None:
-            found = _between(session, local, peer)
-            if found not in mobility.refused:
-                yield found
+        known = [mobility.agreed.peer.address, *known, *mobility.addresses]
+    found = list(_to(session, mobility, known)) or list(_to(session, mobility, mobility.addresses))
+    yield from (one for one in found if one not in mobility.refused)
     for former in (mobility.trusted.path, mobility.agreed):
         reached = network.ways.get(former.peer.address, former.local.address) is not None
         if reached and former.local.address in network.addresses and former not in mobility.refused:
             yield former
+
+
+def _to(session: MainMode, mobility: Mobility, peers: Iterable[Address]) -> Iterator[Path]:
+    """The ways to some addresses."""
+    for peer in dict.fromkeys(peers):
+        local = _local(session, mobility, peer)
+        if local is not None:
+            yield _between(session, local, peer)
 
 
 def waits(session: MainMode, mobility: Mobility) -> bool:

@@ -120,7 +120,7 @@ class Moves:
         if old.local != path.local or mobility.told != additional(session):  # what is told goes without it
             mobility.told = None
         mobility.pending = mobility.initiator
-        if path.peer == mobility.trusted.path.peer or self._is_gone(mobility.trusted.path):
+        if path.peer == mobility.trusted.path.peer:
             self.trust()
 
     def come_along(self, former: Session) -> None:
@@ -129,11 +129,6 @@ class Moves:
         session.path, session.stranded = former.path, former.stranded
         session.nat_local, session.nat_peer = former.nat_local, former.nat_peer
         self.association.owner.moved(self.association, old.peer.address)
-
-    def _is_gone(self, path: Path) -> bool:
-        """Whether nothing can be sent that way because our end of it is gone."""
-        network = self.session.env.network
-        return network is not None and path.local.address not in network.addresses
 
     def trust(self) -> None:
         """The Child SAs take the path of the IKE SA."""
@@ -144,7 +139,7 @@ class Moves:
         former, mobility.trusted = mobility.trusted.path, place
         ends = former.local.address, former.peer.address
         elsewhere = ends != (place.path.local.address, place.path.peer.address)
-        for pair in list(self.association.children.values()):
+        for pair in list(session.children.pairs.values()):  # a successor may have them already
             if pair.mode is Mode.TUNNEL:
                 session.emit(Move(pair, place.path, session.nat))
             elif elsewhere and mobility.initiator:
@@ -156,7 +151,8 @@ class Moves:
         session, association = self.session, self.association
         rule, path = session.env.policy.rule(name), session.path
         association.close_child(session.children.pairs[spi], "it cannot move", session.now)
-        if rule is not None and rule.enabled and rule.covers_peer(path.local.address, path.peer.address):
+        serves = rule is not None and rule.enabled and association.usable
+        if rule is not None and serves and rule.covers_peer(path.local.address, path.peer.address):
             association.create_child(rule, None, session.now)
 
     # What the peer says ----------------------------------------------------------------------------------

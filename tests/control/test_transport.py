@@ -120,6 +120,13 @@ async def test_the_same_failure_is_told_once() -> None:
         assert len(seen.troubles) == 3
 
 
+async def test_an_address_that_no_interface_has_may_be_ours() -> None:
+    """All of 127.0.0.0/8 is, and whatever a route of type `local` leads to: an SA there has lost nothing."""
+    async with transport(ANY) as (ours, _):
+        assert ours.is_local(TWO)
+        assert not ours.is_local(parse("192.0.2.77"))
+
+
 async def test_which_of_our_addresses_can_be_spoken_from() -> None:
     """An SA that moves to an address without a socket is lost."""
     async with transport(ONE) as (ours, _):

@@ -13,6 +13,7 @@ from support.roaming import LEFT2, LEFT3, OUTSIDE, RIGHT2, Roaming, ends, meet, 
 from ikd.events import ChildClosed, HostMoved, PeerMoved, WayFound, WayLost
 from ikd.settings import IkeSettings
 from policy.engine import Policy, diff
+from sadb.address import parse
 from sadb.sa import Mode
 
 BOTH = pytest.mark.parametrize("side", ["left", "right"])
@@ -222,6 +223,43 @@ def test_during_a_rekey(side: str, what: str, who: str, after: float) -> None:
     link.change(link.named(side), *OTHER[side])
     link.run(60)
     quiet(link)
+
+
+@BOTH
+@pytest.mark.parametrize("who", ["left", "right"])
+@pytest.mark.parametrize("lost", range(4))
+def test_a_rekey_during_the_move(side: str, who: str, lost: int) -> None:
+    """What an IKE SA could not tell any more, the next one tells."""
+    link = roaming()
+    first = len(link.flights)
+    link.fate = lambda flight: setattr(flight, "lost", flight.number == first + lost)
+    link.change(link.named(side), *OTHER[side])
+    link.run(0.001)
+    link.rekey(link.named(who))
+    link.run(80)
+    quiet(link)
+
+
+@BOTH
+def test_to_the_other_family(side: str) -> None:
+    """From IPv4 to IPv6, and back."""
+    link = roaming()
+    six = {"left": parse("2001:db8::1"), "right": parse("2001:db8::2")}
+    for one in (link.left, link.right):
+        link.gain(one, six[one.name], preferred=False)
+        link.run(2)
+    before = spis(link)
+    old = OTHER[side][0]
+    link.lose(link.named(side), old)
+    link.run(10)
+    quiet(link)
+    assert ends(link.left.pairs[0])[:2] == (six["left"], six["right"])
+    link.gain(link.named(side), old)
+    link.lose(link.right, six["right"])
+    link.run(10)
+    quiet(link)
+    assert ends(link.left.pairs[0])[:2] == (LEFT, RIGHT)
+    assert spis(link) == before
 
 
 @BOTH
