@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support import authip, phases
-from support.link import ANY, LEFT, RIGHT, agree, policy, story, tunnel_hosts
+from support.link import ANY, LEFT, RIGHT, Flight, agree, policy, story, tunnel_hosts
 from support.roaming import LEFT2, LEFT3, OUTSIDE, RIGHT2, Roaming, ends, meet, open_ended, roaming
 
 from ikd.events import ChildClosed, HostMoved, PeerMoved, WayFound, WayLost
@@ -488,3 +490,54 @@ def test_a_negotiation_that_is_not_over_begins_anew() -> None:
     link.change(link.left, LEFT, LEFT2)
     link.run(3)
     assert [ends(one)[:2] for one in link.left.pairs] == [(LEFT2, RIGHT)], story(link)
+
+
+# All at once ------------------------------------------------------------------------------------------------
+
+SIDES = st.sampled_from(["left", "right"])
+NEW = [parse("198.51.100.128") + n for n in range(100)]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("change"), SIDES),
+        st.tuples(st.just("gain"), SIDES),
+        st.tuples(st.just("rekey"), SIDES),
+        st.tuples(st.just("rekey_child"), SIDES),
+        st.tuples(st.just("run"), st.sampled_from([0.005, 0.01, 0.02, 0.05, 1.0, 5.0])),
+        st.tuples(st.just("lose"), st.integers(1, 3)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS)
+def test_whatever_happens_both_sides_agree(steps: list[tuple[str, Any]]) -> None:
+    """In any order and with losses: in the end both have the same SAs, and packets find their way on them. An
+    IKE SA may be lost when both hosts have left where the other looks for them, but then for both."""
+    link = roaming()
+    new = iter(NEW)
+    losing = 0
+
+    def fate(flight: Flight) -> None:
+        nonlocal losing
+        flight.lost = losing > 0
+        losing -= flight.lost
+
+    link.fate = fate
+    for what, how in steps:
+        if what == "run":
+            link.run(how)
+        elif what == "lose":
+            losing = how
+        elif what == "change":
+            one = link.named(how)
+            link.change(one, link.addresses[one][0], next(new))
+        elif what == "gain":
+            link.gain(link.named(how), next(new))
+        else:
+            getattr(link, what)(link.named(how))
+    losing = 0
+    link.run(300)
+    agree(link)
+    if link.left.pairs:
+        assert meet(link), story(link)
