@@ -406,7 +406,12 @@ class Daemon:
     async def _follow_network(self) -> None:
         """Tell core and data plane of addresses and routes that come and go, of several at once."""
         known: frozenset[Address] = frozenset()
-        with network.Watch(self.loop) as watch:
+        try:
+            watching = network.Watch(self.loop)
+        except OSError as error:
+            self.warn("network", f"changes of addresses and routes are not heard of: {error}")
+            return
+        with watching as watch:
             while True:
                 found = await asyncio.to_thread(network.places)
                 if found:  # else it may not be asked for
