@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 from support.engines import GCM_ESN, Host, another, between, echo, entropy, hosts
+from support.require import require
 
 from offload import ip
 from offload.capabilities import PROFILES, Direction
@@ -20,9 +23,21 @@ OUT, IN = Direction.OUTBOUND, Direction.INBOUND
 HANDLE = 1 << 16 | 5
 
 
-@pytest.fixture(autouse=True)
-def engine() -> None:
-    """These engines are their own."""
+make: Callable[..., HybridEngine] = HybridEngine
+
+
+@pytest.fixture(autouse=True, params=["python", "native"])
+def engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """These engines are their own, the second one with the native loop."""
+    global make
+    before = make
+    if request.param == "native":
+        require(bool(find_spec("offload._native")), "the native loop")
+        from support.native_adapter import NativeHybridEngine
+
+        make = NativeHybridEngine
+    yield
+    make = before
 
 
 class Bench:
@@ -31,7 +46,7 @@ class Bench:
     def __init__(self, profile: str = "ideal", **how: object) -> None:
         host: Host = hosts(mode=Mode.TRANSPORT, **how)[0]  # type: ignore[arg-type]
         self.driver = Driver(PROFILES[profile])
-        self.engine = HybridEngine(entropy(), self.driver)
+        self.engine = make(entropy(), driver=self.driver)
         self.engine.route((host.flow,))
         self.engine.install(host.pair)
         self.pair: SaPair = host.pair
@@ -244,6 +259,8 @@ def test_after_a_reset_everything_is_in_software_and_true_marks_stay_true() -> N
     one = Bench().placed(IN, OUT)
     one.sends(b"1", b"2")
     late = another(one.pair, 4000)
+    late.created = one.pair.created - 1  # nothing leaves on it
+    one.engine.install(late)
     one.driver.place(late, [IN], 1.0)
     (request,) = one.asked()
     assert isinstance(request, AddSa)
