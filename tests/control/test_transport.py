@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from ikd.transport import KEEPALIVE, Transport
+from offload import bpf
 from sadb.address import Address, Path, SocketAddress, parse
 
 ANY, ONE, TWO = parse("0.0.0.0"), parse("127.0.0.1"), parse("127.0.0.2")
@@ -180,6 +181,26 @@ async def test_given_socket_serves_with_what_waited_in_it() -> None:
             assert ours.send(b"answer", path)
             assert peer.recvfrom(100) == (b"answer", ("127.0.0.2", ports[0]))
             assert not first.getblocking()
+        finally:
+            ours.close()
+
+
+async def test_given_socket_has_no_sieve_of_a_former_run() -> None:
+    """A daemon that ended in a flood has left it; strangers would be turned away for ever, and nobody would
+    know what for. What it threw away then is not counted again."""
+    sock = given("127.0.0.1")
+    bpf.attach_filter(sock, bpf.sieve(False, 0.0, 0.0))
+    first = bytes(range(8)) + bytes(20)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.sendto(first, sock.getsockname())
+        seen = Recorder()
+        ours = Transport((ONE,), (sock.getsockname()[1], free_port()), seen)
+        ours.open(asyncio.get_running_loop(), (sock,))
+        try:
+            assert ours.unread() == 0
+            peer.sendto(first, sock.getsockname())
+            await settle()
+            assert [data for data, _ in seen.messages] == [first]
         finally:
             ours.close()
 
