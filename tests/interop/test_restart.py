@@ -173,7 +173,7 @@ def test_workers_without_a_daemon_end(hosts: Lab, place: Path) -> None:
         assert len(workers(both.left)) == 2
         eventually(lambda: not workers(both.left), "they end")
         assert time.monotonic() - began > 1
-        assert "ikd0" not in lab.ip("-n", hosts.left, "link")
+        eventually(lambda: "ikd0" not in lab.ip("-n", hosts.left, "link"), "the device goes", 5)
         assert lab.ping(hosts.left, FAR, NEAR, count=1, wait=0.3).received == 0
         both.left.start()
         assert lab.tcp(hosts.left, hosts.right, FAR, DROP, NEAR) == DROP
