@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from support.engines import ONE_ENGINE, Host, arrived, between, datagrams, entropy, hosts, trains
 from support.require import require
 
-from offload.natt import BUFFER, SO_RCVBUFFORCE
+from offload import buffers
+from offload.natt import BUFFER
 from offload.outer import Arrived
 from offload.software import SoftwareEngine
 from sadb.address import Path, SocketAddress
@@ -191,7 +192,7 @@ def test_two_workers_that_receive_at_once_do_not_exceed_a_limit(by: str) -> None
         ends = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in "12"]
         peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         for sock in ends:
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            buffers.receive(sock, BUFFER)
             sock.bind(("127.0.0.1", 0))
         for turn in range(TURNS):
             fit = EACH + 50 * turn
