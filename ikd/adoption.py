@@ -66,6 +66,11 @@ class Adoption:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    @property
+    def sources(self) -> frozenset[Address]:
+        """The addresses of this host that such pairs have."""
+        return frozenset(one.pair.outbound.source for one in self._pairs.values())
+
     def add(self, pairs: Iterable[SaPair], now: float) -> None:
         """Pairs to be replaced."""
         for n, pair in enumerate(sorted(pairs, key=_last_used, reverse=True)):

@@ -192,11 +192,16 @@ class Daemon:
             stack.callback(undo)
         if (state := self.state_file.read()) is not None:
             self._parts.go_on(state)
+        places = await asyncio.to_thread(network.places)
         stack.callback(self.transport.close)
         stack.callback(self.plane.close)
         self.transport.open(self.loop, self.plane.claim(place, given.udp))
         self.plane.open(self.loop)
         self.plane.route(self.endpoint.policy.flows())
+        if self.plane.inherited:  # at once: a peer that is told of an initial contact would drop these pairs
+            self._take_over()
+        if places:
+            self.driver.network_changed(places)
         server = Server(file, self._dispatch, lambda error: self.broken("a request", error))
         await stack.enter_async_context(server.serve(sock))
         if self.settings.metrics.listen is not None:
@@ -204,16 +209,13 @@ class Daemon:
             await stack.enter_async_context(scraping.serve(self.settings.metrics.listen))
         if file.notice:
             self.warn("control socket", file.notice)
-        if places := await asyncio.to_thread(network.places):  # before anything is negotiated
-            self.driver.network_changed(places)
 
     def _started(self) -> None:
+        self.plane.inherited = ()
         for warning in self.configuration.notes:
             self.warn("configuration", warning)
         for notice in self.plane.notices:
             self.warn("data plane", notice)
-        if self.plane.inherited:
-            self._take_over()
         place = self.settings.metrics.listen
         if place is not None and not place.address.is_loopback:
             self.warn("metrics", f"whoever reaches {place} may read them: metrics.listen is not loopback")
@@ -234,8 +236,7 @@ class Daemon:
 
     def _take_over(self) -> None:
         """Go on with the pairs of the former run."""
-        inherited, self.plane.inherited = self.plane.inherited, ()
-        pairs, ended = self.driver.adopt(inherited)
+        pairs, ended = self.driver.adopt(self.plane.inherited)
         for pair in self.database.pairs():
             self.traffic.adopt(pair)
         self.publisher.publish(events.TakenOver(pairs=pairs, ended=ended))

@@ -420,7 +420,7 @@ class Endpoint:
 
     def own_addresses(self) -> frozenset[Address]:
         """The addresses of this host that are in use."""
-        return frozenset(one.path.local.address for one in self._associations.values())
+        return self.adoption.sources | {one.path.local.address for one in self._associations.values()}
 
     def network_changed(
         self, addresses: frozenset[Address], ways: Mapping[Address, Address | None], now: float

@@ -269,6 +269,12 @@ def test_pairs_that_have_moved_are_replaced_where_they_are(name: str, during: bo
     assert len(new.pairs) == 2
 
 
+def test_an_address_that_only_old_pairs_have_is_in_use() -> None:
+    """No interface has to have it, so the host is asked; else the pair would be replaced from another one."""
+    path = gateway()
+    assert LEFT in restarted(path, "left").endpoint.own_addresses()
+
+
 def test_a_host_with_another_address_replaces_its_pairs_from_there() -> None:
     """It has lost the old one while no daemon was there to tell the peer: nothing can be sent from it."""
     path = gateway()
