@@ -222,6 +222,26 @@ def test_worker_dies_beside_the_adapter(hosts: Lab, place: Path) -> None:
         no_repetition(wire)
 
 
+@MODES
+def test_a_device_deleted_beside_the_adapter_is_made_anew(hosts: Lab, place: Path, mode: str) -> None:
+    """The loop that has the adapter's ring finds it, too: new workers get a new device and the adapter, and
+    nothing leaves in the clear or twice."""
+    with daemons(hosts, place, mode=mode) as both:
+        check(both)
+        eventually(lambda: placed(both.left), "a pair in the adapter")
+        before = {one["spi_out"] for one in both.left.quick()}
+        with Capture(hosts.right, "e0", place / "wire.pcap") as wire:
+            lab.ip("-n", hosts.left, "link", "del", "ikd0")
+            eventually(lambda: "TUN device was deleted" in both.left.log(), "it is told")
+            eventually(
+                lambda: placed(both.left) and before.isdisjoint(one["spi_out"] for one in placed(both.left)),
+                "a new pair in the adapter",
+            )
+            check(both)
+        no_repetition(wire)
+        assert "internal error" not in both.left.log()
+
+
 def test_large_sends_of_an_82599(hosts: Lab, place: Path) -> None:
     """Transport mode, where the adapter segments: what reaches the wire fits it, and all arrives."""
     with daemons(hosts, place, "82599", transport=True, extra=WITHOUT_ESN) as both:
