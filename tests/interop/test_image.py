@@ -108,7 +108,7 @@ def test_daemon_that_is_not_root(built: Built) -> None:
         "--read-only",
     )
     given += ("--security-opt", "no-new-privileges", "--device", "/dev/net/tun", "--user", "ikd")
-    given += ("--tmpfs", "/run", "--volume=/var/lib/ikd", f"--volume={home}:/etc/ikd:ro")
+    given += ("--tmpfs", "/run/ikd:U", "--tmpfs", "/var/lib/ikd:U", f"--volume={home}:/etc/ikd:ro")
     given += tuple(f"--volume={one}" for one in MOUNTS)
     with pytest.raises(RuntimeError, match=r"secrets.toml: Permission denied, it must belong to"):
         podman("run", "--rm", *given, built.image)
@@ -116,12 +116,12 @@ def test_daemon_that_is_not_root(built: Built) -> None:
     name = f"ikd-user-{os.getpid()}"
     try:
         podman("run", "--detach", "--name", name, *given, built.image)
-        eventually(lambda: podman.works("exec", name, "ikctl", "status"), "the daemon answers", 30)
+        eventually(lambda: podman.works("exec", name, "ikctl", "status"), "the daemon answers", 60)
         status = podman("exec", name, "cat", "/proc/1/status")
         assert f"Uid:\t{USER}\t{USER}" in status
         assert "CapEff:\t0000000000003400" in status
     finally:
-        podman("rm", "--force", "--volumes", "--time", "0", name)
+        podman("rm", "--force", "--time", "0", name)
 
 
 @dataclass
@@ -131,6 +131,7 @@ class Compose:
     built: Built
     project: str
     files: tuple[Path, ...]
+    net: str
 
     def __call__(self, *arguments: str) -> str:
         """One command; raises with what it said."""
@@ -139,7 +140,7 @@ class Compose:
             + [f"--file={file}" for file in self.files]
             + list(arguments),
             cwd=HERE,
-            env=self.built.podman.environment | {"IKD_NET": subnet(os.getpid() + 1)},
+            env=self.built.podman.environment | {"IKD_NET": self.net},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -163,11 +164,13 @@ def compose(built: Built) -> Iterator[Compose]:
     more = {"image": built.image, "pull_policy": "never", "volumes": MOUNTS}
     override = built.directory / "override.yaml"
     override.write_text(yaml.safe_dump({"services": dict.fromkeys(services, more)}))
-    made = Compose(built, f"ikdtest{os.getpid()}", (HERE / "compose.yaml", override))
+    made = Compose(built, f"ikdtest{os.getpid()}", (HERE / "compose.yaml", override), subnet())
     try:
         made("up", "--detach", "--no-build")
         yield made
     finally:
+        for service in services:  # pytest shows it for a failed test only
+            print(f"--- {service}\n{built.podman.logs(made.container(service))[-4000:]}")
         made("down", "--volumes", "--timeout", "5")
 
 
@@ -177,7 +180,7 @@ def test_two_hosts_of_the_compose_file(compose: Compose) -> None:
     podman = compose.built.podman
     left, right = map(compose.container, ("left", "right"))
     for one in (left, right):
-        eventually(lambda one=one: podman.works("healthcheck", "run", one), f"{one} is healthy", 30)
+        eventually(lambda one=one: podman.works("healthcheck", "run", one), f"{one} is healthy", 60)
     assert " 0% packet loss" in podman("exec", left, "ping", "-n", "-c", "3", "-i", "0.2", "right")
     (quick,) = json.loads(podman("exec", right, "ikctl", "sa", "quick", "--json"))["quick"]
     assert quick["packets_in"] >= 3

@@ -7,6 +7,7 @@ of ours.
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/ikd-host-usr"
 TARGET = "basic.target"
 CAPABILITIES = "NET_ADMIN,NET_RAW,NET_BIND_SERVICE"
+_numbers = itertools.count(os.getpid() * 16)  # other runs on this machine take others
 WAIT = ("sleep", "infinity")
 LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 COPIED = [
@@ -66,9 +68,8 @@ class Podman:
     """podman with our configuration; internal networks and the containers on them, removed together."""
 
     def __init__(self, directory: Path) -> None:
-        number = os.getpid()
-        self.network = f"ikdnet{number}"
-        self.subnet = subnet(number)
+        self.network = f"ikdnet{os.getpid()}n{next(_numbers)}"
+        self.subnet = subnet()
         self._containers: list[str] = []
         self._networks: list[str] = []
         configuration = directory / "containers.conf"
@@ -101,6 +102,11 @@ class Podman:
     def works(self, *arguments: str) -> bool:
         """Whether a podman command succeeds."""
         return self.attempt(*arguments).returncode == 0
+
+    def logs(self, full: str) -> str:
+        """What the first process of a container has said, on either stream."""
+        done = self.attempt("logs", full, timeout=20)
+        return done.stdout + done.stderr
 
     def start(self) -> Podman:
         """Make image and network where they are missing; raises when this machine cannot."""
@@ -241,8 +247,9 @@ class Podman:
                 Path(archive).unlink()
 
 
-def subnet(number: int) -> str:
-    """The first three numbers of a network's addresses, of the range for benchmarks."""
+def subnet() -> str:
+    """The first three numbers of another network's addresses, of the range for benchmarks."""
+    number = next(_numbers)
     return f"198.{18 + number // 256 % 2}.{number % 256}"
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ALPHA, BETA = "alpha", "beta"
 OTHER = {ALPHA: BETA, BETA: ALPHA}
-NAMES = {one: f"{one}.example.test" for one in (ALPHA, BETA, "gamma")}
+NAMES = {one: f"{one}.example.test" for one in (ALPHA, BETA)}
 USER, ACCOUNT = "clerk@corp.example", r"CORP\clerk"
 PRINCIPAL = "clerk"
 MACHINE = r"CORP\ALPHA$"

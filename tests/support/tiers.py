@@ -1,9 +1,9 @@
 """Where two daemons of a test are: podman containers, else network namespaces, else those of a user namespace
 without any rights outside of it, else loopback. The best that works is taken, which is found out by trying.
 
-    alpha  beta  gamma  kdc  router    198.18.N.11 ... 15, one network
-                              |
-                            inner      198.19.N.2, behind the router, which translates addresses
+    alpha  beta  kdc  router    .11 to .14 of one network
+                        |
+                      inner     .2 of another, behind the router, which translates addresses
 
 Each host has a network behind it, 10.N.0.1/24, which only tunnels lead to. On loopback there are no hosts:
 both daemons are in this process, their packet devices in memory, and every case is a tunnel.
@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,7 @@ from support.matrix import ALPHA, BETA, OTHER, Case, Ends, daemon
 from ikd.demo import Seen
 from ikd.demo_memory import watch
 
-NUMBERS = {ALPHA: 11, BETA: 12, "gamma": 13, "kdc": 14, "router": 15}
+NUMBERS = {ALPHA: 11, BETA: 12, "kdc": 13, "router": 14}
 INNER = "inner"
 NOBODY = 65534
 
@@ -135,8 +136,7 @@ class Hosted(Tier):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        number = os.getpid()
-        self.lan, self.inside = subnet(number), f"10.99.{number % 256}"
+        self.lan, self.inside = subnet(), subnet()
         self._hosts: dict[str, Host] = {}
         self._daemons: dict[str, Ikd] = {}
         self._kdc: Kdc | None = None
@@ -296,6 +296,7 @@ class Containers(Hosted):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.podman = Podman(directory)
+        self.lan = self.podman.subnet
         try:
             self.podman.start()
         except BaseException:
@@ -563,7 +564,7 @@ def choose(directory: Path, wanted: str = "") -> Choice:
             reason = tier.why_not(probe)
         if not reason:
             return Choice(tier, f"tier: {tier.name}" + (f" ({'; '.join(reasons)})" if reasons else ""))
-        reasons.append(f"no {tier.name}: {reason}")
+        reasons.append(f"no {tier.name}: {textwrap.shorten(reason, 200)}")
     raise RuntimeError(
         "; ".join(reasons) or f"IKD_TIER={wanted}: there are {', '.join(t.key for t in TIERS)}"
     )
