@@ -59,15 +59,24 @@ def test_every_method_has_a_case() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
+def test_what_looks_at_the_wire_sees_clear_text(tier: Tier) -> None:
+    """A counter that sees nothing would let every other test here pass."""
+    place = hosted(tier)
+    for name in (ALPHA, BETA):
+        place.free(name)
+    alpha, beta = (place.host(name) for name in (ALPHA, BETA))
+    counted(alpha), counted(beta)
+    assert ping(alpha, place.address(BETA), place.address(ALPHA)).received == 2
+    assert counted(alpha) == counted(beta) == (0, 0, 2)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_keying_and_authentication(
-    tier: Tier, home: Path, case: Case, request: pytest.FixtureRequest
-) -> None:
+def test_keying_and_authentication(tier: Tier, case: Case, request: pytest.FixtureRequest) -> None:
     """What an administrator writes for it, traffic both ways, and nothing of it readable."""
     missing = kerberos.missing() if case.kerberos else ()
     require(not missing, f"Kerberos ({', '.join(missing)})")
     kdc = request.getfixturevalue("realm") if case.kerberos else None
-    with tier.pair(case, home, kdc) as pair:
+    with tier.pair(case, kdc) as pair:
         check(pair, case)
 
 
@@ -124,10 +133,10 @@ def test_strongswan(tier: Tier, home: Path, keying: str, method: str, initiator:
     ],
     ids=lambda case: case.name,
 )
-def test_through_a_nat(tier: Tier, home: Path, case: Case) -> None:
+def test_through_a_nat(tier: Tier, case: Case) -> None:
     """The host that begins is behind a router that gives it another address: packets must go in UDP."""
     place = hosted(tier)
-    with place.pair(case, home, names=(INNER, BETA)) as pair:
+    with place.pair(case, names=(INNER, BETA)) as pair:
         pair.send(ALPHA)
         (main,) = standing(pair.sides[BETA])
         assert main["nat"]

@@ -88,10 +88,9 @@ class Tier(ABC):
         """Why this machine does not have it, or nothing: one is made and thrown away."""
 
     @abstractmethod
-    def pair(
-        self, case: Case, directory: Path, kdc: Kdc | None = None
-    ) -> contextlib.AbstractContextManager[Pair]:
-        """Two daemons with the configuration of a case."""
+    def pair(self, case: Case, kdc: Kdc | None = None) -> contextlib.AbstractContextManager[Pair]:
+        """Two daemons with the configuration of a case; their logs are shown when it fails. `kdc` is a realm
+        on loopback, for tiers that have none."""
 
     @property
     @abstractmethod
@@ -203,7 +202,7 @@ class Hosted(Tier):
 
     @contextmanager
     def pair(
-        self, case: Case, directory: Path, kdc: Kdc | None = None, names: tuple[str, str] = (ALPHA, BETA)
+        self, case: Case, kdc: Kdc | None = None, names: tuple[str, str] = (ALPHA, BETA)
     ) -> Iterator[Pair]:
         """`names` are those of the hosts that play alpha and beta. The daemons go on afterwards, and read the
         files of the next case."""
@@ -473,7 +472,7 @@ class Loopback(Tier):
         return None
 
     @contextmanager
-    def pair(self, case: Case, directory: Path, kdc: Kdc | None = None) -> Iterator[Pair]:
+    def pair(self, case: Case, kdc: Kdc | None = None) -> Iterator[Pair]:
         ports = loopback.free_ports()
         outer = {ALPHA: loopback.ADDRESSES["left"], BETA: loopback.ADDRESSES["right"]}
         inner = {ALPHA: loopback.INSIDE["left"], BETA: loopback.INSIDE["right"]}
@@ -484,13 +483,16 @@ class Loopback(Tier):
                 "daemon": {"listen": [outer[own]], "port": ports[0], "nat_port": ports[1]},
                 "dataplane": {"backend": "memory"},
             }
-            home = directory / own
+            home = Path(tempfile.mkdtemp(prefix=own, dir=self.directory))
             ends = Ends(outer, outer, inner)
             made.append(daemon(tunnel, own, ends, Local(), home, kdc=kdc, settings=settings))
         pair = _Memory(made, inner)
         try:
             pair.start()
             yield pair
+        except BaseException:
+            pair.show()
+            raise
         finally:
             pair.stop()
 
@@ -517,10 +519,13 @@ class _Memory(Pair):
             self._running[own] = self._do(loopback.start(side.directory))
             watch(self._running[own].daemon, self._seen)
 
-    def stop(self) -> None:
+    def show(self) -> None:
         for own, one in self._running.items():
+            print(f"--- {own}\n{one.said.getvalue()}")
+
+    def stop(self) -> None:
+        for one in self._running.values():
             self._do(one.stop())
-            self.sides[own].log_file.write_text(one.said.getvalue())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
