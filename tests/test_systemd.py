@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
@@ -31,7 +32,7 @@ print(found, given.control is not None, [one.getsockname() for one in given.udp]
 def child(*sockets: socket.socket, shift: int = 0, names: str = "") -> str:
     """What a process says that has these sockets as systemd passes them, from 3 on; with `shift` they are
     announced to another process."""
-    numbers = [os.dup2(one.fileno(), 100 + n) for n, one in enumerate(sockets)]
+    numbers = [fcntl.fcntl(one.fileno(), fcntl.F_DUPFD, 100) for one in sockets]  # free ones from there on
     try:
         done = subprocess.run(
             [sys.executable, "-c", CHILD, str(shift), *map(str, numbers)],

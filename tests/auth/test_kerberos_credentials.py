@@ -22,6 +22,7 @@ from ikd.events import Broken
 from ikd.outputs import Ask, Output
 from policy.peers import admits
 from policy.rules import AuthMethod
+from sadb.address import Address
 
 KERBEROS = AuthMethod("kerberos")
 OURS = Keytab("/k", (KeytabEntry(Principal(("host", "a.example"), "R"), 1, 18),))
@@ -162,6 +163,16 @@ class Listening:
 
     def deadline(self) -> None:
         """Nothing is due."""
+
+    def own_addresses(self) -> frozenset[Address]:
+        """None that matters."""
+        return frozenset()
+
+    destinations = own_addresses
+
+    def network_changed(self, *_: object) -> list[Output]:
+        """Nothing is to be done about it."""
+        return []
 
 
 class Slow:
