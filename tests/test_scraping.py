@@ -187,9 +187,8 @@ async def test_totals_and_dashboard_of_two_daemons(tmp_path: Path, monkeypatch: 
         assert not [one for one in left.happened(Warned) if one.about == "metrics"]
         # only where there are certificates; tests/test_renewal.py has seen it
         second["ikd_certificate_expires_seconds"] = [({"use": "host", "subject": "CN=a"}, 1.0)]
-        second["ikd_engine_pairs"] = [
-            ({}, 1.0)
-        ]  # only where there are workers; tests/interop/test_soak.py has
+        # only where there are workers; tests/interop/test_soak.py has seen it
+        second["ikd_engine_pairs"] = [({}, 1.0)]
         _all_there(second)
         _all_documented(second)
 
