@@ -322,8 +322,9 @@ class HostPlane(Plane):
         self.workers.route(flows)
 
     def network_changed(self) -> None:
-        """What leads packets into the device may be gone with an address, or lead with another one."""
-        if self._host is not None:
+        """What leads packets into the device may be gone with an address, or lead with another one. One that
+        was deleted gets everything when it is made anew."""
+        if self._host is not None and self._tun.there:
             self._host.refresh()
 
     def flush(self) -> None:

@@ -94,6 +94,7 @@ def test_a_deleted_device_is_made_anew(hosts: Lab, place: Path, engine: str, wor
         assert not wire.holds(DROP)
         assert not wire.holds(DATA[:256])
         assert "internal error" not in both.left.log()
+        assert "cannot be made" not in both.left.log()
 
 
 def test_a_device_that_cannot_be_made_is_told_and_waited_for(hosts: Lab, place: Path) -> None:
