@@ -249,16 +249,9 @@ class _Loader:
             hint = f", did you mean {near[0]}?" if near else ""
             self.complaints.append(f"{path}: no such file (identity.{key} of ikd.toml){hint}")
         except (OSError, ValueError) as error:
-            reason = _reason(error) if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) else str(error)
             self.complaints.append(f"{path}: {reason} (identity.{key} of ikd.toml)")
         return out
-
-
-def _reason(error: OSError) -> str:
-    """Why a file cannot be read, and what to do when it is somebody else's: root in a container often has no
-    right to pass over that."""
-    hint = ", it must belong to the user whom ikd runs as" if isinstance(error, PermissionError) else ""
-    return f"{error.strerror}{hint}"
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -365,6 +358,6 @@ def _table(path: Path, *, private: bool = False) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise MaterialError((f"{path}: not UTF-8 text",)) from None
     except OSError as error:
-        raise MaterialError((f"{path}: {_reason(error)}",)) from error
+        raise MaterialError((f"{path}: {error.strerror}",)) from error
     except ValueError as error:
         raise MaterialError((f"{path}: {error}",)) from None

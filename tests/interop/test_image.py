@@ -89,7 +89,8 @@ def test_image_has_all_of_it(built: Built) -> None:
 
 
 def test_daemon_that_is_not_root(built: Built) -> None:
-    """The image has a user for it. What belongs to others it cannot read, and says whose it must be."""
+    """The image has a user for it. What belongs to others it cannot read or write, and says whose it must
+    be."""
     podman, home = built.podman, built.directory / "etc"
     home.mkdir()
     (home / "ikd.toml").write_text("")
@@ -98,21 +99,17 @@ def test_daemon_that_is_not_root(built: Built) -> None:
     secret.write_text(secrets())
     secret.chmod(0o600)
     given = (
-        "--pull=never",
-        "--network",
-        "none",
-        "--cap-drop",
-        "ALL",
-        "--cap-add",
-        CAPABILITIES,
-        "--read-only",
+        *("--pull=never", "--network", "none", "--read-only", "--device", "/dev/net/tun", "--user", "ikd"),
+        *("--cap-drop", "ALL", "--cap-add", CAPABILITIES, "--security-opt", "no-new-privileges"),
+        *("--tmpfs", "/var/lib/ikd:U", f"--volume={home}:/etc/ikd:ro"),
+        *(f"--volume={one}" for one in MOUNTS),
     )
-    given += ("--security-opt", "no-new-privileges", "--device", "/dev/net/tun", "--user", "ikd")
-    given += ("--tmpfs", "/run/ikd:U", "--tmpfs", "/var/lib/ikd:U", f"--volume={home}:/etc/ikd:ro")
-    given += tuple(f"--volume={one}" for one in MOUNTS)
-    with pytest.raises(RuntimeError, match=r"secrets.toml: Permission denied, it must belong to"):
+    with pytest.raises(RuntimeError, match=f"secrets.toml: user {USER} may not read it"):
         podman("run", "--rm", *given, built.image)
     os.chown(secret, USER, USER)
+    with pytest.raises(RuntimeError, match=r"/run/ikd: Permission denied; the user whom ikd runs as must be"):
+        podman("run", "--rm", *given, built.image)
+    given += ("--tmpfs", "/run/ikd:U")
     name = f"ikd-user-{os.getpid()}"
     try:
         podman("run", "--detach", "--name", name, *given, built.image)
