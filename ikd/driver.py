@@ -256,7 +256,6 @@ class Driver:
         policy, kept, refused = self.endpoint.policy, [], 0
         for pair, digest in inherited:
             pair.owner = 0
-            pair.inbound.usage, pair.outbound.usage = self.plane.backend.usage(pair)
             try:
                 if not digest or digest != policy.digest(pair.rule):
                     raise Unavailable("its rule has changed")

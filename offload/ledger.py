@@ -66,6 +66,10 @@ class Ledger:
         octets, packets, last, _ = self.words[at : at + 4]
         return Usage(octets, packets, last / 1e9 if last else None)
 
+    def account(self, slot: int, inbound: bool) -> Usage:
+        """The same, read anew each time somebody looks: for as long as the ledger is open."""
+        return _Account(self, slot, inbound)
+
     def number(self, slot: int, inbound: bool) -> int:
         """The last number sent or the highest one authenticated."""
         return self.words[slot * WORDS + (INBOUND if inbound else 0) + NUMBER]
@@ -75,3 +79,24 @@ class Ledger:
         self.words.release()
         self.memory.close()
         os.close(self.fileno)
+
+
+class _Account(Usage):
+    """What has gone through an SA so far."""
+
+    __slots__ = ("_inbound", "_ledger", "_slot")
+
+    def __init__(self, ledger: Ledger, slot: int, inbound: bool) -> None:
+        self._ledger, self._slot, self._inbound = ledger, slot, inbound
+
+    @property
+    def octets(self) -> int:  # type: ignore[override]
+        return self._ledger.usage(self._slot, self._inbound).octets
+
+    @property
+    def packets(self) -> int:  # type: ignore[override]
+        return self._ledger.usage(self._slot, self._inbound).packets
+
+    @property
+    def last(self) -> float | None:  # type: ignore[override]
+        return self._ledger.usage(self._slot, self._inbound).last

@@ -189,6 +189,8 @@ class Workers:
             for number in range(len(self._shares)):
                 place_of(self._bequest.control, number).unlink(missing_ok=True)
         self._loop = None
+        for held in self._held.values():
+            self._leave(held)
         self._ledger.close()
 
     def leave(self) -> None:
@@ -219,8 +221,8 @@ class Workers:
         check(pair)
         pair.outbound.mtu = self.link_mtu(pair.outbound.destination)
         held = _Held(pair, self._slot(), self.digest(pair.rule))
-        self._enter(held)
         self._ledger.begin(held.slot, pair)
+        self._enter(held)
         self._give(held)
         if self.steering is not None:
             self.steering.installed(pair)
@@ -256,8 +258,7 @@ class Workers:
         del self._by_slot[held.slot]
         if self.steering is not None:
             self.steering.removed(pair)
-        pair.watch = None
-        pair.inbound.usage, pair.outbound.usage = self._usage(held)
+        self._leave(held)
         if self._processes and held.given:
             self._let_go(held.slot, self._processes)
         else:
@@ -422,9 +423,18 @@ class Workers:
         return found
 
     def _enter(self, held: _Held) -> None:
-        self._held[held.pair] = held
-        self._by_slot[held.slot] = held.pair
-        held.pair.watch = self.update
+        """The pair counts what workers count from now on."""
+        pair, account = held.pair, self._ledger.account
+        self._held[pair] = held
+        self._by_slot[held.slot] = pair
+        pair.watch = self.update
+        pair.inbound.usage, pair.outbound.usage = account(held.slot, True), account(held.slot, False)
+
+    def _leave(self, held: _Held) -> None:
+        """The pair keeps what it has come to."""
+        pair = held.pair
+        pair.watch = None
+        pair.inbound.usage, pair.outbound.usage = self._usage(held)
 
     def _let_go(self, slot: int, processes: Sequence[Process]) -> None:
         """Have workers forget a slot, which is free when they have."""

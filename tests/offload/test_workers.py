@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from ipaddress import ip_address
 from typing import Any
 
@@ -13,7 +14,7 @@ from offload.outer import Arrived
 from offload.processes import Kind
 from offload.worker import EARLY, EARLY_SECONDS, Early
 from offload.workers import Workers
-from sadb.sa import SaPair, State
+from sadb.sa import SaPair, State, Usage
 
 HERE = ip_address("192.0.2.1")
 
@@ -72,6 +73,27 @@ def test_slots_are_reused_when_workers_have_let_go(workers: Told) -> None:
     assert workers.usage(third)[0].octets == 0
     (add,) = (one for one in workers.take() if isinstance(one, channel.Add))
     assert add.slot == 0
+
+
+def test_a_pair_knows_what_workers_have_counted(workers: Told) -> None:
+    """Without it a busy Child SA met its idle limit, peers were asked whether they live while their packets
+    came, and a pair that ended had carried nothing."""
+    first, second = pair(), pair()
+    for one in (first, second):
+        workers.install(one)
+    for octets, packets, last in ((700, 2, 3.0), (900, 3, 4.5)):
+        workers._ledger.publish(0, True, octets, packets, last, packets)
+        usage = first.inbound.usage
+        assert (usage.octets, usage.packets, usage.last) == (octets, packets, last)
+    workers._ledger.publish(1, False, 50, 1, 6.0, 1)
+    assert first.outbound.usage.packets == second.inbound.usage.packets == 0
+    workers.remove(first)
+    assert first.inbound.usage == Usage(900, 3, 4.5)
+    workers._processes = []
+    workers._loop = asyncio.new_event_loop()
+    workers._loop.close()
+    workers.close()
+    assert second.outbound.usage == Usage(50, 1, 6.0)
 
 
 def test_packets_that_come_too_early_wait_for_their_pair() -> None:
