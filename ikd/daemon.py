@@ -232,7 +232,7 @@ class Daemon:
 
     def _status(self) -> str:
         """What `systemctl status` shows."""
-        return f"STATUS={len(self.endpoint.policy.in_force)} rules, {self.plane.name}"
+        return f"STATUS={events.count(len(self.endpoint.policy.in_force), 'rule')}, {self.plane.name}"
 
     def _take_over(self) -> None:
         """Go on with the pairs of the former run."""

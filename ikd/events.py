@@ -12,6 +12,11 @@ from typing import ClassVar, Final
 from sadb.address import Path
 
 
+def count(number: int, thing: str) -> str:
+    """`1 peer`, `2 peers`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Something happened. `group` is one of `ikd.settings.GROUPS`, `level` one of LEVELS; `audit` when it
@@ -40,7 +45,7 @@ class Started(Event):
 
     @property
     def text(self) -> str:
-        return f"ikd {self.version} started, {self.rules} rules, {self.plane}"
+        return f"ikd {self.version} started, {count(self.rules, 'rule')}, {self.plane}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +95,8 @@ class EngineRestarted(Event):
 
     @property
     def text(self) -> str:
-        return f"the data plane ended ({self.reason}) and was started again; replacing {self.pairs} SA pairs"
+        again = f"the data plane ended ({self.reason}) and was started again"
+        return f"{again}; replacing {count(self.pairs, 'SA pair')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +110,7 @@ class TakenOver(Event):
     @property
     def text(self) -> str:
         gone = f"; {self.ended} more have ended: their rules have changed" if self.ended else ""
-        return f"the data plane has gone on; replacing {self.pairs} SA pairs of the former run{gone}"
+        return f"the data plane has gone on; replacing {count(self.pairs, 'SA pair')} of the former run{gone}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +186,7 @@ class Reloaded(Event):
     def text(self) -> str:
         parts = (("added", self.added), ("changed", self.changed), ("removed", self.removed))
         what = "; ".join(f"{word} {', '.join(names)}" for word, names in parts if names)
-        return f"policy of {self.rules} rules in force ({what or 'no rule differs'})"
+        return f"policy of {count(self.rules, 'rule')} in force ({what or 'no rule differs'})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

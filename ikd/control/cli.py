@@ -228,6 +228,7 @@ def check(shared: Context, directory: Path | None) -> None:
 
 def _check(shared: Context, directory: Path, *, only_policy: bool) -> None:
     from ikd.control.offline import Files
+    from ikd.events import count
 
     answer = Files(directory).check(only_policy=only_policy)
     if shared.as_json:
@@ -238,7 +239,7 @@ def _check(shared: Context, directory: Path, *, only_policy: bool) -> None:
         for warning in answer["warnings"]:
             click.echo(f"! {warning}")
         if not answer["complaints"]:
-            click.echo(f"{directory}: good, {answer['rules']} rules")
+            click.echo(f"{directory}: good, {count(answer['rules'], 'rule')}")
     if answer["complaints"]:
         raise click.exceptions.Exit(1)
 
@@ -443,7 +444,11 @@ def _register_lazily() -> None:
         LazyGroup("import", "ikd.control.cli_import", "Translate strongSwan's swanctl.conf or ipsec.conf.")
     )
     cli.add_command(
-        LazyGroup("bench", "ikd.control.cli_bench", "Measure: establishments per second, the SADB.")
+        LazyGroup(
+            "bench",
+            "ikd.control.cli_bench",
+            "Measure: establishments, data planes, offload, a flood.",
+        )
     )
     cli.add_command(
         LazyGroup("offload", "ikd.control.cli_offload", "The adapter: table, ports, SAs; set-port, enable.")

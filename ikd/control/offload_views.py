@@ -77,7 +77,7 @@ def enable(daemon: Daemon, enabled: bool) -> Json:
 def fault(daemon: Daemon, name: str, value: str) -> Json:
     """Have the simulated adapter fail."""
     plane = _plane(daemon)
-    _doing(lambda: plane.fault(name, value))
+    _doing(lambda: plane.fault(name, value), "docs/offload.md has what each takes, and link and reset")
     return {"text": f"{name} is {value}"}
 
 
@@ -92,11 +92,11 @@ def _plane(daemon: Daemon) -> AdapterPlane:
     return plane
 
 
-def _doing(work: Callable[[], None]) -> None:
+def _doing(work: Callable[[], None], remedy: str = "ikctl offload shows the ports") -> None:
     try:
         work()
     except (PortError, ValueError) as error:
-        raise ControlError("usage", str(error), "ikctl offload shows the ports") from None
+        raise ControlError("usage", str(error), remedy) from None
     except Unavailable as error:
         raise ControlError("no-adapter", str(error)) from None
     except OSError as error:

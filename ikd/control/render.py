@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ikd.control.protocol import Json, printable
+from ikd.events import count
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
 _PREFIXES = ("", "k", "M", "G", "T")
@@ -50,11 +51,6 @@ def span(seconds: float | None) -> str:
         hours, minutes = divmod(whole // 60, 60)
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     return f"{whole // 86400} d"
-
-
-def count(number: int, thing: str) -> str:
-    """`1 peer`, `2 peers`."""
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def decimal(number: float | None, unit: str = "") -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from rich.console import Console
 
 from ikd.control.protocol import Json
-from ikd.control.render import count, safe, size, span, table
+from ikd.control.render import safe, size, span, table
+from ikd.events import count
 
 
 def offload(out: Console, answer: Json) -> None:

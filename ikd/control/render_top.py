@@ -15,8 +15,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ikd.control.protocol import Json, printable
-from ikd.control.render import count, decimal, fitted, plain_name, span, who
+from ikd.control.render import decimal, fitted, plain_name, span, who
 from ikd.control.requests import SORTS
+from ikd.events import count
 
 _GAP: Final = "  "
 KEYS: Final = "q quit   s sort   p pause   up/down, page up/down scroll"

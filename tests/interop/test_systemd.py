@@ -66,7 +66,7 @@ def children(machine: Machine, process: int) -> list[str]:
 def test_service_serves_with_the_rights_it_needs(running: Machine) -> None:
     """More rights than these would be there for whoever takes the daemon over; its workers have none."""
     assert running.show("ActiveState") == "active"
-    assert re.fullmatch(r"1 rules, software engine \(\w+\)", running.show("StatusText"))
+    assert re.fullmatch(r"1 rule, software engine \(\w+\)", running.show("StatusText"))
     main = pid(running)
     daemon = status_of(running, main)
     assert int(daemon["CapEff"], 16) == sum(1 << number for number in RIGHTS.values())
