@@ -102,7 +102,7 @@ def test_connection_survives_restart_and_crash(hosts: Lab, place: Path) -> None:
         assert not wire.holds(DROP)
         found = numbers(wire)
         assert len(found) == len(set(found)) > 100
-        assert left.log().count("the data plane has gone on; replacing 1 SA pairs") == 2
+        assert left.log().count("the data plane has gone on; replacing 1 SA pair of") == 2
         left.stop()
         assert workers(left) == []
         assert not list(left.directory.glob("control.worker*"))
