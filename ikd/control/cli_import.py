@@ -73,9 +73,7 @@ def from_ipsec(shared: Context, file: Path, out: Path | None, local: str, force:
 
 
 def _unreadable(error: Unreadable) -> ControlError:
-    return ControlError(
-        "configuration", str(error), "correct the file, or take this part out of a copy of it"
-    )
+    return ControlError("configuration", str(error), "name a file that can be read, or correct a copy of it")
 
 
 def _address(text: str) -> str:

@@ -87,6 +87,8 @@ def command(
         plan, sources = _ask(plan, sources)
     _complete(plan, sources)
     plan = replace(plan, local=local or _towards(plan.peer))
+    if plan.local == plan.peer:
+        raise ControlError("usage", f"--peer: {plan.peer} is this host", "name the address of the other one")
     directory = (config or shared.config).absolute()
     written, warnings = place(directory, _contents(plan, sources), force)
     _tell(shared, directory, plan, written, warnings)
