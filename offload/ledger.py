@@ -68,7 +68,7 @@ class Ledger:
 
     def account(self, slot: int, inbound: bool) -> Usage:
         """The same, read anew each time somebody looks: for as long as the ledger is open."""
-        return _Account(self, slot, inbound)
+        return _Account(self, slot * WORDS + (INBOUND if inbound else 0))
 
     def number(self, slot: int, inbound: bool) -> int:
         """The last number sent or the highest one authenticated."""
@@ -84,19 +84,19 @@ class Ledger:
 class _Account(Usage):
     """What has gone through an SA so far."""
 
-    __slots__ = ("_inbound", "_ledger", "_slot")
+    __slots__ = ("_at", "_ledger")
 
-    def __init__(self, ledger: Ledger, slot: int, inbound: bool) -> None:
-        self._ledger, self._slot, self._inbound = ledger, slot, inbound
+    def __init__(self, ledger: Ledger, at: int) -> None:
+        self._ledger, self._at = ledger, at
 
     @property
     def octets(self) -> int:  # type: ignore[override]
-        return self._ledger.usage(self._slot, self._inbound).octets
+        return self._ledger.words[self._at + OCTETS]
 
     @property
     def packets(self) -> int:  # type: ignore[override]
-        return self._ledger.usage(self._slot, self._inbound).packets
+        return self._ledger.words[self._at + PACKETS]
 
     @property
     def last(self) -> float | None:  # type: ignore[override]
-        return self._ledger.usage(self._slot, self._inbound).last
+        return self._ledger.words[self._at + LAST] / 1e9 or None

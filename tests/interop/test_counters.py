@@ -70,7 +70,8 @@ def test_counters_add_up_with_loss(routed: Lab, place: Path, engine: str, udp: b
             assert not side.drops().keys() & {"replayed", "late", "unverified", "malformed"}
         carried = both.left.quick()[0]
         both.left.ctl("rekey", carried["rule"])
-        found = re.search(r'^ikd_child_octets_total\{direction="out"\} (\S+)$', both.left.ctl("metrics"), re.M)
+        told = both.left.ctl("metrics")
+        found = re.search(r'^ikd_child_octets_total\{direction="out"\} (\S+)$', told, re.M)
         assert found, "a pair that was replaced has carried what it had before"
         assert float(found[1]) >= carried["octets_out"] > 0
 
