@@ -145,12 +145,22 @@ def ikd(namespace: str, home: Path, profile: Path | None, environment: Mapping[s
     control, log = home / "control.sock", home / "log"
     with process(namespace, command, log, environment) as made:
         await_file(made, control, "ikd", log)
+        _await_answer(made, control, log)
+        yield made.pid
+
+
+def _await_answer(made: subprocess.Popen[str], control: Path, log: Path) -> None:
+    """Until the daemon serves: its socket is there before, so that a second one is refused."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
         try:
             with Client(control, PATIENCE) as client:
                 client.call("version")
+                return
         except ControlError as error:
-            raise Trouble(f"ikd does not answer: {error}\n{tails([log])}") from None
-        yield made.pid
+            if made.poll() is not None or time.monotonic() > deadline:
+                raise Trouble(f"ikd does not answer: {error}\n{tails([log])}") from None
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

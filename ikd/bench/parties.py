@@ -87,6 +87,7 @@ def settings(identity: str, auth: str, home: str) -> str:
     }
     tables: dict[str, dict[str, Any]] = {
         "daemon": {"control": f"{home}/control.sock", "state": f"{home}/state"},
+        "dataplane": {"orphan_seconds": 0},
         "identity": {"id": identity} | credentials.get(AUTHS[auth].method, {}),
         "limits": {
             "half_open_per_address": 1000,

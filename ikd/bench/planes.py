@@ -139,6 +139,7 @@ state   = "{home}/state"
 [dataplane]
 mtu    = {mtu}
 engine = "{engine}"
+orphan_seconds = 0
 
 [identity]
 id = "{id}"

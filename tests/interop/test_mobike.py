@@ -13,7 +13,7 @@ from support.scenario import Peers, Twins, eventually, psk_peers, tunnel_policy,
 
 pytestmark = pytest.mark.interop
 LEFT2, RIGHT2 = "198.51.100.11", "198.51.100.12"
-MOST_LOST = 20  # pings at twenty a second: one second
+MOST_LOST = 40  # pings at twenty a second: two seconds, on a machine that does other things, too
 
 
 def change(namespace: str, old: str, new: str) -> None:

@@ -208,7 +208,7 @@ def sample(daemon: Ikd) -> Sample:
         memory += int(status.split("VmRSS:")[1].split()[0]) << 10
         descriptors += len(os.listdir(f"/proc/{pid}/fd"))
     lines = [
-        len(lab.run(daemon.namespace, *command).stdout.splitlines())
+        len(lab.run(daemon.host.name, *command).stdout.splitlines())
         for command in (
             ("ip", "route", "show", "table", "all"),
             ("ip", "rule"),
@@ -216,7 +216,7 @@ def sample(daemon: Ikd) -> Sample:
         )
     ]
     dropped = re.search(
-        r"counter packets (\d+)", lab.run(daemon.namespace, "nft", "list", "table", "inet", "loss").stdout
+        r"counter packets (\d+)", lab.run(daemon.host.name, "nft", "list", "table", "inet", "loss").stdout
     )
     lost = int(dropped[1]) if dropped else 0
     return Sample(memory, descriptors, (lines[0], lines[1], lines[2]), lost, gauges(daemon))
@@ -258,7 +258,7 @@ def loss(hosts: Lab) -> Iterator[None]:
 def told(both: Twins) -> str:
     """What may explain a failure."""
     return "\n".join(
-        f"{one.namespace}: {one.ctl('status')}\n{one.log()[-3000:]}" for one in (both.left, both.right)
+        f"{one.host.name}: {one.ctl('status')}\n{one.log()[-3000:]}" for one in (both.left, both.right)
     )
 
 
@@ -285,7 +285,7 @@ def test_nothing_grows(hosts: Lab, place: Path) -> None:
             with traffic.quiet():
                 hot = {one: sample(one) for one in daemons}
             for one in daemons:
-                print(f"{one.namespace}: {warm[one].memory >> 20} MiB, then {hot[one].memory >> 20} MiB")
+                print(f"{one.host.name}: {warm[one].memory >> 20} MiB, then {hot[one].memory >> 20} MiB")
         eventually(traffic.working, f"all tunnels are up in the end\n{told(both)}", 15)
         for one in daemons:
             for _ in range(60):
@@ -293,7 +293,7 @@ def test_nothing_grows(hosts: Lab, place: Path) -> None:
                     break
                 time.sleep(0.1)
             else:
-                pytest.fail(f"{one.namespace} does not settle: {pairs(one)}")
+                pytest.fail(f"{one.host.name} does not settle: {pairs(one)}")
         for one in daemons:
             now = sample(one)
             factor, octets = GROWTH
