@@ -88,7 +88,8 @@ class Adoption:
         is told that they are not needed."""
         if new.inbound.spi not in association.children:
             return
-        places = dict.fromkeys((new.peer, *association.main.peer_addresses))  # it may have moved meanwhile
+        proven = (one.peer.address for one in association.main.proven_at)
+        places = dict.fromkeys((new.peer, *proven))  # it may have moved meanwhile
         for old in [pair for one in places for pair in self._by_peer.get(one, {}).values()]:
             same = old.rule == new.rule and old.outbound.encapsulation == new.outbound.encapsulation
             if same and _covers(new.selector, old.selector):

@@ -737,7 +737,7 @@ def _is_there(association: Association, old: Rule | None, new: Rule | None) -> b
     if old is None or new is None or old.tunnel is None or new.tunnel is None or not new.tunnel.remote_host:
         return False
     same = replace(new, tunnel=replace(new.tunnel, remote=old.tunnel.remote)) == old
-    return same and association.mobile and new.tunnel.remote == association.path.peer.address
+    return same and association.mobile and new.tunnel.remote == association.main.outer[0].peer.address
 
 
 def _same_user(one: Association, other: Association) -> bool:

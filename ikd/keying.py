@@ -206,11 +206,16 @@ class MainMode(ABC):
         home = self.home or self.path
         return tuple(dict.fromkeys((self.path.peer.address, home.peer.address)))
 
+    @property
+    def proven_at(self) -> tuple[Path, ...]:
+        """Between which ends the peer is known to be. Where its last message claims to come from is none:
+        anybody can write any address there, and a rule may be for that address alone."""
+        return (self.home or self.path,)
+
     def rules(self) -> tuple[Rule, ...]:
         """The rules this IKE SA can serve by addresses and main-mode suite, most specific first. One that
         has moved serves those it was made for, too: the peer is who it was."""
-        paths = (self.home or self.path, self.path)
-        ends = dict.fromkeys((one.local.address, one.peer.address) for one in paths)
+        ends = dict.fromkeys((one.local.address, one.peer.address) for one in self.proven_at)
         policy = self.env.policy
         found = {rule.name: rule for pair in ends for rule in policy.for_peer(*pair, self.keying)}
         return tuple(rule for rule in found.values() if rule.crypto and self.suite in rule.crypto.main)
@@ -218,10 +223,12 @@ class MainMode(ABC):
     def lies_on(self, path: Path, mode: Mode) -> bool:
         """Whether an SA between the ends of a path may be made on this one. A tunnel goes where its IKE SA
         goes, from wherever that was when the peer was proven; in transport mode packets have the addresses
-        of both hosts."""
-        mine, local = self.path, path.local.address
+        of both hosts. The peer has to be known to be there."""
+        mine, local, peer = self.path, path.local.address, path.peer.address
+        if not any(one.peer.address == peer for one in self.proven_at):
+            return False
         if mode is Mode.TRANSPORT:
-            return (mine.local.address, mine.peer.address) == (local, path.peer.address)
+            return (mine.local.address, mine.peer.address) == (local, peer)
         return local in (mine.local.address, (self.home or mine).local.address)
 
     # Network ---------------------------------------------------------------------------------------------

@@ -161,6 +161,11 @@ class Session(keying.MainMode):
         trusted = self.mobility.trusted
         return trusted.path, trusted.nat_local or trusted.nat_peer
 
+    @property
+    def proven_at(self) -> tuple[Path, ...]:
+        """Where the peer was proven, and where it has answered since: not where it only says it is."""
+        return (self.home or self.path, self.outer[0]) if self.mobility else super().proven_at
+
     def emit(self, output: Output) -> None:
         """Hand an output or event to the world."""
         self.hooks.emit(output)

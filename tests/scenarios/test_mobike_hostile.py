@@ -7,11 +7,12 @@ tables or ends what is not its own."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.link import LEFT, RIGHT, Flight, Host, agree, story
+from support.link import ANY, LEFT, RIGHT, TUNNEL, Flight, Host, agree, policy, story
 from support.roaming import LEFT2, RIGHT2, VICTIM, Roaming, ends, meet, roaming
 
 from ikd.events import IkeClosed, NegotiationFailed, PeerMoved
@@ -22,6 +23,7 @@ from ikd.ikev2.payloads import PAYLOADS, Notify
 from ikd.settings import IkeSettings
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import Body, Header, chain, encode_chain
+from policy.engine import Policy
 from sadb.address import Path, SocketAddress, parse
 
 ELSEWHERE = SocketAddress(VICTIM, 4500)
@@ -301,6 +303,48 @@ def test_an_older_update_comes_after_a_newer() -> None:
         link.perform(link.right, link.right.endpoint.receive(data, path, link.now))
     assert link.right.ikes[0].path.peer.address == LEFT2
     assert link.right.ikes[0].session.mobility.addresses == (LEFT,)
+
+
+def with_a_rule_for_another(**how: Any) -> Roaming:
+    """Right has a rule for the network behind VICTIM, too, and left would like to be that host."""
+    link = roaming(**how)
+    for one, words in (
+        (link.left, {"local": "10.9.0.0/24", "remote": "10.2.0.0/24", "own": LEFT, "peer": RIGHT}),
+        (link.right, {"local": "10.2.0.0/24", "remote": "10.9.0.0/24", "own": RIGHT, "peer": VICTIM}),
+    ):
+        (more,) = policy(TUNNEL.format(name="theirs", auth="any", extra="", **words) + ANY).rules
+        one.endpoint.env.policy = Policy((*one.endpoint.policy.rules, more))
+    return link
+
+
+@pytest.mark.parametrize("mobike", [True, False])
+def test_who_claims_an_address_does_not_get_its_rule(mobike: bool) -> None:
+    """UPDATE_SA_ADDRESSES, or behind a NAT any request, with the address of another peer as its source, then
+    CREATE_CHILD_SA for the traffic that a rule wants protected with that peer."""
+    link = with_a_rule_for_another(settings=IkeSettings(mobike=mobike))
+    link.right.ikes[0].session.nat_peer = True
+    hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)], ELSEWHERE)
+    assert link.right.ikes[0].path.peer == ELSEWHERE
+    link.fate = lambda flight: setattr(flight, "lost", True)
+    link.up("theirs")
+    link.deliver(link.flights[-1], ELSEWHERE)
+    assert "TS_UNACCEPTABLE" in [one.notify for one in link.right.failures]
+    assert {one.rule for one in link.right.pairs} == {"net"}
+
+
+def test_who_claims_an_address_is_not_asked_for_its_traffic() -> None:
+    """Right wants to speak to VICTIM. The IKE SA that says it is there now is another peer's, who could read
+    the request after it has moved back."""
+    link = with_a_rule_for_another()
+    hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)], ELSEWHERE)
+    rule = link.right.endpoint.policy.rule("theirs")
+    assert rule is not None
+    path = Path(SocketAddress(RIGHT, 500), SocketAddress(VICTIM, 500))
+    link.perform(link.right, link.right.endpoint.initiate(rule, path, link.now))
+    assert link.flights[-1].header.exchange == Exchange.IKE_SA_INIT
+    hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)])
+    link.run(5)
+    assert {one.rule for one in link.right.pairs} == {"net"}
 
 
 @pytest.mark.parametrize("stays", [True, False])
