@@ -247,11 +247,12 @@ class Reception(Listener):
         if message.maybe(SecurityAssociation) is None or message.message_id in (0, 1):
             raise Malformed("no request of a quick mode")
         quick_mode.check(session, message)
-        if not self.may_negotiate(now):
-            return
-        if self._again(message.message_id):
+        if message.message_id in self._seen:
             self.dropped("replayed", f"message ID {message.message_id:08x} was used before", path)
             return
+        if not self.may_negotiate(now):  # what is a recording must not count
+            return
+        self._again(message.message_id)
         steps = quick_mode.respond(session, message)
         talk = self.talks.begin(Exchange.QUICK, message.message_id, steps, initiator=False)
         talk.child = True

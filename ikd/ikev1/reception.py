@@ -192,11 +192,12 @@ class Reception(Listener):
         message, iv = channel.open(header, data, channel.iv_of(header.message_id))
         message = replace(message, payloads=shapes.check(Exchange.QUICK, 1, message.payloads))
         quick_mode.check(self.session, message)
-        if not self.may_negotiate(now):
-            return
-        if self._again(header.message_id):
+        if header.message_id in self._seen:
             self.dropped("replayed", f"message ID {header.message_id:08x} was used before", path)
             return
+        if not self.may_negotiate(now):  # what is a recording must not count
+            return
+        self._again(header.message_id)
         self._follow(path)
         self.life.heard = now
         self.talks.tell_received(message, path)

@@ -135,3 +135,17 @@ def test_child_sas_of_all_ike_sas_of_a_peer_count() -> None:
     made.rekey_child(made.left)
     made.run(5)
     agree(made, ikes=2, pairs=3)
+
+
+@pytest.mark.parametrize("protocol", ["ikev1", "authip"])
+def test_a_recording_does_not_use_up_a_peers_rate(protocol: str) -> None:
+    """The first message of a quick mode is authentic whoever sends it again, and how often."""
+    made = CONNECTED[protocol](right_settings=IkeSettings(peer_rate=1.0))
+    count = len(made.flights)
+    made.rekey_child(made.left)
+    made.run(100)
+    recorded = next(one for one in made.flights[count:] if one.sender is made.left)
+    for _ in range(100):
+        made.inject(made.right, recorded.data, source=LEFT)
+    assert made.right.drops.count("replayed") == 100
+    assert not limits(made.right)
