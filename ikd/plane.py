@@ -259,8 +259,8 @@ class HostPlane(Plane):
         self.workers.link_mtu = probes.link_mtu
         self._begin(loop, shares)
         estate, self._estate = self._estate, None
-        self.inherited = self.workers.open(loop, self._tun, shares, self._bequest(), estate)
         stack.callback(self.workers.close)
+        self.inherited = self.workers.open(loop, self._tun, shares, self._bequest(), estate)
         self._host = Host(
             settings.device,
             settings.mtu,

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ class AdapterProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._manager: socket.socket | None = None
-        self._began = self._heard = 0.0
+        self._began = 0.0
+        self._heard = 0.0  # monotonic: in a suspended host nobody says anything
         self._pause = FIRST_PAUSE
         self._timers: list[asyncio.TimerHandle] = []
 
@@ -146,7 +148,7 @@ class AdapterProcess:
                 pass_fds=(theirs.fileno(),),
             )
         self._manager = ours
-        self._began = self._heard = self._loop.time()
+        self._began, self._heard = self._loop.time(), time.monotonic()
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._died)
         self._loop.add_reader(ours, self._hear)
@@ -177,7 +179,7 @@ class AdapterProcess:
             if self._process is not None:
                 self._process.kill()
             return
-        self._heard = self._loop.time()
+        self._heard = time.monotonic()
         if isinstance(news, nic.Status):
             self.on_status(news)
 
@@ -210,7 +212,7 @@ class AdapterProcess:
     def _watch_silence(self) -> None:
         if self._loop is None:
             return
-        if self._process is not None and self._loop.time() - self._heard > SILENT_SECONDS:
+        if self._process is not None and time.monotonic() - self._heard > SILENT_SECONDS:
             self._process.kill()
         self._later(ALIVE_SECONDS, self._watch_silence)
 

@@ -26,7 +26,7 @@ from typing import Final
 
 from offload import channel
 from offload.channel import Answer, Decoder, Garbled, Handover, Held
-from offload.ledger import ACCOUNT
+from offload.ledger import ACCOUNT, check_sealed
 
 GREETING_SECONDS: Final = 3.0  # for an orphan to say what it has
 INVENTORY_SECONDS: Final = 20.0  # for all of them to name their pairs
@@ -188,8 +188,9 @@ def _made(
     rest: list[object],
     filenos: list[int],
 ) -> Orphan:
-    """A worker with what it gave; raises `OSError` when something that should be a socket is none, and takes
-    no descriptor then."""
+    """A worker with what it gave; raises `OSError` when something that should be a socket or a ledger is
+    none, and takes no descriptor then."""
+    check_sealed(filenos[0])
     for one in filenos[2:]:
         socket.socket(fileno=one).detach()
     made = iter([socket.socket(fileno=one) for one in filenos[2:]])

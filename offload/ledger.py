@@ -35,8 +35,8 @@ class Ledger:
             fileno = os.memfd_create("ikd-ledger", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fileno, slots * ACCOUNT)
             fcntl.fcntl(fileno, fcntl.F_ADD_SEALS, _SEALS)
-        elif fcntl.fcntl(fileno, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise OSError(errno.EPERM, "a ledger whose size is not sealed")
+        else:
+            check_sealed(fileno)
         self.fileno = fileno
         self.memory = mmap.mmap(fileno, 0)
         self.words = memoryview(self.memory).cast("Q")
@@ -79,6 +79,12 @@ class Ledger:
         self.words.release()
         self.memory.close()
         os.close(self.fileno)
+
+
+def check_sealed(fileno: int) -> None:
+    """Raises `OSError` for a descriptor that is no memory whose size is sealed."""
+    if fcntl.fcntl(fileno, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise OSError(errno.EPERM, "a ledger whose size is not sealed")
 
 
 class _Account(Usage):

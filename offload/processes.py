@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -45,18 +46,19 @@ class Bequest:
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """One worker's process, a child of ours or not; its channel is written without waiting."""
+    """One worker's process, a child of ours or not; its channel is written without waiting. When it was
+    `heard` is monotonic time: in a suspended host nobody says anything."""
 
     pid: int
     pidfd: int
     channel: socket.socket
     began: float
-    heard: float
     child: subprocess.Popen[bytes] | None = None
     decoder: Decoder = field(default_factory=lambda: Decoder(Answer, LONGEST_ANSWER))
     waiting: bytearray = field(default_factory=bytearray)
     report: Report = field(default_factory=lambda: Report({}, 0))
     plugs: socket.socket | None = None
+    heard: float = field(default_factory=time.monotonic)
 
     def kill(self) -> None:
         """End it at once."""
@@ -119,7 +121,7 @@ def spawn(
             stdin=subprocess.DEVNULL,
             pass_fds=(*(one.fileno() for one in handed), ledger, queue, *raw, *natt, *hints, *kept),
         )
-    return Process(child.pid, os.pidfd_open(child.pid), ours, now, now, child, plugs=plugs)
+    return Process(child.pid, os.pidfd_open(child.pid), ours, now, child, plugs=plugs)
 
 
 def _plugs() -> tuple[socket.socket, socket.socket]:

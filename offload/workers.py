@@ -21,7 +21,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -367,10 +367,9 @@ class Workers:
         self._again = None
         assert self._tun is not None
         now, ledger = self._loop.time(), self._ledger.fileno
-        self._processes = [
-            spawn(self._kind, number, self._shares, self._tun, ledger, self._bequest, now)
-            for number in range(len(self._shares))
-        ]
+        for number in range(len(self._shares)):  # one by one: should the next fail, these are to be ended
+            made = spawn(self._kind, number, self._shares, self._tun, ledger, self._bequest, now)
+            self._processes.append(made)
         self._send(channel.flows(self._flows))
         for held in self._held.values():
             if held.given:
@@ -394,12 +393,13 @@ class Workers:
         assert self._loop is not None
         now = self._loop.time()
         ledgers = [one.ledger for one in estate.orphans]
+        ledger = Ledger(fileno=ledgers.pop(0))
         self._ledger.close()
-        self._ledger = Ledger(fileno=ledgers.pop(0))
+        self._ledger = ledger
         for fileno in ledgers:
             os.close(fileno)
         self._processes = [
-            Process(one.pid, one.pidfd, one.channel, now, now, decoder=one.decoder) for one in estate.orphans
+            Process(one.pid, one.pidfd, one.channel, now, decoder=one.decoder) for one in estate.orphans
         ]
         assert self._bequest is not None
         self._send(channel.Taken(self._bequest.seconds))
@@ -416,10 +416,9 @@ class Workers:
                 self._let_go(slot, [process for process, orphan in both if slot in orphan.pairs])
         used = {*self._by_slot, *self._leaving}
         self._free.extend(slot for slot in range(self._next) if slot not in used)
-        for process, orphan in zip(self._processes, estate.orphans, strict=True):
-            for message in orphan.said:
-                self._answer(process, message)
         self._listen()
+        for process, orphan in zip(self._processes, estate.orphans, strict=True):
+            self._take(process, orphan.said)
         return found
 
     def _enter(self, held: _Held) -> None:
@@ -454,9 +453,13 @@ class Workers:
             self._loop.remove_reader(one.channel)
             one.kill()
             return
-        one.heard = self._loop.time()
+        one.heard = time.monotonic()
+        self._take(one, one.decoder.feed(data))
+
+    def _take(self, one: Process, messages: Iterable[object]) -> None:
+        assert self._loop is not None
         try:
-            for message in one.decoder.feed(data):
+            for message in messages:
                 self._answer(one, message)
         except (Garbled, ValueError):
             self._loop.remove_reader(one.channel)
@@ -560,6 +563,6 @@ class Workers:
         if self._loop is None:
             return
         for one in self._processes:
-            if self._loop.time() - one.heard > SILENT_SECONDS:
+            if time.monotonic() - one.heard > SILENT_SECONDS:
                 one.kill()
         self._loop.call_later(ALIVE_SECONDS, self._watch_silence)

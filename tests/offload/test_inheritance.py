@@ -256,6 +256,42 @@ def test_workers_go_on_under_another_daemon(made: list[Former], tmp_path: Path) 
     assert old.alive() == [False]
 
 
+def test_ledger_that_can_be_shortened_is_none(tmp_path: Path) -> None:
+    """Whoever shortens it later ends the daemon that looks at it; and one that refused it only when it is
+    opened would be refused itself at each start."""
+    control = tmp_path / "control.sock"
+    says = channel.encoded(channel.Handover(SAME, 0, 1, False, (0, 0, 0), 0, 0))
+    gives = (
+        "socket.send_fds(other, ["
+        + repr(says)
+        + "], [os.memfd_create('a', os.MFD_ALLOW_SEALING), 1]) and b''"
+    )
+    with liar(place_of(control, 0), gives, os.getuid()) as process:
+        assert claim(control, SAME, lambda orphan: "") == (None, "")
+        assert process.wait(5) == -9
+
+
+def test_orphan_that_says_what_cannot_be_is_ended(made: list[Former], tmp_path: Path) -> None:
+    """Beside its pairs it may say what it likes; a daemon that stopped at it would never start."""
+    old = former(made, tmp_path)
+    old.die()
+    estate, reason = old.claimed()
+    assert estate is not None, reason
+    estate.orphans[0].said.append(channel.Unknown(1, b"no address", None))
+
+    async def serve() -> None:
+        workers = Workers(SLOTS, Kind("python", 32, 32))
+        bequest = Bequest(old.control, 30.0, SAME, ())
+        loop = asyncio.get_running_loop()
+        assert workers.open(loop, old.tun, [Share((), [], ())], bequest, estate) == []
+        workers.close()
+
+    asyncio.run(serve())
+    assert old.alive() == [False]
+    os.close(estate.orphans[0].queue)
+    estate.orphans[0].kept[0].close()
+
+
 def test_pair_that_not_all_have_is_told(made: list[Former], tmp_path: Path) -> None:
     """The daemon died between two of them: packets of that pair that came to the other one would be lost."""
     old, pairs = former(made, tmp_path, count=2), [engines.hosts(install=False)[0].pair for _ in range(2)]

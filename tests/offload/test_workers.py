@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import socket
+import time
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support import engines
 
-from offload import channel
+from offload import channel, processes
 from offload.outer import Arrived
-from offload.processes import Kind
+from offload.processes import Kind, Process
+from offload.shares import Share
 from offload.worker import EARLY, EARLY_SECONDS, Early
-from offload.workers import Workers
+from offload.workers import SILENT_SECONDS, Workers
 from sadb.sa import SaPair, State, Usage
 
 HERE = ip_address("192.0.2.1")
@@ -40,6 +46,52 @@ class Told(Workers):
 def workers() -> Told:
     """Workers with room for a few pairs."""
     return Told()
+
+
+@engines.ONE_ENGINE
+async def test_a_suspended_host_is_not_a_silent_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing the lid for longer than a worker may say nothing would have ended all of them when it is opened
+    again, and every key with them."""
+    loop, ended = asyncio.get_running_loop(), []
+    ours, theirs = socket.socketpair()
+    monkeypatch.setattr(processes, "kill", ended.append)
+    with ours, theirs:
+        theirs.sendall(channel.encoded(channel.Report({}, 0)))
+        workers = Told()
+        workers._loop = loop
+        workers._processes = [one := Process(os.getpid(), 77, ours, loop.time())]
+        workers._hear(one)
+        usual, monotonic = loop.time, time.monotonic
+        monkeypatch.setattr(loop, "time", lambda: usual() + 3600.0)
+        workers._watch_silence()
+        assert not ended
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic() + SILENT_SECONDS + 1)
+        workers._watch_silence()
+        assert ended == [77]
+        workers._loop = None
+
+
+@engines.ONE_ENGINE
+async def test_a_worker_that_cannot_be_made_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two would have read its queue for as long as an orphan waits, beside those of the next
+    attempt, and dropped what it read."""
+    done: list[str] = []
+
+    def spawned(kind: Kind, number: int, *rest: object) -> Any:
+        if number == 1:
+            raise OSError(errno.EAGAIN, "no process")
+        quiet = {"channel": socket.socket(), "pidfd": 78, "waiting": bytearray(), "child": None}
+        told = {"kill": lambda: done.append("killed"), "release": lambda: done.append("released")}
+        return SimpleNamespace(**quiet, **told, report=channel.Report({}, 0))
+
+    monkeypatch.setattr("offload.workers.spawn", spawned)
+    monkeypatch.setattr("offload.workers.ended", lambda pidfd, seconds: True)
+    workers = Workers(8, Kind("python", 32, 32))
+    tun: Any = SimpleNamespace(queues=[None, None], segments_udp=False)
+    with pytest.raises(OSError, match="no process"):
+        workers.open(asyncio.get_running_loop(), tun, [Share((), [], ()), Share((), [], ())])
+    workers.close()
+    assert "released" in done
 
 
 def pair() -> SaPair:
