@@ -601,7 +601,8 @@ class Driver:
         if row is None:
             return
         if row.handle:
-            del self._handles[row.handle]
+            if self._handles.get(row.handle) is row:  # else the adapter has given it to another one, too
+                del self._handles[row.handle]
             self._former[row.handle] = row
             self.requests.append(DeleteSa(row.handle))
         if report:

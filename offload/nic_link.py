@@ -108,7 +108,7 @@ class NicLink:
                         self._too_big(message)
                     else:
                         self._driver.answered(message, now)  # type: ignore[arg-type]
-            except Garbled as error:
+            except (Garbled, ValueError) as error:  # the latter: an address that is none
                 raise Broken(str(error)) from None
 
     def close(self) -> None:

@@ -10,6 +10,8 @@ window goes there by `TakeWindow` and comes home by `Deleted`.
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import msgspec
 
 from sadb.address import Address
@@ -21,6 +23,7 @@ from sadb.selector import Selector
 
 NO_SELECTOR = Selector((), ())
 HALF = 0xFFFFFFFF  # the highest SPI, and the highest half of a sequence number
+Handle: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]  # it has to fit a descriptor; 0 is none
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -84,7 +87,7 @@ class Added(_Message, frozen=True, array_like=True, tag=True):
     """The SA has a slot."""
 
     ident: int
-    handle: int
+    handle: Handle
 
 
 class Refused(_Message, frozen=True, array_like=True, tag=True):

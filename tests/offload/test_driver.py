@@ -302,3 +302,18 @@ def test_an_sa_with_another_upper_half_is_placed_anew_when_the_ring_is_empty() -
     assert isinstance(add, AddSa)
     assert add.high == 1
     assert one.driver.reports == [Report(one.pair, OUT, "software")]
+
+
+def test_one_handle_for_two() -> None:
+    """An adapter that somebody has taken over: when it is gone everything must go on in software, also the
+    reading of sockets behind that."""
+    one = Bench()
+    other = another(one.pair, 4444)
+    one.engine.install(other)
+    for pair in (one.pair, other):
+        one.driver.place(pair, (IN,), 1.0)
+    for request in one.asked():
+        assert isinstance(request, AddSa)
+        one.driver.answered(Added(request.ident, HANDLE), 1.0)
+    one.driver.dead(2.0)
+    assert {one.driver.stage(pair, IN) for pair in (one.pair, other)} == {Stage.SOFT}
