@@ -414,10 +414,13 @@ class Daemon:
             return
         with watching as watch:
             while True:
-                found = await asyncio.to_thread(network.places)
-                if found:  # else it may not be asked for
-                    self._network_is(known, found)
-                    known = frozenset(found)
+                try:
+                    found = await asyncio.to_thread(network.places)
+                    if found:  # else it may not be asked for
+                        self._network_is(known, found)
+                        known = frozenset(found)
+                except Exception as error:  # the next change is to be heard of, too
+                    self.broken("a change of the network", error)
                 await watch.changed()
                 await asyncio.sleep(NETWORK_SETTLES)
                 watch.clear()

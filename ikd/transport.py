@@ -195,13 +195,13 @@ class Transport:
     def source_for(self, peer: Address) -> Address | None:
         """The local address from which a datagram to this peer leaves, or None without a route."""
         family = socket.AF_INET if peer.version == 4 else socket.AF_INET6
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            _mark(probe)
-            try:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                _mark(probe)
                 probe.connect((str(peer), self.port))
-            except OSError:
-                return None
-            return ip_address(probe.getsockname()[0])
+                return ip_address(probe.getsockname()[0])
+        except OSError:  # also on a host without IPv6, whose peer has addresses of it
+            return None
 
     def is_local(self, address: Address) -> bool:
         """Whether packets to an address end here, by whatever route."""

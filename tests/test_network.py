@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.loopback import pair, until
 
 from ikd import network
+from ikd.events import AddressesChanged, Broken
 from ikd.network import OURS, tables
+from sadb.address import Address, parse
+
+ONE, TWO = parse("127.0.0.1"), parse("127.0.0.2")
 
 NEWADDR, DELADDR, NEWROUTE, DELROUTE = 20, 21, 24, 25
 
@@ -51,3 +58,40 @@ def test_the_addresses_of_this_host() -> None:
     usable = network.places()
     assert any(one.is_loopback and index == 1 for one, index in usable.items())
     assert set(usable) <= network.addresses()
+
+
+class Changes:
+    """Changes of the network when a test says so."""
+
+    def __init__(self, *_: object) -> None:
+        self.changes = asyncio.Event()
+        self.changed, self.clear = self.changes.wait, self.changes.clear
+
+    def __enter__(self) -> Changes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+async def test_a_failure_is_not_the_end_of_listening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAs would never again follow this host to another address."""
+    answers: list[dict[Address, int] | Exception] = [{ONE: 1}, RuntimeError("no thread"), {ONE: 1, TWO: 1}]
+
+    def places() -> dict[Address, int]:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async with pair(tmp_path) as (left, _):
+        watch = Changes()
+        monkeypatch.setattr(network, "places", places)
+        monkeypatch.setattr(network, "Watch", lambda loop: watch)
+        task = asyncio.create_task(left.daemon._follow_network())
+        for left_over in (2, 1, 0):
+            await until(lambda n=left_over: len(answers) == n and not watch.changes.is_set())  # type: ignore[misc]
+            watch.changes.set()
+        await until(lambda: left.happened(AddressesChanged))
+        assert left.happened(Broken)
+        task.cancel()

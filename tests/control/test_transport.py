@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -141,6 +143,23 @@ async def test_which_of_our_addresses_can_be_spoken_from() -> None:
         ours.network_changed({ONE: 1, TWO: 1 << 20})
         assert ours.listens_on(ONE)  # of loopback
         assert not ours.listens_on(TWO)
+
+
+async def test_a_host_without_ipv6_has_no_way_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that can move tells its IPv6 addresses, too: that there are no such sockets here
+    (ipv6.disable=1) would have ended its IKE SA."""
+    usual = socket.socket
+
+    def without(family: int, *rest: Any, **named: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return usual(family, *rest, **named)
+
+    async with transport(ONE) as (ours, _):
+        monkeypatch.setattr(socket, "socket", without)
+        assert ours.source_for(parse("2001:db8::1")) is None
+        assert ours.source_for(TWO) == ONE
+        monkeypatch.undo()
 
 
 async def test_occupied_port_names_it_and_leaves_nothing_open() -> None:
