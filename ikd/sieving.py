@@ -76,11 +76,15 @@ class Sieving:
         self._share = adjusted(before, count / EVERY, most) if most else 1.0
         if self._share != before:
             share = self._share
-            self._transport.sieve(max(LEAST, share), min(1.0, share / LEAST))
-            if before == 1.0:
-                self._publish(FloodBegan(rate=round(count / EVERY)))
-            elif share == 1.0:
-                self._publish(FloodOver())
+            try:
+                self._transport.sieve(max(LEAST, share), min(1.0, share / LEAST))
+            except OSError:  # no memory for it: at the next look again
+                self._share = before
+            else:
+                if before == 1.0:
+                    self._publish(FloodBegan(rate=round(count / EVERY)))
+                elif share == 1.0:
+                    self._publish(FloodOver())
         self._watching = count > 0 or self._share < 1.0
         if self._watching:
             self._later(EVERY, self._look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path as File
 from types import SimpleNamespace
@@ -52,6 +53,23 @@ class Flooded:
     def resting(self) -> bool:
         """Whether nothing is watched any more."""
         return not self._due
+
+
+def test_a_kernel_without_memory_is_asked_again() -> None:
+    """In a flood that is when it may have none; who did not look again would have no sieve for ever."""
+    made = Flooded()
+    refusing = made.sieving._transport.sieve
+
+    def refuse(*shares: float) -> None:
+        made.sieving._transport.sieve = refusing  # type: ignore[method-assign]
+        raise OSError(errno.ENOMEM, "no memory")
+
+    made.sieving._transport.sieve = refuse  # type: ignore[method-assign]
+    made.turn(20_000)
+    assert (made.shares, made.events, made.sieving.trouble) == ([], [], "")
+    made.turn(20_000)
+    assert made.strangers < 1.0
+    assert [type(one) for one in made.events] == [FloodBegan]
 
 
 def test_a_flood_is_brought_down_and_let_go() -> None:
