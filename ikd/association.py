@@ -302,7 +302,6 @@ class Association(ABC):
     def begin_life(self) -> None:
         """The keys are proven: their time runs."""
         main = self.main
-        main.home = main.home or main.path
         seconds = main.rule.crypto.lifetime.main_seconds if main.rule and main.rule.crypto else None
         credential = main.env.credentials.remaining(main.peer) if main.peer else None
         self.life.begin(main.now, seconds, credential, main.env.random)

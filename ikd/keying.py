@@ -140,7 +140,7 @@ class MainMode(ABC):
         self.peer: Authenticated | None = None
         self.user: Authenticated | None = None  # of the second authentication: a user, or the peer's health
         self.nat_local = self.nat_peer = False
-        self.home: Path | None = None  # where it was when the peer was proven: rules know it by that
+        self.home = path  # where it began, which rules know it by: only who is there could go on
         self.stranded = False  # there is no way to the peer now: its silence means nothing
         self.initial_contact = False  # the peer says that it has no other with us
         self.vendors: Mapping[Known, bytes] = {}  # what the peer says it knows, and what follows
@@ -202,15 +202,19 @@ class MainMode(ABC):
 
     @property
     def peer_addresses(self) -> tuple[Address, ...]:
-        """By which addresses the peer is found: where it is now, and where it was proven."""
-        home = self.home or self.path
-        return tuple(dict.fromkeys((self.path.peer.address, home.peer.address)))
+        """By which addresses the peer is found: where it is now, and where it began."""
+        return tuple(dict.fromkeys((self.path.peer.address, self.home.peer.address)))
 
     @property
     def proven_at(self) -> tuple[Path, ...]:
         """Between which ends the peer is known to be. Where its last message claims to come from is none:
         anybody can write any address there, and a rule may be for that address alone."""
-        return (self.home or self.path,)
+        return (self.home,)
+
+    @property
+    def ends(self) -> Path:
+        """Between which hosts SAs in transport mode are made on it: where both are known to be now."""
+        return self.proven_at[-1]
 
     def rules(self) -> tuple[Rule, ...]:
         """The rules this IKE SA can serve by addresses and main-mode suite, most specific first. One that
@@ -222,14 +226,13 @@ class MainMode(ABC):
 
     def lies_on(self, path: Path, mode: Mode) -> bool:
         """Whether an SA between the ends of a path may be made on this one. A tunnel goes where its IKE SA
-        goes, from wherever that was when the peer was proven; in transport mode packets have the addresses
+        goes, from wherever that began; in transport mode packets have the addresses
         of both hosts. The peer has to be known to be there."""
-        mine, local, peer = self.path, path.local.address, path.peer.address
-        if not any(one.peer.address == peer for one in self.proven_at):
-            return False
+        ends, local, peer = self.ends, path.local.address, path.peer.address
         if mode is Mode.TRANSPORT:
-            return (mine.local.address, mine.peer.address) == (local, peer)
-        return local in (mine.local.address, (self.home or mine).local.address)
+            return (ends.local.address, ends.peer.address) == (local, peer)
+        known = any(one.peer.address == peer for one in self.proven_at)
+        return known and local in (self.path.local.address, self.home.local.address)
 
     # Network ---------------------------------------------------------------------------------------------
 

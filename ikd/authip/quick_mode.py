@@ -250,7 +250,7 @@ def traffic(
         asked = old.selector
     if isinstance(asked, Selector):
         return asked.local[0], asked.remote[0]
-    own = rule.between(session.path.local.address, session.path.peer.address)
+    own = rule.between(session.ends.local.address, session.ends.peer.address)
     return identities.wanted(own, asked)
 
 

@@ -111,7 +111,7 @@ def initiate(
         if old:
             local, remote = old.selector.local[0], old.selector.remote[0]
         else:
-            own = rule.between(session.path.local.address, session.path.peer.address)
+            own = rule.between(session.ends.local.address, session.ends.peer.address)
             local, remote = identities.wanted(own, acquire)
         group = suites[0].group
         exchange = DiffieHellman(group) if group else None

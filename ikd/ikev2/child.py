@@ -149,7 +149,7 @@ def settle(
     if (
         mode is Mode.TRANSPORT and session.nat_peer
     ):  # section 2.23.1: the peer names its address as it sees it
-        tsr = selectors.moved(tsr, session.path.peer.address)
+        tsr = selectors.moved(tsr, session.ends.peer.address)
     local = selectors.narrowed(tsi, wanted.local)
     remote = selectors.narrowed(tsr, wanted.remote)
     if not local or not remote:
@@ -194,7 +194,7 @@ def create(session: Session, rule: Rule, acquire: Acquire | None = None) -> Step
     """A further Child SA, initiator, section 1.3.1."""
     session.children.creating.append(rule.name)
     try:
-        wanted = selectors.wanted(rule, session.path, acquire)
+        wanted = selectors.wanted(rule, session.ends, acquire)
         pair = yield from _request(session, rule, wanted, None)
         session.add(pair)
     except Overtaken as error:
@@ -413,16 +413,24 @@ def accept(session: Session, request: Message, rules: Sequence[Rule], *, first: 
     transport = request.notify(N.USE_TRANSPORT_MODE) is not None
     seen_i, seen_r = tsi, tsr
     if transport and session.nat_peer:
-        seen_i = selectors.moved(tsi, session.path.peer.address)
+        seen_i = selectors.moved(tsi, session.ends.peer.address)
     if transport and session.nat_local:
-        seen_r = selectors.moved(tsr, session.path.local.address)
+        seen_r = selectors.moved(tsr, session.ends.local.address)
     fitting = []
     for rule in rules:
-        own = rule.between(session.path.local.address, session.path.peer.address)
+        own = rule.between(session.ends.local.address, session.ends.peer.address)
         local = selectors.narrowed(seen_r, own.local)
         remote = selectors.narrowed(seen_i, own.remote)
         if local and remote:
             fitting.append((rule, Selector(local, remote)))
+    if (
+        not fitting
+        and not first
+        and session.mobility
+        and session.path.peer.address != session.ends.peer.address
+    ):
+        where = session.path.peer.address
+        raise Refused(N.TEMPORARY_FAILURE, f"it is not known yet whether the peer is at {where}", "try again")
     if not fitting:
         wanted = "; ".join(str(rule.selector) for rule in rules) or "nothing for this peer"
         raise Refused(

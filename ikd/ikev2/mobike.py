@@ -84,8 +84,10 @@ def offer(session: Session) -> list[Payload]:
 
 
 def agree(session: Session, message: Message) -> None:
-    """Both sides can move: from now on it is so."""
-    place = Place(session.path, session.nat_local, session.nat_peer)
+    """Both sides can move: from now on it is so. An address that IKE_AUTH was the first to come from is to be
+    checked as any other."""
+    here = session.path.peer.address == session.home.peer.address
+    place = Place(session.path if here else session.home, session.nat_local, session.nat_peer)
     mobility = Mobility(session.initiator, place, agreed=session.path, told=additional(session))
     session.mobility = mobility
     mobility.stale = hear_addresses(mobility, message) and mobility.initiator

@@ -163,8 +163,8 @@ class Session(keying.MainMode):
 
     @property
     def proven_at(self) -> tuple[Path, ...]:
-        """Where the peer was proven, and where it has answered since: not where it only says it is."""
-        return (self.home or self.path, self.outer[0]) if self.mobility else super().proven_at
+        """Where it began, and where the peer has answered since: not where it only says it is."""
+        return (self.home, self.outer[0]) if self.mobility else super().proven_at
 
     def emit(self, output: Output) -> None:
         """Hand an output or event to the world."""

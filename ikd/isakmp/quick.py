@@ -124,7 +124,7 @@ def asked_for(session: IsakmpSession, request: Contents) -> tuple[TrafficSelecto
     found = list(request.every(Identification))
     if len(found) == 2:
         return identities.decode(found[1]), identities.decode(found[0])
-    path = session.path
+    path = session.ends
     return TrafficSelector.of(path.local.address), TrafficSelector.of(path.peer.address)
 
 
@@ -132,7 +132,7 @@ def covering(
     session: IsakmpSession, rule: Rule, asked: tuple[TrafficSelector, TrafficSelector]
 ) -> Selector | None:
     """The selector that a rule grants for what is asked for, None when it does not cover that."""
-    path = session.path
+    path = session.ends
     local, remote = asked
     if rule.mode is Mode.TRANSPORT and session.nat:  # the addresses packets really have (RFC 3947 section 5)
         if session.nat_peer and remote.single:

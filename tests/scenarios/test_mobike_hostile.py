@@ -7,12 +7,11 @@ tables or ends what is not its own."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.link import ANY, LEFT, RIGHT, TUNNEL, Flight, Host, agree, policy, story
+from support.link import ANY, HOST, LEFT, RIGHT, TUNNEL, Flight, Host, agree, policy, story, tunnel_hosts
 from support.roaming import LEFT2, RIGHT2, VICTIM, Roaming, ends, meet, roaming
 
 from ikd.events import IkeClosed, NegotiationFailed, PeerMoved
@@ -305,9 +304,8 @@ def test_an_older_update_comes_after_a_newer() -> None:
     assert link.right.ikes[0].session.mobility.addresses == (LEFT,)
 
 
-def with_a_rule_for_another(**how: Any) -> Roaming:
+def with_a_rule_for_another(link: Roaming) -> Roaming:
     """Right has a rule for the network behind VICTIM, too, and left would like to be that host."""
-    link = roaming(**how)
     for one, words in (
         (link.left, {"local": "10.9.0.0/24", "remote": "10.2.0.0/24", "own": LEFT, "peer": RIGHT}),
         (link.right, {"local": "10.2.0.0/24", "remote": "10.9.0.0/24", "own": RIGHT, "peer": VICTIM}),
@@ -318,24 +316,59 @@ def with_a_rule_for_another(**how: Any) -> Roaming:
 
 
 @pytest.mark.parametrize("mobike", [True, False])
+def test_who_proves_itself_from_elsewhere_does_not_get_that_rule(mobike: bool) -> None:
+    """Its IKE_AUTH has the address of another peer as its source. What was answered to its first message came
+    to its own, and so did all that made the keys; ESP does not go elsewhere, either, if it can move."""
+    link = with_a_rule_for_another(Roaming(*tunnel_hosts(settings=IkeSettings(mobike=mobike))))
+    for rule in ("theirs", "net"):
+        link.fate = lambda flight: setattr(flight, "lost", flight.header.exchange == Exchange.IKE_AUTH)
+        link.up(rule, childless=rule == "net")
+        link.run(0.5)
+        link.fate = lambda flight: setattr(flight, "lost", flight.path.peer == ELSEWHERE)
+        link.deliver(link.flights[-1], ELSEWHERE)
+    assert not [pair for pair in link.right.pairs if pair.rule == "theirs"]
+    if mobike:
+        trusted = [one.session.mobility.trusted.path.peer.address for one in link.right.ikes]
+        assert set(trusted) == {LEFT}
+
+
+@pytest.mark.parametrize("mobike", [True, False])
 def test_who_claims_an_address_does_not_get_its_rule(mobike: bool) -> None:
     """UPDATE_SA_ADDRESSES, or behind a NAT any request, with the address of another peer as its source, then
     CREATE_CHILD_SA for the traffic that a rule wants protected with that peer."""
-    link = with_a_rule_for_another(settings=IkeSettings(mobike=mobike))
+    link = with_a_rule_for_another(roaming(settings=IkeSettings(mobike=mobike)))
     link.right.ikes[0].session.nat_peer = True
     hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)], ELSEWHERE)
     assert link.right.ikes[0].path.peer == ELSEWHERE
     link.fate = lambda flight: setattr(flight, "lost", True)
     link.up("theirs")
     link.deliver(link.flights[-1], ELSEWHERE)
-    assert "TS_UNACCEPTABLE" in [one.notify for one in link.right.failures]
+    assert link.flights[-1].sender is link.right, "it was refused"
     assert {one.rule for one in link.right.pairs} == {"net"}
+
+
+@pytest.mark.parametrize("mobike", [True, False])
+def test_who_claims_an_address_does_not_get_its_packets(mobike: bool) -> None:
+    """One rule for every host: in transport mode an SA is for the packets of one of them, and that is the one
+    that is known to be at the address."""
+    link = roaming(settings=IkeSettings(mobike=mobike))
+    (more,) = policy(HOST.format(peer="0.0.0.0/0", extra='auth = "any"') + ANY).rules
+    for one in (link.left, link.right):
+        one.endpoint.env.policy = Policy((*one.endpoint.policy.rules, more))
+    hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)], ELSEWHERE)
+    link.right.ikes[0].session.nat_peer = True
+    link.fate = lambda flight: setattr(flight, "lost", True)
+    link.up("host")
+    link.deliver(link.flights[-1], ELSEWHERE)
+    made = [one for one in link.right.pairs if one.rule == "host"]
+    assert made
+    assert not any(selector.has_address(VICTIM) for one in made for selector in one.selector.remote)
 
 
 def test_who_claims_an_address_is_not_asked_for_its_traffic() -> None:
     """Right wants to speak to VICTIM. The IKE SA that says it is there now is another peer's, who could read
     the request after it has moved back."""
-    link = with_a_rule_for_another()
+    link = with_a_rule_for_another(roaming())
     hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)], ELSEWHERE)
     rule = link.right.endpoint.policy.rule("theirs")
     assert rule is not None
