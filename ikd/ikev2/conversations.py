@@ -281,6 +281,7 @@ class Conversations:
         if mobility is None or request.tries < SEARCH:
             return (session.path,)
         request.searching = tuple(dict.fromkeys((session.path, *candidates(session, mobility))))
+        mobility.spread |= len({one.peer.address for one in request.searching}) > 1
         return request.searching
 
     def hurry(self, now: float) -> None:

@@ -148,7 +148,7 @@ def _asked(
     """HDR, SK {..., N(COOKIE2)}  -->  <--  HDR, SK {..., N(COOKIE2)}; None when the peer returns another one,
     which ends the IKE SA (section 3.7)."""
     cookie = session.env.random(COOKIE)
-    mobility.asking = True
+    mobility.asking, mobility.spread = True, False
     try:
         payloads.append(status(N.COOKIE2, cookie))
         reply: Message = yield from send(Message(Exchange.INFORMATIONAL, tuple(payloads)))
@@ -182,14 +182,18 @@ def update(session: Session, mobility: Mobility) -> Steps[None]:
         return
     mobility.agreed, mobility.told, mobility.seen = path, told, _seen(reply)
     _hear_nat(session, reply, path)
+    if mobility.spread and path.peer.address != mobility.trusted.path.peer.address:
+        mobility.pending = True  # to see by another COOKIE2 that it is there
+        return
     session.hooks.trust()
 
 
 def confirm(session: Session, mobility: Mobility) -> Steps[None]:
-    """See that the peer answers where it says it is, before its packets go there (section 3.7)."""
+    """See that the peer answers where it says it is, before its packets go there (section 3.7). A COOKIE2
+    that went anywhere else, too, shows nothing; then it is asked again."""
     path = session.path
     reply = yield from _asked(session, mobility, [])
-    if reply is not None and session.path == path:
+    if reply is not None and session.path == path and not mobility.spread:
         session.hooks.trust()
 
 

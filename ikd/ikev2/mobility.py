@@ -46,6 +46,7 @@ class Mobility:
     pending: bool = False  # the peer has to hear of our path (the RFC's pending_update)
     stale: bool = False  # the peer has other addresses than those that `ways` lead to
     asking: bool = False  # an exchange about addresses is under way
+    spread: bool = False  # its request went to several addresses, so that who answers may be at any of them
 
 
 def usable(address: Address) -> bool:

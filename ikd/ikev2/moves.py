@@ -110,6 +110,7 @@ class Moves:
         old, session.path = session.path, path
         if old.peer.address != path.peer.address:
             association.owner.moved(association, old.peer.address)
+            mobility.spread = True  # what is asked there goes here, too
         association.hurry(session.now)
         if association.inherited or association.undecided:  # the rest is for the one that has the Child SAs
             return

@@ -429,3 +429,43 @@ def test_any_notifies_about_addresses_are_survived(found: list[tuple[int, bytes]
         except Malformed:
             raise AssertionError("it reached us") from None
     assert all(ends(pair)[1] != VICTIM for one in (link.left, link.right) for pair in one.pairs)
+
+
+def test_an_answer_from_elsewhere_to_a_request_that_went_everywhere() -> None:
+    """A peer claims VICTIM's address. It has our question by another way, as soon as we try all, and answers
+    it with VICTIM's address: it has the COOKIE2, and yet it is not there."""
+    link = roaming()
+    before = ends(link.right.pairs[0])
+    hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)], ELSEWHERE)
+    answered = 0
+
+    def fate(flight: Flight) -> None:
+        nonlocal answered
+        if flight.sender is link.left and is_answer(flight):
+            flight.lost = True
+            answered += 1
+            link.deliver(flight, ELSEWHERE)
+
+    link.fate = fate
+    for _ in range(60):
+        link.run(1)
+        assert ends(link.right.pairs[0]) == before, story(link)
+    assert answered
+
+
+def test_an_answer_to_a_question_that_followed_the_peer() -> None:
+    """It claims VICTIM's address, then its own again, where it gets what was asked at VICTIM's, and answers
+    that when it has claimed VICTIM's once more."""
+    link = roaming()
+    before = ends(link.right.pairs[0])
+    hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)], ELSEWHERE)
+    link.fate = lambda flight: setattr(flight, "lost", flight.sender is link.left and is_answer(flight))
+    hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)])
+    link.run(0.1)
+    answers = [one for one in link.flights if one.sender is link.left and is_answer(one)]
+    hear(link, link.left, [status(N.UPDATE_SA_ADDRESSES)], ELSEWHERE)
+    assert answers
+    for flight in answers:
+        link.deliver(flight, ELSEWHERE)
+    assert link.right.ikes[0].path.peer == ELSEWHERE
+    assert ends(link.right.pairs[0]) == before
