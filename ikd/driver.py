@@ -239,8 +239,8 @@ class Driver:
 
     def notice(self, notice: Notice) -> None:
         """The data plane noticed something; it may be in the middle of a batch, so later."""
-        if len(self._notices) >= MOST_NOTICES:
-            return  # it notices again
+        if len(self._notices) >= MOST_NOTICES and not isinstance(notice, Expire):
+            return  # it notices again; of a pair that has to be replaced it tells once
         self._notices.append(notice)
         self._settle_soon()
 

@@ -16,6 +16,7 @@ from support.loopback import INSIDE, Running, datagram, free_ports, pair, start,
 from ikd.control.client import Client
 from ikd.control.protocol import ControlError, Json
 from ikd.daemon import CannotStart
+from ikd.driver import MOST_NOTICES
 from ikd.events import (
     Broken,
     ChildEstablished,
@@ -27,6 +28,7 @@ from ikd.events import (
     ReloadRefused,
 )
 from ikd.transport import NON_ESP_MARKER
+from sadb.sa import Expire
 
 PING = datagram(INSIDE["left"], INSIDE["right"], b"a text nobody else may read")
 PONG = datagram(INSIDE["right"], INSIDE["left"], b"an answer")
@@ -478,3 +480,17 @@ async def test_nobody_there_is_in_why(sides: Sides) -> None:
     await until(lambda: left.happened(NegotiationFailed))
     (failure,) = (await left.ask("why", name="net"))["failures"]
     assert "only answers" in failure["reason"]
+
+
+async def test_a_pair_is_replaced_however_much_is_noticed(sides: Sides) -> None:
+    """A worker that died makes a notice for each of its pairs, once: of more than fit into the queue the rest
+    would never have been sent on again."""
+    left, right = sides
+    left.tun.inject(PING)
+    await arrives(right, PING)
+    (one,) = left.daemon.database.pairs()
+    for n in range(MOST_NOTICES):
+        left.daemon.driver.notice(Expire(one.inbound.spi ^ (n + 1), True, False, "restart"))
+    left.daemon.driver.notice(Expire(one.inbound.spi, True, False, "restart"))
+    await until(lambda: len(left.happened(ChildEstablished)) == 2)
+    healthy(left)
