@@ -66,6 +66,9 @@ def draw(answer: Json, path: Path) -> None:
             if panel.key == "mbit_s":
                 place.axhline(answer["link_mbit_s"], color="#999999", linewidth=0.8, linestyle=":")
         places[0][column].set_title(_TITLES[profile], loc="right", fontsize=10, fontweight="bold")
+    for line, panel in enumerate(PANELS):  # once all is drawn: it ends the search for the other end
+        if not panel.log:
+            places[line][0].set_ylim(bottom=0)
     handles, labels = places[0][0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper center", ncols=len(handles), frameon=False)
@@ -109,8 +112,6 @@ def _panel(place: Any, panel: Panel, rows: Sequence[Json]) -> None:
     place.set_title(panel.title, loc="left", fontsize=9)
     if panel.log:
         place.set_yscale("log")
-    else:
-        place.set_ylim(bottom=0)
     place.spines[["top", "right"]].set_visible(False)
     place.grid(color="#dddddd", linewidth=0.6)
     place.set_axisbelow(True)
