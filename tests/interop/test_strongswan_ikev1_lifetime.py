@@ -40,8 +40,8 @@ def lost(pinged: lab.Pinged) -> int:
 
 
 def early(side: str, replaced: int) -> int:
-    """How many may be: charon as responder receives on what it has agreed to a moment later, on a busy machine
-    after we have waited for it, and then misses the first packet."""
+    """How many may be: charon as responder receives on what it has agreed to a moment later, on a busy
+    machine after we have waited for it, and then misses the first packet."""
     return replaced if side == "ikd" else 0
 
 
