@@ -140,6 +140,9 @@ def test_two_workers_share_the_work(hosts: Lab, place: Path) -> None:
         assert len(children(both.left)) == len(children(both.right)) == 2
         for _ in range(8):  # as many flows, spread over the queues by their ports
             check(both)
-        sent = both.left.quick()[0]["packets_out"]
-        came = both.right.quick()[0]["packets_in"]
-        assert came == sent > 1000
+        assert both.left.quick()[0]["packets_out"] > 1000
+        # Asked one after the other while the last acknowledgements go out: equal once the wire is still.
+        eventually(
+            lambda: both.left.quick()[0]["packets_out"] == both.right.quick()[0]["packets_in"],
+            "each packet sent to be taken",
+        )
