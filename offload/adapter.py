@@ -22,7 +22,6 @@ from offload.esp import HEADER
 from offload.faults import Faults, Lie
 from offload.ip import Dropped
 from offload.outer import Arrived, Outgoing
-from offload.ports import Port
 from offload.receiver import contents, shown, unwrapped
 from offload.requests import HALF, Added, AddSa, Deleted, DeleteSa, Refused, TakeWindow, UpdateSa, association
 from offload.sa_table import Entry, MakeCipher, SaTable, slot_of
@@ -113,7 +112,7 @@ class Adapter:
             sa = association(message, source, destination)
         except ValueError:
             return Refused(message.ident, "transform")
-        at = Circumstances(self.capabilities, Port(port), up=self.up)
+        at = Circumstances(self.capabilities, up=self.up)
         unable = ineligible(sa, at)
         reason = unable.value if unable else self._refusal(port)
         if message.packets is not None and not self.capabilities.packet_mode:

@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from offload.capabilities import Capabilities, Direction, Transform, UdpShape
 from offload.ip import FRAGMENT, insertion, whole
 from sadb.address import Address, unspecified
 from sadb.sa import Mode, SecurityAssociation, State
-
-if TYPE_CHECKING:
-    from offload.ports import Port
 
 _DESTINATION_OPTIONS: Final = 60
 
@@ -67,13 +64,13 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What, besides the SA, decides about it. `wished`: the rule's `offload`; `enabled`: adapter and switch;
-    `up`: the link; `managed`: addresses that a management controller filters on."""
+    """What, besides the SA, decides about it. `wished`: the rule's `offload`; `enabled`: adapter, switch
+    and the limit of its port; `trusted`: the port; `up`: the link; `managed`: addresses that a management controller filters on."""
 
     capabilities: Capabilities
-    port: Port
     wished: bool = True
     enabled: bool = True
+    trusted: bool = True
     up: bool = True
     managed: frozenset[Address] = frozenset()
 
@@ -112,9 +109,9 @@ def _address(sa: SecurityAssociation, at: Circumstances) -> bool:
 
 
 _STATIC: Final[tuple[tuple[Reason, Callable[[SecurityAssociation, Circumstances], bool]], ...]] = (
-    (Reason.OFF, lambda sa, at: not (at.wished and at.enabled and at.port.limit)),
+    (Reason.OFF, lambda sa, at: not (at.wished and at.enabled)),
     (Reason.LINK, lambda sa, at: not at.up),
-    (Reason.TRUST, lambda sa, at: not (sa.inbound or at.port.trusted)),
+    (Reason.TRUST, lambda sa, at: not (sa.inbound or at.trusted)),
     (Reason.PROTOCOL, lambda sa, at: sa.suite.protocol not in at.capabilities.protocols),
     (Reason.TRANSFORM, _transform),
     (Reason.ICV, lambda sa, at: Transform.of(sa.suite) not in at.capabilities.transforms),

@@ -176,9 +176,9 @@ class Steering:
         """What eligibility says now: states of SAs, links and rules change."""
         at = Circumstances(
             self.ports.capabilities,
-            member.port,
             wished=member.wished,
-            enabled=self.ports.enabled,
+            enabled=self.ports.enabled and member.port.limit > 0,
+            trusted=member.port.trusted,
             up=self.up,
         )
         barred = member.claim.barred

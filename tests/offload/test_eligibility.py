@@ -15,7 +15,6 @@ import pytest
 from offload.capabilities import PROFILES, Direction, Transform
 from offload.eligibility import Circumstances, Reason, Shape, direction, ineligible, unfit
 from offload.ip import Dropped
-from offload.ports import Port
 from sadb.algorithms import ENCRYPTION_BY_NAME, INTEGRITY_BY_NAME, QuickSuite, SecurityProtocol
 from sadb.sa import Mode, SecurityAssociation, State
 from sadb.secret import Secret
@@ -46,7 +45,7 @@ def reasons(one: SecurityAssociation, **words: Any) -> list[str | None]:
     """The first reason with each profile, in the order of the table."""
     found = []
     for capabilities in PROFILES.values():
-        at = Circumstances(capabilities, Port("vm"), managed=frozenset({MANAGED}))
+        at = Circumstances(capabilities, managed=frozenset({MANAGED}))
         reason = ineligible(one, replace(at, **words))
         found.append(reason.value if reason else None)
     return found
@@ -99,10 +98,9 @@ def test_what_an_sa_is(one: SecurityAssociation, expected: list[str | None]) -> 
     [
         (True, {"wished": False}, "off"),
         (True, {"enabled": False}, "off"),
-        (True, {"port": Port("vm", limit=0)}, "off"),
         (True, {"up": False}, "link"),
-        (False, {"port": Port("vm", trusted=False)}, "trust"),
-        (True, {"port": Port("vm", trusted=False)}, None),
+        (False, {"trusted": False}, "trust"),
+        (True, {"trusted": False}, None),
         (True, {"wished": False, "up": False}, "off"),
     ],
 )
@@ -124,20 +122,20 @@ def test_adapters_that_can_do_less(words: dict[str, Any], expected: str) -> None
     """What a driver reports as absent must not be asked of it, even if all known adapters have it."""
     less = replace(PROFILES["ideal"], **words)
     one = sa(suite=suite("aes128gmac", AH), to=SIX)
-    assert ineligible(one, Circumstances(less, Port("vm"))) is Reason(expected)
+    assert ineligible(one, Circumstances(less)) is Reason(expected)
 
 
 def test_the_first_reason_is_told() -> None:
     """The order is the operator's: mending what is told first must not be in vain. Each step mends one."""
     capabilities = replace(PROFILES["82599"], protocols=frozenset({ESP}), ipv6=False)
-    at = Circumstances(capabilities, Port("vm", trusted=False), wished=False, up=False)
+    at = Circumstances(capabilities, trusted=False, wished=False, up=False)
     one = sa(False, suite=suite("aes256gcm", AH, esn=True), mode=Mode.TUNNEL, state=State.DYING, to=SIX)
     one.encapsulation = (4500, 4500)
     odd = replace(ENCRYPTION_BY_NAME["aes128gcm"], icv=12)
     steps = (
         lambda: replace(at, wished=True),
         lambda: replace(at, up=True),
-        lambda: replace(at, port=Port("vm")),
+        lambda: replace(at, trusted=True),
         lambda: setattr(one, "suite", replace(one.suite, protocol=ESP)),
         lambda: setattr(one, "suite", replace(one.suite, encryption=odd)),
         lambda: setattr(one, "suite", suite("aes128gcm", esn=True)),
