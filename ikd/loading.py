@@ -18,7 +18,7 @@ from ikd.offload_file import load as load_ports
 from ikd.settings import FILE as SETTINGS_FILE
 from ikd.settings import IdentitySettings, Settings, SettingsError, options
 from ikd.settings import load as load_settings
-from offload.ports import Ports
+from offload.switch.ports import Ports
 from policy.engine import Policy
 from policy.load import PolicyError
 from policy.load import load as load_policy

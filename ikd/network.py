@@ -18,7 +18,7 @@ from sadb.address import Address, Network
 T = TypeVar("T")
 
 UNUSABLE: Final = 0x48  # IFA_F_TENTATIVE, IFA_F_DADFAILED
-OURS: Final = range(0x1CE00000, 0x1CF00000)  # routing tables of the data plane (`offload.routes`)
+OURS: Final = range(0x1CE00000, 0x1CF00000)  # routing tables of the data plane (`offload.host.routes`)
 
 # linux/rtnetlink.h
 _GROUPS: Final = 0x10 | 0x40 | 0x100 | 0x400  # addresses and routes of both families

@@ -15,16 +15,16 @@ from ikd.events import AdapterGone, Event, SaPlaced, Warned
 from ikd.plane import Guarded, HostPlane, MemoryPlane, Plane
 from ikd.settings import DataplaneSettings
 from ikd.transport import Transport
-from offload import nic
-from offload.capabilities import Direction
-from offload.faults import Faults
-from offload.guest import Guest
-from offload.pair_steering import Arbiter, PairSteering
-from offload.placement import Decision
-from offload.ports import Ports
-from offload.shares import Share
-from offload.steering import Member
-from offload.switch import Switch
+from offload.nic.capabilities import Direction
+from offload.nic.faults import Faults
+from offload.nic.management import Fault, Reset, SetLink
+from offload.switch.guest import Guest
+from offload.switch.pair_steering import Arbiter, PairSteering
+from offload.switch.placement import Decision
+from offload.switch.ports import Ports
+from offload.switch.steering import Member
+from offload.switch.switch import Switch
+from offload.workers.shares import Share
 from sadb.backend import Unavailable
 from sadb.sa import SaPair
 
@@ -136,12 +136,12 @@ class AdapterPlane(HostPlane):
         if not self.settings.faults:
             raise Unavailable("faults are for trials: set dataplane.faults = true and start again")
         if name == "link":
-            adapter.command(nic.SetLink(value in ("up", "on")))
+            adapter.command(SetLink(value in ("up", "on")))
         elif name == "reset":
-            adapter.command(nic.Reset())
+            adapter.command(Reset())
         else:
             self._faults.set(name, value)
-            adapter.command(nic.Fault(name, value))
+            adapter.command(Fault(name, value))
 
     def _own(self) -> Switch:
         if self.switch is None:

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from ikd import atomic
 from ikd.settings import SettingsError
-from offload.capabilities import PROFILES
-from offload.ports import HOST, LIMIT, SETTABLE, WEIGHT, Port, PortError, Ports
+from offload.nic.capabilities import PROFILES
+from offload.switch.ports import HOST, LIMIT, SETTABLE, WEIGHT, Port, PortError, Ports
 from policy.position import Place, positions
 from policy.schema import Key, Table
 from policy.section import Notes, Section

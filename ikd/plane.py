@@ -1,10 +1,10 @@
 """Shell. The data plane: what transforms packets, and what the host routes to it.
 
-`HostPlane` is the real one: workers (`offload.workers`) between a TUN device and the network, raw sockets,
-routes and a packet filter. Packets never pass through this process. `MemoryPlane` is the same engine in this
-process with a device in memory, for trials without root: ESP that would leave as IP protocol 50 goes in a UDP
-datagram to the peer's port for ESP in UDP instead, though no NAT is there and no SA says so; both ends must
-be such planes."""
+`HostPlane` is the real one: workers (`offload.workers.pool`) between a TUN device and the network, raw
+sockets, routes and a packet filter. Packets never pass through this process. `MemoryPlane` is the same engine
+in this process with a device in memory, for trials without root: ESP that would leave as IP protocol 50 goes
+in a UDP datagram to the peer's port for ESP in UDP instead, though no NAT is there and no SA says so; both
+ends must be such planes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from ikd import __version__
 from ikd.events import Broken, EngineRestarted, Event, Warned
 from ikd.settings import DataplaneSettings
 from ikd.transport import MARK, Transport
+from offload.host.tun import MemoryTun
 from offload.outer import Arrived, Outgoing
 from offload.software import Batch, SoftwareEngine
-from offload.tun import MemoryTun
 from sadb.address import Path as Way
 from sadb.address import SocketAddress
 from sadb.backend import Backend, Unavailable
 from sadb.sa import Flow, SaPair
 
 if TYPE_CHECKING:
-    from offload.inheritance import Estate, Orphan
-    from offload.processes import Bequest
-    from offload.shares import Share
-    from offload.tun import Tun
+    from offload.host.tun import Tun
+    from offload.workers.inheritance import Estate, Orphan
+    from offload.workers.processes import Bequest
+    from offload.workers.shares import Share
 
 ESP: Final = 50
 LEAVING: Final = 1024  # accounts beyond the limit of pairs, for those that workers have not let go of yet
@@ -103,7 +103,7 @@ class Plane(ABC):
         """Before everything else is opened, look for a data plane that has outlived the daemon with this
         control socket. One that is not to be gone on with is ended. Returns the sockets for IKE that it kept,
         else those that are `given`."""
-        from offload.inheritance import claim
+        from offload.workers.inheritance import claim
 
         def unfit(orphan: Orphan) -> str:
             if orphan.handover.number == 0 and not _has_all(orphan.kept, given):
@@ -173,8 +173,8 @@ class HostPlane(Plane):
     with_adapter = False
 
     def _prepare(self) -> None:
-        from offload.processes import Kind
-        from offload.workers import Workers
+        from offload.workers.pool import Workers
+        from offload.workers.processes import Kind
 
         settings = self.settings
         engine = settings.engine
@@ -234,8 +234,8 @@ class HostPlane(Plane):
 
     def _unfit(self, orphan: Orphan) -> str:
         """What is wrong with what a worker gave; one that somebody has taken over may give anything."""
+        from offload.host.tun import device_of
         from offload.ledger import ACCOUNT
-        from offload.tun import device_of
 
         try:
             if device_of(orphan.queue) != self.settings.device:
@@ -248,8 +248,8 @@ class HostPlane(Plane):
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """The device and sockets, then workers on them, then what leads packets into the device."""
-        from offload import natt
-        from offload.host import Host
+        from offload.host import natt
+        from offload.host.network import Host
 
         settings, stack = self.settings, self._stack
         if settings.engine == "native" and self._missing:
@@ -271,8 +271,8 @@ class HostPlane(Plane):
 
     def _open_device(self, stack: ExitStack) -> Sequence[Share]:
         """The device, and sockets for each worker: new ones, or those that are there."""
-        from offload.shares import inherited_shares, open_shares
-        from offload.tun import Tun
+        from offload.host.tun import Tun
+        from offload.workers.shares import inherited_shares, open_shares
 
         settings = self.settings
         if self._estate is None:
@@ -290,7 +290,7 @@ class HostPlane(Plane):
 
     def _bequest(self) -> Bequest | None:
         """What makes workers outlive us."""
-        from offload.processes import Bequest
+        from offload.workers.processes import Bequest
 
         if not self.outlives or self._control is None:
             return None
@@ -344,9 +344,9 @@ class HostPlane(Plane):
     # Of the workers --------------------------------------------------------------------------------------
 
     def device(self) -> Tun:
-        """See `offload.workers.Watcher`. Routes went with a device that was deleted; the packet filter did
-        not, so that meanwhile nothing has left in the clear."""
-        from offload.tun import Tun
+        """See `offload.workers.pool.Watcher`. Routes went with a device that was deleted; the packet filter
+        did not, so that meanwhile nothing has left in the clear."""
+        from offload.host.tun import Tun
 
         try:
             if not self._tun.there:
@@ -366,11 +366,11 @@ class HostPlane(Plane):
         return self._tun  # type: ignore[no-any-return]
 
     def restarted(self, reason: str, pairs: int) -> None:
-        """See `offload.workers.Watcher`."""
+        """See `offload.workers.pool.Watcher`."""
         self.tell(EngineRestarted(reason=reason, pairs=pairs))
 
     def broken(self, where: str, traceback: str) -> None:
-        """See `offload.workers.Watcher`."""
+        """See `offload.workers.pool.Watcher`."""
         self.tell(Broken(where="a worker of the data plane", error=where, traceback=traceback))
 
 

@@ -26,7 +26,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Protocol
 
-from offload import bpf, buffers
+from offload.host import bpf, buffers
 from sadb.address import Address, Path, SocketAddress, unspecified
 
 MARK: Final = 0x1CE0  # our own packets carry it, so that policy routing keeps them out of the TUN device

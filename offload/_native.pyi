@@ -12,7 +12,7 @@ CIPHERS: str
 
 # spi, packet: decrypted and not counted, for `SoftwareEngine.admitted`
 Packet = tuple[int, bytes]
-# a packet received as it was in the ring, slot and octets, for `offload.native_reader.NativeReader.value`
+# a packet received as it was in the ring, slot and octets, for `offload.nic.reader.NativeReader.value`
 Arrival = bytes
 # data, source address and port, destination address, traffic class, IPv4 header, whether it came in UDP
 Datagram = tuple[bytes, bytes, int, bytes, int, bytes, bool]

@@ -3,11 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
-from offload.descriptors import Mark
 from sadb.address import Address, Path
 
 ESP = 50
+
+
+class CryptoStatus(IntEnum):
+    """What an adapter found about a packet it looked at (CryptoStatus of NDIS_IPSEC_OFFLOAD_V2_NET_BUFFER_
+    LIST_INFO); only success makes a packet one that may be believed decrypted."""
+
+    SUCCESS = 0
+    GENERIC_ERROR = 1
+    TRANSPORT_AH_FAILED = 2
+    TRANSPORT_ESP_FAILED = 3
+    TUNNEL_AH_FAILED = 4
+    TUNNEL_ESP_FAILED = 5
+    INVALID_SYNTAX = 6
+    INVALID_PROTOCOL = 7
+    # in packet mode only, and of ours
+    REPLAYED = 8
+    LATE = 9
+    DUMMY = 10
+    CONGESTION = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What an adapter says of a packet it received: CryptoDone, for the SA of `handle`. The ICV and the text
+    are then checked and in the clear, ESP or AH header and trailer still there. `numbers`: the packet is a
+    frame of `offload.vnet`, put together from packets with these sequence numbers (the 32 bits of the wire),
+    in order, behind the ESP header of the first one. `evict`: the adapter wants to be relieved of the SA
+    (SaDeleteReq). `high`: the upper half of the sequence number with which the ICV was right, 0 without
+    extended ones: were it left out, a packet of 2^32 numbers ago would be taken for a new one until the
+    adapter follows our update. `judged`: packet mode, the adapter has looked into its own replay window, and
+    what it opened is always such a frame, of one packet perhaps."""
+
+    handle: int
+    status: CryptoStatus
+    numbers: tuple[int, ...] = ()
+    evict: bool = False
+    high: int = 0
+    judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from offload import ip, vnet
 from offload.accounts import Accounts
 from offload.ah import Authenticator
-from offload.descriptors import CryptoStatus, Mark
 from offload.esp import Opener, strip
 from offload.ip import Dropped
-from offload.outer import Arrived
+from offload.outer import Arrived, CryptoStatus, Mark
 from sadb.algorithms import SecurityProtocol
 from sadb.sa import Mode, SaPair
 from sadb.selector import fields_of

@@ -67,6 +67,8 @@ LAYERS = (
         }
     ),
 )
+# Folders of offload, each of which may import what stands before it; the engine, on top level, imports none.
+FOLDERS = ("host", "nic", "workers", "switch")
 PROTOCOLS = frozenset({"ikev1", "ikev2", "authip"})
 
 # What only a shell module may import: it would bring in a clock, a network or a process.
@@ -175,6 +177,24 @@ def test_parts_of_ikd_import_only_downwards() -> None:
     parts = [one for one in MODULES if one.is_relative_to(ROOT / "ikd") and name_of(one) != "ikd"]
     assert len(parts) > 50
     assert not [line for path in parts for line in upwards(path)]
+
+
+def folder(name: str) -> int:
+    """The height of a module of offload; -1 for the engine's."""
+    pieces = name.split(".")
+    return FOLDERS.index(pieces[1]) if len(pieces) > 1 and pieces[1] in FOLDERS else -1
+
+
+def test_folders_of_offload_import_only_downwards() -> None:
+    """An engine that knows adapters, or an adapter that knows who manages it, cannot be used alone."""
+    parts = [one for one in MODULES if one.is_relative_to(ROOT / "offload")]
+    assert {folder(name_of(one)) for one in parts} == {-1, 0, 1, 2, 3}
+    assert not [
+        f"{name_of(path)} imports {imported}"
+        for path in parts
+        for imported in imports(path)
+        if imported.split(".")[0] == "offload" and folder(imported) > folder(name_of(path))
+    ]
 
 
 def test_pure_modules_reach_for_nothing_outside() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ikd.offload_file import FILE, load, parse, render, save
 from ikd.settings import SettingsError
-from offload.capabilities import PROFILES
-from offload.ports import SETTABLE, Ports
+from offload.nic.capabilities import PROFILES
+from offload.switch.ports import SETTABLE, Ports
 
 PORTS = st.dictionaries(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True).filter(lambda name: name != "host"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import offload.inheritance
+import offload.workers.inheritance
 from ikd.plane import MemoryPlane
 from ikd.settings import DataplaneSettings
 from ikd.transport import Transport
@@ -36,7 +36,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
             reason = unfit(orphan)
             return (None if reason else estate), reason
 
-        monkeypatch.setattr(offload.inheritance, "claim", claim)
+        monkeypatch.setattr(offload.workers.inheritance, "claim", claim)
         yield sock
 
 

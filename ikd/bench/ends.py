@@ -2,9 +2,9 @@
 
     python -m ikd.bench.ends native|python|adapter PLUG CONTROL SINK CORE
 
-`PLUG` is the JSON of an `offload.rings.Plug`, `CONTROL` a socket between the two for requests and counts, and
-`SINK` memory that stands for whoever takes packets from the host's data plane. Each is pinned to a core, and
-does one order after the other, JSON lines on standard input; it ends with standard input.
+`PLUG` is the JSON of an `offload.nic.rings.Plug`, `CONTROL` a socket between the two for requests and counts,
+and `SINK` memory that stands for whoever takes packets from the host's data plane. Each is pinned to a core,
+and does one order after the other, JSON lines on standard input; it ends with standard input.
 
 The host has one loop for all series: take what is in the ring, let the engine open it where there is one,
 hand it on with one system call and one copy for each packet or frame, as to a TUN device. There are two of
@@ -34,16 +34,16 @@ from ikd.bench import tape
 from ikd.bench.offload_report import DISABLED, DISABLED_SEGMENTED, OFFLOADED, SOFTWARE
 from offload import vnet
 from offload.accounts import Accounts, NativeAccounts
-from offload.adapter import Adapter
-from offload.capabilities import PROFILES, Direction
 from offload.channel import address
-from offload.driver import Driver, Stage
-from offload.hybrid import HybridEngine
 from offload.ledger import Ledger
+from offload.nic.adapter import Adapter
+from offload.nic.capabilities import PROFILES, Direction
+from offload.nic.driver import Driver, Stage
+from offload.nic.hybrid import HybridEngine
+from offload.nic.requests import Answer, Request
+from offload.nic.rings import AdapterPort, HostPort, Plug
+from offload.nic.slots import Broken
 from offload.outer import Arrived
-from offload.requests import Answer, Request
-from offload.rings import AdapterPort, HostPort, Plug
-from offload.slots import Broken
 from offload.software import Frame, SoftwareEngine
 from sadb import clock
 from sadb.sa import SaPair

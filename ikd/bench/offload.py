@@ -27,9 +27,9 @@ from ikd.bench.hosts import ROOT, Talker, Trouble
 from ikd.bench.machine import cpu_seconds, load, machine
 from ikd.bench.offload_report import PROFILES, SERIES, SIZES, THEN, TODAY, Run
 from ikd.control.protocol import ControlError, Json
-from offload.contention import Contest, contest
-from offload.placement import Ceiling, FirstCome, Weighted
-from offload.rings import wire
+from offload.nic.rings import wire
+from offload.switch.contention import Contest, contest
+from offload.switch.placement import Ceiling, FirstCome, Weighted
 
 MASK: Final = "OPENSSL_ia32cap"
 # of OpenSSL's processor capabilities, without AES-NI and PCLMULQDQ (OPENSSL_ia32cap(3))

@@ -10,11 +10,11 @@ from typing import Final
 
 from ikd.bench.report import spread
 from ikd.control.protocol import Json
-from offload.contention import Contest, Result
+from offload.switch.contention import Contest, Result
 
 DISABLED, SOFTWARE = "disabled", "software"
 DISABLED_SEGMENTED: Final = "disabled-segmented"
-# series that are offloaded, with the profile of `offload.capabilities` that their adapter has
+# series that are offloaded, with the profile of `offload.nic.capabilities` that their adapter has
 OFFLOADED: Final[Mapping[str, str]] = MappingProxyType({"offload": "82576", "offload-segmented": "ideal"})
 SERIES: Final = (DISABLED, DISABLED_SEGMENTED, SOFTWARE, *OFFLOADED)
 TODAY, THEN = "today", "2008-like"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ikd.control.protocol import ControlError, Json
 from ikd.nic_plane import AdapterPlane
-from offload.capabilities import Direction
-from offload.ports import Port, PortError
-from offload.steering import Member
-from offload.switch import Switch
+from offload.nic.capabilities import Direction
+from offload.switch.ports import Port, PortError
+from offload.switch.steering import Member
+from offload.switch.switch import Switch
 from sadb.backend import Unavailable
 
 if TYPE_CHECKING:

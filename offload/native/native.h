@@ -172,7 +172,7 @@ struct __attribute__((packed)) ring_end {
     uint8_t address[16];
 };
 
-/* A packet received as it lies in a slot (offload.slots.Arrivals): octets of its IP header, sequence numbers and data,
+/* A packet received as it lies in a slot (offload.nic.slots.Arrivals): octets of its IP header, sequence numbers and data,
  * which follow each other in the room, and the rest. */
 struct __attribute__((packed)) ring_slot {
     uint32_t header, numbers, size;
@@ -183,7 +183,7 @@ struct __attribute__((packed)) ring_slot {
     struct ring_end source, destination, local, peer;
 };
 
-/* Our side of the ring of packets received (offload/rings.py). The other rings of this memory are Python's, which is
+/* Our side of the ring of packets received (offload/nic/rings.py). The other rings of this memory are Python's, which is
  * only called for them. */
 struct ring {
     uint64_t *received, *completed, *transmit; /* the words of each */

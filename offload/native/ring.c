@@ -1,4 +1,4 @@
-/* Packets that an adapter hands up, out of memory that it shares (offload/rings.py). The process on the other side may
+/* Packets that an adapter hands up, out of memory that it shares (offload/nic/rings.py). The process on the other side may
  * have been taken over, and writes there what it likes and when it likes: each word, slot and octet is read once, into
  * memory of our own, lengths are compared with what there can be, and nothing is looked at where it came from. */
 #include "native.h"
@@ -10,7 +10,7 @@
 
 enum { HEAD = 0, WRITER_WAITS = 1, TAIL = 16, READER_WAITS = 17, SLOTS_AT = 256, FLAG_MARKED = 1 };
 
-_Static_assert(sizeof(struct ring_slot) == 106, "as offload.slots packs it");
+_Static_assert(sizeof(struct ring_slot) == 106, "as offload.nic.slots packs it");
 
 /* What was copied is not fetched again from where it was: the compiler must not think that it is still the same. */
 static void settled(void) { __asm__ volatile("" ::: "memory"); }

@@ -1,4 +1,4 @@
-/* offload._native.Ring: the ring of packets received as a Python object, one side of a port of offload.rings. See
+/* offload._native.Ring: the ring of packets received as a Python object, one side of a port of offload.nic.rings. See
  * offload/_native.pyi for what each method means. */
 #include "module.h"
 
@@ -130,7 +130,7 @@ static PyObject *hand_on(Ring *self, PyObject *arguments)
     return up == NULL ? NULL : Py_BuildValue("KKKN", taken, frames, octets, up);
 }
 
-/* A side of a port, as offload.rings.Reader is ---------------------------------------------------------- */
+/* A side of a port, as offload.nic.rings.Reader is ---------------------------------------------------------- */
 
 static PyObject *tell(Ring *self, PyObject *unused)
 {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ikd.transport import KEEPALIVE, Transport
-from offload import bpf
+from offload.host import bpf
 from sadb.address import Address, Path, SocketAddress, parse
 
 ANY, ONE, TWO = parse("0.0.0.0"), parse("127.0.0.1"), parse("127.0.0.2")

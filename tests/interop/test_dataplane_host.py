@@ -20,7 +20,7 @@ from support.lab import Lab
 from support.relay import MARK, SPI, Relay, outer_header
 from support.scenario import eventually
 
-from offload.filter import REASONS, Marks
+from offload.host.filter import REASONS, Marks
 from sadb.flows import FlowTable
 from sadb.sa import Action, Flow, Level, Mode
 from sadb.selector import ANY_PORT, ICMPV6, TCP, Selector, TrafficSelector, fields_of

@@ -16,7 +16,7 @@ from support.lab import Lab
 from support.scenario import Twins, eventually, tunnel_policy, twins
 
 from ikd.state_file import FILE
-from offload.workers import FIRST_PAUSE
+from offload.workers.pool import FIRST_PAUSE
 
 pytestmark = pytest.mark.interop
 

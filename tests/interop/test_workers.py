@@ -16,7 +16,7 @@ from support.daemon import Ikd
 from support.lab import Lab
 from support.scenario import Twins, eventually, tunnel_policy, twins
 
-from offload.workers import FIRST_PAUSE
+from offload.workers.pool import FIRST_PAUSE
 
 pytestmark = pytest.mark.interop
 
@@ -107,7 +107,7 @@ def test_worker_that_dies_again_and_again(hosts: Lab, place: Path) -> None:
 
 # The daemon, less patient than it is: the time a worker may be silent is nobody's setting.
 IMPATIENT = """
-import offload.workers as workers
+import offload.workers.pool as workers
 workers.SILENT_SECONDS, workers.ALIVE_SECONDS = 4.0, 0.5
 from ikd.__main__ import main
 main()

@@ -27,12 +27,13 @@ from support.engines import (
     segments,
 )
 
-from offload import ip, requests, vnet
-from offload.adapter import Adapter
-from offload.capabilities import PROFILES
-from offload.descriptors import CryptoStatus, Mark, Task, Transmit
-from offload.outer import Arrived
-from offload.requests import Added, AddSa, Refused, UpdateSa
+from offload import ip, vnet
+from offload.nic import requests
+from offload.nic.adapter import Adapter
+from offload.nic.capabilities import PROFILES
+from offload.nic.descriptors import Task, Transmit
+from offload.nic.requests import Added, AddSa, Refused, UpdateSa
+from offload.outer import Arrived, CryptoStatus, Mark
 from offload.software import Frame, SoftwareEngine
 from sadb.algorithms import QuickSuite, SecurityProtocol
 from sadb.sa import Expire, Lifetime, Mode, SecurityAssociation

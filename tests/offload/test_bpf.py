@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from support.engines import ONE_ENGINE
 from support.require import require
 
-from offload import bpf
-from offload.natt import UDP_GRO, UDP_SEGMENT
-from offload.raw import AH, ESP, RawSockets
+from offload.host import bpf
+from offload.host.natt import UDP_GRO, UDP_SEGMENT
+from offload.host.raw import AH, ESP, RawSockets
 
 pytestmark = ONE_ENGINE
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from offload import buffers
+from offload.host import buffers
 
 OCTETS = 50_000  # less than any system gives to everybody; Linux counts twice of it
 

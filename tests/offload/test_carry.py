@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import pytest
 from support.engines import ONE_ENGINE
 
-from offload.descriptors import Completion, CryptoStatus, Mark
+from offload.host.natt import UDP_GRO, UDP_SEGMENT
 from offload.ledger import Ledger
-from offload.natt import UDP_GRO, UDP_SEGMENT
-from offload.outer import Arrived
-from offload.rings import AdapterPort, HostPort, wire
-from offload.slots import Broken
+from offload.nic.descriptors import Completion
+from offload.nic.rings import AdapterPort, HostPort, wire
+from offload.nic.slots import Broken
+from offload.outer import Arrived, CryptoStatus, Mark
 from sadb.address import Path, SocketAddress
 
 if TYPE_CHECKING:

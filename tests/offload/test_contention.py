@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from offload.contention import Contest, Result, contest
-from offload.placement import MOVES, Ceiling, FirstCome, Weighted
+from offload.switch.contention import Contest, Result, contest
+from offload.switch.placement import MOVES, Ceiling, FirstCome, Weighted
 
 # No engine takes part.
 pytestmark = pytest.mark.parametrize("engine", ["python"], indirect=True)

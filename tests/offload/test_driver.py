@@ -11,11 +11,12 @@ from support.engines import GCM_ESN, Host, another, between, echo, entropy, host
 from support.require import require
 
 from offload import ip
-from offload.capabilities import PROFILES, Direction
-from offload.descriptors import Completion, CryptoStatus, Mark, Task
-from offload.driver import HELD, LAGGING, PATIENCE, Driver, Report, Stage
-from offload.hybrid import HybridEngine
-from offload.requests import Added, AddSa, Deleted, DeleteSa, Link, Refused
+from offload.nic.capabilities import PROFILES, Direction
+from offload.nic.descriptors import Completion, Task
+from offload.nic.driver import HELD, LAGGING, PATIENCE, Driver, Report, Stage
+from offload.nic.hybrid import HybridEngine
+from offload.nic.requests import Added, AddSa, Deleted, DeleteSa, Link, Refused
+from offload.outer import CryptoStatus, Mark
 from sadb.sa import Mode, SaPair
 from sadb.selector import UDP
 

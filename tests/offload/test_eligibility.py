@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from offload.capabilities import PROFILES, Direction, Transform
-from offload.eligibility import Circumstances, Reason, Shape, direction, ineligible, unfit
 from offload.ip import Dropped
+from offload.nic.capabilities import PROFILES, Direction, Transform
+from offload.nic.eligibility import Circumstances, Reason, Shape, direction, ineligible, unfit
 from sadb.algorithms import ENCRYPTION_BY_NAME, INTEGRITY_BY_NAME, QuickSuite, SecurityProtocol
 from sadb.sa import Mode, SecurityAssociation, State
 from sadb.secret import Secret

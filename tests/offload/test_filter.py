@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from offload.filter import Marks, ruleset, table_name
+from offload.host.filter import Marks, ruleset, table_name
 from sadb.sa import Action, Flow, Level
 from sadb.selector import ANY_PORT, OPAQUE, Selector, TrafficSelector
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload import ip
-from offload.hints import hint4, hint6
-from offload.raw import TooBig
+from offload.host.hints import hint4, hint6
+from offload.host.raw import TooBig
 from tests.support.engines import datagram
 
 HERE, PEER = {4: "198.51.100.1", 6: "2001:db8::1"}, {4: "192.0.2.9", 6: "2001:db8::9"}

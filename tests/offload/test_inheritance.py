@@ -21,12 +21,12 @@ from support import engines
 from support.require import require
 
 from offload import channel
-from offload.inheritance import Estate, Orphan, claim, ended, place_of
+from offload.host.tun import Queue, Tun
 from offload.ledger import Ledger
-from offload.processes import Bequest, Kind, spawn
-from offload.shares import Share
-from offload.tun import Queue, Tun
-from offload.workers import Workers
+from offload.workers.inheritance import Estate, Orphan, claim, ended, place_of
+from offload.workers.pool import Workers
+from offload.workers.processes import Bequest, Kind, spawn
+from offload.workers.shares import Share
 from sadb.sa import SaPair, State
 
 pytestmark = engines.ONE_ENGINE

@@ -12,10 +12,9 @@ from support.native import PLAIN
 from support.require import require
 
 from offload import vnet
-from offload.capabilities import Direction
-from offload.descriptors import CryptoStatus, Mark
-from offload.driver import Stage
-from offload.outer import Arrived
+from offload.nic.capabilities import Direction
+from offload.nic.driver import Stage
+from offload.outer import Arrived, CryptoStatus, Mark
 from offload.software import Batch
 from sadb.algorithms import QuickSuite
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offload.native_cipher import maker, native
+from offload.nic.cipher import maker, native
 from sadb.algorithms import ENCRYPTION_BY_NAME
 from sadb.crypto import Unverified, cipher
 

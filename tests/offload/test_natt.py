@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from support.engines import ONE_ENGINE
 from support.require import require
 
-from offload import natt
-from offload.natt import LARGEST, MTU, NattSockets, Probes
+from offload.host import natt
+from offload.host.natt import LARGEST, MTU, NattSockets, Probes
 from offload.outer import Arrived, Outgoing
 from sadb.address import Address, Path, SocketAddress
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import pytest
 from support import engines
 
-from offload.capabilities import PROFILES
 from offload.channel import address, framed
-from offload.driver import Driver
-from offload.nic_link import NicLink
-from offload.requests import Added, TooBig
-from offload.rings import wire
-from offload.slots import Broken
+from offload.nic.capabilities import PROFILES
+from offload.nic.driver import Driver
+from offload.nic.link import NicLink
+from offload.nic.requests import Added, TooBig
+from offload.nic.rings import wire
+from offload.nic.slots import Broken
 
 pytestmark = engines.ONE_ENGINE
 

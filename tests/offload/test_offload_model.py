@@ -18,11 +18,11 @@ from support.engines import AH_SUITES, GCM, GCM_ESN, HOSTS, another, arrived, en
 from support.tap import WireTap
 
 from offload import ip, vnet
-from offload.capabilities import Direction
-from offload.driver import PATIENCE
-from offload.faults import Lie
+from offload.nic.capabilities import Direction
+from offload.nic.driver import PATIENCE
+from offload.nic.faults import Lie
+from offload.nic.packet_mode import LOST
 from offload.outer import Outgoing
-from offload.packet_mode import LOST
 from offload.software import SoftwareEngine
 from sadb.algorithms import QuickSuite
 from sadb.backend import Notice

@@ -34,16 +34,16 @@ from support.tap import WireTap
 
 from offload import vnet
 from offload.accounts import LedgerAccounts
-from offload.adapter import Adapter
-from offload.capabilities import PROFILES, Direction
 from offload.channel import add as channel_add
 from offload.channel import pair_of
-from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
-from offload.driver import HELD, PATIENCE, Report, Stage
 from offload.ledger import Ledger
-from offload.outer import Arrived
-from offload.packet_mode import LEASE, LOST, Judge, Lease, Numbers
-from offload.requests import AddSa, Deleted, Packets, Refused, TakeWindow, add
+from offload.nic.adapter import Adapter
+from offload.nic.capabilities import PROFILES, Direction
+from offload.nic.descriptors import Completion, Task, Transmit
+from offload.nic.driver import HELD, PATIENCE, Report, Stage
+from offload.nic.packet_mode import LEASE, LOST, Judge, Lease, Numbers
+from offload.nic.requests import AddSa, Deleted, Packets, Refused, TakeWindow, add
+from offload.outer import Arrived, CryptoStatus, Mark
 from offload.software import SoftwareEngine
 from sadb.algorithms import QuickSuite
 from sadb.replay import ReplayWindow

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offload.capabilities import PROFILES, Capabilities, Direction
-from offload.claims import BOTH, Claim, Rate
-from offload.eligibility import Reason
-from offload.placement import MOVES, RESIDENT, Ceiling, Decision, FirstCome, Outcome, Weighted
-from offload.ports import HOST, PortError, Ports
+from offload.nic.capabilities import PROFILES, Capabilities, Direction
+from offload.nic.eligibility import Reason
+from offload.switch.claims import BOTH, Claim, Rate
+from offload.switch.placement import MOVES, RESIDENT, Ceiling, Decision, FirstCome, Outcome, Weighted
+from offload.switch.ports import HOST, PortError, Ports
 
 # No engine takes part.
 pytestmark = pytest.mark.parametrize("engine", ["python"], indirect=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from support.engines import GCM_ESN, association
 
-from offload.port_protocol import Claim, encode, facts, from_guest, plain
-from offload.port_protocol import association as known
+from offload.switch.port_protocol import Claim, encode, facts, from_guest, plain
+from offload.switch.port_protocol import association as known
 from sadb.sa import Mode
 from sadb.selector import Selector
 

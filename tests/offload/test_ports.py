@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from offload.capabilities import PROFILES
-from offload.ports import HOST, PortError, Ports
+from offload.nic.capabilities import PROFILES
+from offload.switch.ports import HOST, PortError, Ports
 
 # No engine takes part.
 pytestmark = pytest.mark.parametrize("engine", ["python"], indirect=True)

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from offload.raw import AH, ESP, IP_RECVERR, IPV6_RECVERR, TooBig, reported
+from offload.host.raw import AH, ESP, IP_RECVERR, IPV6_RECVERR, TooBig, reported
 
 SPI = 0xC0FFEE01
 

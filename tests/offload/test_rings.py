@@ -24,10 +24,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.require import require
 
-from offload.descriptors import Completion, CryptoStatus, Mark, Task, Transmit
-from offload.outer import Arrived
-from offload.rings import MOUTHFUL, AdapterPort, HostPort, Plug, wire
-from offload.slots import Broken
+from offload.nic.descriptors import Completion, Task, Transmit
+from offload.nic.rings import MOUTHFUL, AdapterPort, HostPort, Plug, wire
+from offload.nic.slots import Broken
+from offload.outer import Arrived, CryptoStatus, Mark
 from sadb.address import Path, SocketAddress
 
 HERE = ip_address("192.0.2.1")
@@ -37,10 +37,10 @@ ECHO = """
 import select, sys
 from ipaddress import ip_address
 import msgspec
-from offload.descriptors import Completion
-from offload.outer import Arrived
-from offload.rings import AdapterPort, Plug
-from offload.slots import Broken
+from offload.nic.descriptors import Completion
+from offload.outer import Arrived, CryptoStatus, Mark
+from offload.nic.rings import AdapterPort, Plug
+from offload.nic.slots import Broken
 
 port = AdapterPort(msgspec.json.decode(sys.argv[1], type=Plug))
 where = ip_address("192.0.2.1")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
 
-from offload.filter import Marks
-from offload.routes import UNCHOSEN, Numbers, Plan, plan
+from offload.host.filter import Marks
+from offload.host.routes import UNCHOSEN, Numbers, Plan, plan
 from sadb.address import Address
 from sadb.sa import Action, Flow, Mode
 from sadb.selector import Selector, TrafficSelector

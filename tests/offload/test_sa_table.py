@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.engines import GCM, association
 
-from offload.capabilities import PROFILES
-from offload.sa_table import Entry, SaTable, slot_of
+from offload.nic.capabilities import PROFILES
+from offload.nic.sa_table import Entry, SaTable, slot_of
 from sadb.sa import Mode, SecurityAssociation
 from sadb.selector import Selector
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from support.engines import ONE_ENGINE, Host, arrived, between, datagrams, entropy, hosts, trains
 from support.require import require
 
-from offload import buffers
-from offload.natt import BUFFER
+from offload.host import buffers
+from offload.host.natt import BUFFER
 from offload.outer import Arrived
 from offload.software import SoftwareEngine
 from sadb.address import Path, SocketAddress
@@ -148,7 +148,7 @@ TURNS = 12
 
 
 def pumping(host: Host, sock: socket.socket, device: int) -> Callable[[], None]:
-    """What a worker does when datagrams wait (offload.worker)."""
+    """What a worker does when datagrams wait (offload.workers.worker)."""
     engine = host.engine
     assert isinstance(engine, WorkerEngine)
 

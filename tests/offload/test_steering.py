@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 from support.engines import GCM, association
 
-from offload.capabilities import PROFILES, Direction
-from offload.eligibility import Reason
-from offload.placement import RESIDENT, Outcome
-from offload.ports import HOST, Ports
-from offload.steering import Member, Steering
+from offload.nic.capabilities import PROFILES, Direction
+from offload.nic.eligibility import Reason
+from offload.switch.placement import RESIDENT, Outcome
+from offload.switch.ports import HOST, Ports
+from offload.switch.steering import Member, Steering
 from sadb.sa import Mode, State
 from sadb.selector import Selector
 

@@ -7,7 +7,7 @@ import select
 
 import pytest
 
-from offload.tun import QUEUE, MemoryTun, Tun
+from offload.host.tun import QUEUE, MemoryTun, Tun
 from sadb.backend import Unavailable
 
 
@@ -59,6 +59,6 @@ def test_impossible_names_are_refused(name: str) -> None:
 
 def test_missing_device_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Containers seldom have it, and the message must say what to do."""
-    monkeypatch.setattr("offload.tun._DEVICE", "/nonexistent/tun")
+    monkeypatch.setattr("offload.host.tun._DEVICE", "/nonexistent/tun")
     with pytest.raises(Unavailable, match="modprobe tun"):
         Tun("ikd9")

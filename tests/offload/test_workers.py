@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from support import engines
 
-from offload import channel, processes
+from offload import channel
 from offload.outer import Arrived
-from offload.processes import Kind, Process
-from offload.shares import Share
-from offload.worker import EARLY, EARLY_SECONDS, Early
-from offload.workers import SILENT_SECONDS, Workers
+from offload.workers import processes
+from offload.workers.pool import SILENT_SECONDS, Workers
+from offload.workers.processes import Kind, Process
+from offload.workers.shares import Share
+from offload.workers.worker import EARLY, EARLY_SECONDS, Early
 from sadb.sa import SaPair, State, Usage
 
 HERE = ip_address("192.0.2.1")
@@ -84,8 +85,8 @@ async def test_a_worker_that_cannot_be_made_leaves_none_behind(monkeypatch: pyte
         told = {"kill": lambda: done.append("killed"), "release": lambda: done.append("released")}
         return SimpleNamespace(**quiet, **told, report=channel.Report({}, 0))
 
-    monkeypatch.setattr("offload.workers.spawn", spawned)
-    monkeypatch.setattr("offload.workers.ended", lambda pidfd, seconds: True)
+    monkeypatch.setattr("offload.workers.pool.spawn", spawned)
+    monkeypatch.setattr("offload.workers.pool.ended", lambda pidfd, seconds: True)
     workers = Workers(8, Kind("python", 32, 32))
     tun: Any = SimpleNamespace(queues=[None, None], segments_udp=False)
     with pytest.raises(OSError, match="no process"):

@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 from support.policies import complaint, policy
 
-from offload.filter import Marks, ruleset
+from offload.host.filter import Marks, ruleset
 from offload.software import SoftwareEngine
 from policy.checks import COMBINATIONS
 from policy.limits import LIMITS

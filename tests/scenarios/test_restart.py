@@ -52,7 +52,7 @@ def restarted(path: Link, name: str, *, kept: bool = True) -> Host:
 
 def unbroken(path: Link) -> bool:
     """Whether each end always had a pair to send on; one that the other end had not got yet lasted no longer
-    than a message to it, for which its workers keep packets (`offload.worker.Early`)."""
+    than a message to it, for which its workers keep packets (`offload.workers.worker.Early`)."""
     return not any("no pair" in gap for gap in path.gaps) and len(path.gaps) <= 1
 
 

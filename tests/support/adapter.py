@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from offload import vnet
-from offload.adapter import Adapter
-from offload.capabilities import PROFILES, Direction
-from offload.driver import Driver
-from offload.native_cipher import maker
+from offload.nic.adapter import Adapter
+from offload.nic.capabilities import PROFILES, Direction
+from offload.nic.cipher import maker
+from offload.nic.driver import Driver
+from offload.nic.packet_engine import PacketEngine
 from offload.outer import Arrived
-from offload.packet_engine import PacketEngine
 from offload.software import Batch, Frame
 from sadb.address import Address
 from sadb.sa import SaPair, SecurityAssociation

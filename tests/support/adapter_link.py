@@ -15,13 +15,13 @@ from support.require import require
 from support.tap import WireTap
 
 from offload import vnet
-from offload.adapter import Adapter
-from offload.capabilities import PROFILES, Direction
-from offload.descriptors import Completion, CryptoStatus, Transmit
-from offload.driver import Driver
-from offload.outer import Arrived, Outgoing
-from offload.packet_engine import PacketEngine
-from offload.requests import AddSa, Answer, Link, Request
+from offload.nic.adapter import Adapter
+from offload.nic.capabilities import PROFILES, Direction
+from offload.nic.descriptors import Completion, Transmit
+from offload.nic.driver import Driver
+from offload.nic.packet_engine import PacketEngine
+from offload.nic.requests import AddSa, Answer, Link, Request
+from offload.outer import Arrived, CryptoStatus, Outgoing
 from offload.sender import Sender
 from offload.software import Batch, Frame
 from sadb.sa import Flow, SaPair

@@ -18,7 +18,7 @@ from ikd.daemon import Daemon
 from ikd.events import Event
 from ikd.loading import load
 from ikd.plane import MemoryPlane
-from offload.tun import MemoryTun
+from offload.host.tun import MemoryTun
 
 ADDRESSES = {"left": "127.0.0.1", "right": "127.0.0.2"}
 INSIDE = {"left": "10.1.0.1", "right": "10.2.0.1"}

@@ -13,10 +13,10 @@ from support.adapter import AdapterEngine
 from support.native import NativeEngine
 
 from offload import vnet
-from offload.hybrid import HybridEngine
-from offload.native_reader import NativeReader
+from offload.nic.hybrid import HybridEngine
+from offload.nic.reader import NativeReader
+from offload.nic.rings import AdapterPort, HostPort, wire
 from offload.outer import Arrived
-from offload.rings import AdapterPort, HostPort, wire
 from offload.software import Batch, Frame
 from sadb.sa import SaPair
 

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from offload import vnet
-from offload.host import Host
+from offload.host.network import Host
+from offload.host.raw import ESP, RawSockets
+from offload.host.tun import Tun
 from offload.outer import Outgoing
-from offload.raw import ESP, RawSockets
-from offload.tun import Tun
 from sadb.address import Address
 from sadb.backend import Unavailable
 from sadb.sa import Flow
