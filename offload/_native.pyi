@@ -33,7 +33,7 @@ def openssl_only() -> str:
     without instructions of the processor, which is for measurements."""
 
 class Ring:
-    """The reader of packets received of `offload.rings.HostPort`, over its memory: where the rings for
+    """The reader of packets received of `offload.nic.rings.HostPort`, over its memory: where the rings for
     transmission, completions and packets received begin, the sizes, and the doorbells. Raises `ValueError`
     for what cannot be, and for all use after `close`."""
 
