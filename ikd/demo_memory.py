@@ -14,8 +14,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from ikd.control.service import ControlService
 from ikd.daemon import Daemon
-from ikd.demo import MARKER, DemoFailed, Seen, Steps, ikctl, judge, prepare
+from ikd.demo_steps import MARKER, DemoFailed, Seen, Steps, ikctl, judge, prepare
 from ikd.loading import load
 from ikd.plane import MemoryPlane
 
@@ -134,7 +135,7 @@ async def _run(steps: Steps, homes: dict[str, Path]) -> None:
 async def _start(stack: AsyncExitStack, home: Path, seen: Seen) -> Daemon:
     """Run a daemon until the stack ends."""
     log = stack.enter_context((home / "log").open("w"))
-    daemon = Daemon(await load(home).resolved(), log)
+    daemon = Daemon(await load(home).resolved(), ControlService, log)
     watch(daemon, seen)
     ready = asyncio.Event()
     running = asyncio.create_task(daemon.run(signals=False, ready=ready.set))

@@ -39,8 +39,8 @@ from support.kerberos import Kdc
 from support.lab import Pinged
 from support.matrix import ALPHA, BETA, OTHER, Case, Ends, daemon
 
-from ikd.demo import Seen
 from ikd.demo_memory import watch
+from ikd.demo_steps import Seen
 
 NUMBERS = {ALPHA: 11, BETA: 12, "kdc": 13, "router": 14}
 INNER = "inner"
