@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ikd.auth import Authenticated, Identity
 from ikd.events import DatagramDropped, IkeClosed, IkeEstablished, PeerLimited, WayFound, WayLost
 from ikd.exchange import Question
-from ikd.keying import Environment, MainMode
+from ikd.keying import MainMode
 from ikd.life import Input, Life, State, idle_limits
 from ikd.outputs import Inherit, Output, Remove, Renew
 from ikd.wire.isakmp import Header
@@ -22,9 +22,6 @@ from policy.rules import Rule
 from sadb.address import Address, Path
 from sadb.algorithms import MainSuite
 from sadb.sa import Acquire, SaPair
-
-if TYPE_CHECKING:
-    from ikd.halfopen import HalfOpen
 
 
 class Owner(Protocol):
@@ -49,24 +46,6 @@ class Owner(Protocol):
     def moved(self, association: Association, old: Address) -> None: ...
     def disown(self, association: Association) -> None: ...
     def forget(self, association: Association) -> None: ...
-
-
-class Registry(Owner, Protocol):
-    """What a keying module needs of the endpoint to find and begin associations."""
-
-    env: Environment
-    associations: Mapping[int, Association]
-    strangers: HalfOpen
-
-    def dropped(self, reason: str, detail: str, path: Path) -> None: ...
-    def refuses(self, address: Address, now: float) -> tuple[str, str] | None: ...
-
-
-class Admission(Protocol):
-    """A keying module as the endpoint uses it."""
-
-    def begin(self, path: Path, now: float) -> Association: ...
-    def receive(self, header: Header, data: bytes, path: Path, now: float) -> None: ...
 
 
 class Association(ABC):

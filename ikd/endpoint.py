@@ -15,8 +15,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from ikd.admission import Admission
 from ikd.adoption import Adoption
-from ikd.association import Admission, Association
+from ikd.association import Association
 from ikd.auth import Identity
 from ikd.auth.credentials import Credentials
 from ikd.authip.admission import EXCHANGES, AuthipAdmission

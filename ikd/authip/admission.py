@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from ikd.association import Registry
+from ikd.admission import Registry
 from ikd.authip.association import AuthipAssociation
 from ikd.authip.channel import VERSION, Channel
 from ikd.authip.message import notify

@@ -198,7 +198,7 @@ def make_keys(session: Session, rule: Rule, shared: bytes) -> None:
 
 def proof(session: Session) -> Proof:
     """How both sides prove themselves."""
-    assert session.proof is not None
+    assert isinstance(session.proof, Proof)
     return session.proof
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ikd import keying
 from ikd.ikev1.channel import Channel
@@ -21,7 +21,12 @@ from sadb.sa import SaPair
 
 if TYPE_CHECKING:
     from ikd.ikev1.message import Message
-    from ikd.ikev1.proofs import Proof
+
+
+class Proving(Protocol):
+    """What a session knows of how both sides prove themselves; the rest is in `ikd.ikev1.proofs`."""
+
+    method: ClassVar[str]
 
 
 class Hooks:
@@ -76,7 +81,7 @@ class Session(IsakmpSession):
         self.has_twin = False  # AuthIP is begun at the same time, and our first message says so
         self.keys: IkeKeys | None = None
         self.method: int = UNDECIDED
-        self.proof: Proof | None = None  # how both sides prove themselves, once that is agreed on
+        self.proof: Proving | None = None  # how both sides prove themselves, once that is agreed on
         self.pair_due = False  # the peer's next message is one of an additional pair of tokens
         self.pair_messages = 0  # of such pairs, so far
         self.public_i = self.public_r = b""

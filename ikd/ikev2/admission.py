@@ -6,7 +6,8 @@ when limits and cookie allow it. Complaints to strangers are few and short.
 
 from __future__ import annotations
 
-from ikd.association import Association, Registry
+from ikd.admission import Registry
+from ikd.association import Association
 from ikd.events import CookieDemanded, NegotiationStarted
 from ikd.ikev2.association import Ikev2Association
 from ikd.ikev2.channel import VERSION, Channel, clear

@@ -204,6 +204,10 @@ class Ikev2Association(Association):
             self.moves.network_changed(now)
             self._settle(now)
 
+    def peer_moved(self, old: Address) -> None:
+        """The peer was at this address, and is at that of `path`."""
+        self.owner.moved(self, old)
+
     def hurry(self, now: float) -> None:
         """Repeat at once what is not answered: there is a way to the peer again, or another one."""
         self.talks.hurry(now)
@@ -376,7 +380,7 @@ class Ikev2Association(Association):
             return
         old, session.path = session.path, path
         if old.peer.address != path.peer.address:
-            self.owner.moved(self, old.peer.address)
+            self.peer_moved(old.peer.address)
         if self.state is not State.CONNECTING:
             self.owner.emit(PeerMoved(ike=self.number, old=old, new=path))
         for pair in self.children.values():

@@ -9,21 +9,40 @@ there is from its third transmission on, and the path its answer comes by is the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from ikd.events import HostMoved, PeerMoved
+from ikd.exchange import Steps
 from ikd.ikev2 import mobike
 from ikd.ikev2.failure import told
 from ikd.ikev2.message import Refused
 from ikd.ikev2.mobility import Mobility, Place, additional, candidates
+from ikd.ikev2.session import Session
 from ikd.life import State
 from ikd.outputs import Move
-from sadb.address import Path
-from sadb.sa import Mode
+from policy.rules import Rule
+from sadb.address import Address, Path
+from sadb.sa import Acquire, Mode, SaPair
 
-if TYPE_CHECKING:
-    from ikd.ikev2.association import Ikev2Association
-    from ikd.ikev2.session import Session
+
+class Mover(Protocol):
+    """What this needs of an association."""
+
+    session: Session
+    inherited: bool
+    undecided: bool
+
+    @property
+    def state(self) -> State: ...
+    @property
+    def usable(self) -> bool: ...
+    def begin(self, name: str, steps: Steps[Any], now: float) -> None: ...
+    def begin_anew(self, reason: str) -> None: ...
+    def create_child(self, rule: Rule, acquire: Acquire | None, now: float) -> None: ...
+    def close_child(self, pair: SaPair, reason: str, now: float) -> None: ...
+    def find_way(self, way: Address | None, now: float) -> bool: ...
+    def peer_moved(self, old: Address) -> None: ...
+    def hurry(self, now: float) -> None: ...
 
 
 class Moves:
@@ -31,7 +50,7 @@ class Moves:
 
     __slots__ = ("association", "session")
 
-    def __init__(self, association: Ikev2Association) -> None:
+    def __init__(self, association: Mover) -> None:
         self.association = association
         self.session = association.session
         hooks = self.session.hooks
@@ -109,7 +128,7 @@ class Moves:
         session, mobility, association = self.session, self._mobility, self.association
         old, session.path = session.path, path
         if old.peer.address != path.peer.address:
-            association.owner.moved(association, old.peer.address)
+            association.peer_moved(old.peer.address)
             mobility.spread = True  # what is asked there goes here, too
         association.hurry(session.now)
         if association.inherited or association.undecided:  # the rest is for the one that has the Child SAs
@@ -129,7 +148,7 @@ class Moves:
         session, old = self.session, self.session.path
         session.path, session.stranded = former.path, former.stranded
         session.nat_local, session.nat_peer = former.nat_local, former.nat_peer
-        self.association.owner.moved(self.association, old.peer.address)
+        self.association.peer_moved(old.peer.address)
 
     def trust(self) -> None:
         """The Child SAs take the path of the IKE SA."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from ikd.association import Registry
+from ikd.admission import Registry
 from ikd.events import CookieDemanded, NegotiationStarted
 from ikd.outputs import Transmit
 from ikd.riders.cookie import ResponderCookies
