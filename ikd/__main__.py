@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ikd import __version__
+from ikd.control.service import ControlService
 from ikd.daemon import CannotStart, Daemon
 from ikd.loading import ConfigurationError, load
 from ikd.loop import Loop
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 async def _serve(directory: Path) -> None:
     configuration = await load(directory).resolved()
-    daemon = Daemon(configuration)
+    daemon = Daemon(configuration, ControlService)
     with suppress(OSError):  # without the right to it
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
     gc.freeze()  # what is here stays: collections need not look at it again

@@ -1,7 +1,7 @@
 """Shell. The daemon: everything put together, from files and sockets to the core, and taken apart again.
 
 It owns the order of starting and stopping, signals, reload, and what systemd hears. What happens in between
-is in `ikd.driver`; what requests may ask of it is in `ikd.control.host`.
+is in `ikd.driver`. Whoever may ask it things is given to it (`Control`): it knows no requests.
 """
 
 from __future__ import annotations
@@ -10,21 +10,16 @@ import asyncio
 import errno
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import AsyncExitStack, suppress
-from typing import Any, Final, TextIO
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, suppress
+from typing import Any, Final, Protocol, TextIO
 
 from ikd import __version__, events, loading, network, systemd
 from ikd.auth.credentials import Credentials
-from ikd.control import requests
-from ikd.control.failures import Failures
-from ikd.control.host import DaemonHost
-from ikd.control.protocol import Caller, Json
-from ikd.control.recent import Recent
-from ikd.control.server import Occupied, Server, SocketFile
 from ikd.driver import Driver
 from ikd.endpoint import Endpoint
 from ikd.keylog import KeyLog
@@ -62,22 +57,37 @@ class CannotStart(Exception):
     """The daemon cannot start; the text is for the administrator."""
 
 
-class Daemon:
-    """One daemon on one configuration directory, made on a running loop. `run` returns when it was
-    stopped."""
+class Control(Protocol):
+    """Where administrators ask a daemon and steer it."""
 
-    def __init__(self, configuration: Configuration, stream: TextIO | None = None) -> None:
+    def claim(self, given: socket.socket | None) -> AbstractContextManager[socket.socket]:
+        """Hold the control socket, which systemd may have given, so that there is one daemon at a place;
+        raises `CannotStart` and `OSError`."""
+        ...
+
+    def serve(self, sock: socket.socket) -> AbstractAsyncContextManager[None]:
+        """Answer on it."""
+        ...
+
+
+class Daemon:
+    """One daemon on one configuration directory, made on a running loop; `control` makes where it is asked.
+    `run` returns when it was stopped."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        control: Callable[[Daemon], Control],
+        stream: TextIO | None = None,
+    ) -> None:
         settings = self.settings = configuration.settings
         self.configuration = configuration
         self.loop = asyncio.get_running_loop()
         self.began = self.loop.time()
         self.publisher = Publisher(self.broken)
         self.log = Log(settings.log.level, settings.log.format, stream or sys.stderr, self.loop.call_later)
-        self.failures = Failures(self.loop.time)
         self.metrics = Metrics(lambda: readings(self))
-        self.recent = Recent(time.time)
-        heard = (self.log.writer, self.metrics.listener, self.failures.listener, self.recent.listener)
-        for source in heard:
+        for source in (self.log.writer, self.metrics.listener):
             self.publisher.add_source(source)
         self.keylog = KeyLog(lambda text: self.warn("exported keys", text))
         self.transport = Transport(
@@ -94,10 +104,10 @@ class Daemon:
             lambda: self.settings.ike.first_messages,
         )
         self.publisher.add_source(self.sieving.listener)
-        control = settings.directory / settings.daemon.control
+        self.control_path = settings.directory / settings.daemon.control
         adapter = AdapterOptions(
             configuration.ports,
-            control.parent / "ports",
+            self.control_path.parent / "ports",
             self._wished,
             lambda ports: save_ports(settings.directory, ports),
         )
@@ -126,7 +136,7 @@ class Daemon:
         # what arrives goes straight to the driver (`transport.Receiver`)
         self.ike, self.esp = self.driver.ike, self.driver.esp
         self.trouble, self.recovered = self.driver.trouble, self.driver.recovered
-        self.host = DaemonHost(self)
+        self.control = control(self)
         self._stopping = asyncio.Event()
         self._restarting = False
         self._reason = ""
@@ -149,7 +159,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             try:
                 await self._start(stack)
-            except (OSError, Unavailable, Occupied) as error:
+            except (OSError, Unavailable) as error:
                 if self.plane.inherited:  # the next start may be better
                     self.plane.leave()
                 raise CannotStart(told(error)) from error
@@ -183,32 +193,26 @@ class Daemon:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         """In this order, so that a second daemon is refused before it touches anything."""
-        daemon = self.settings.daemon
-        place = self.settings.directory / daemon.control
         given = systemd.sockets(systemd.passed())
-        file = SocketFile(place, daemon.control_mode, daemon.control_group)
-        sock = file.bind(given.control)
-        for undo in (file.release, sock.close, self.keylog.close, self.driver.close, self._cancel):
+        sock = stack.enter_context(self.control.claim(given.control))
+        for undo in (self.keylog.close, self.driver.close, self._cancel):
             stack.callback(undo)
         if (state := self.state_file.read()) is not None:
             self._parts.go_on(state)
         places = await asyncio.to_thread(network.places)
         stack.callback(self.transport.close)
         stack.callback(self.plane.close)
-        self.transport.open(self.loop, self.plane.claim(place, given.udp))
+        self.transport.open(self.loop, self.plane.claim(self.control_path, given.udp))
         self.plane.open(self.loop)
         self.plane.route(self.endpoint.policy.flows())
         if self.plane.inherited:  # at once: a peer that is told of an initial contact would drop these pairs
             self._take_over()
         if places:
             self.driver.network_changed(places)
-        server = Server(file, self._dispatch, lambda error: self.broken("a request", error))
-        await stack.enter_async_context(server.serve(sock))
+        await stack.enter_async_context(self.control.serve(sock))
         if self.settings.metrics.listen is not None:
             scraping = Scraping(self.metrics.text, self.broken)
             await stack.enter_async_context(scraping.serve(self.settings.metrics.listen))
-        if file.notice:
-            self.warn("control socket", file.notice)
 
     def _started(self) -> None:
         self.plane.inherited = ()
@@ -361,7 +365,6 @@ class Daemon:
             self.log.levels = new.settings.log.level
             self.publisher.rewire()
         self.configuration, self.settings = new, new.settings
-        self.failures.forget_rules(frozenset(changes.changed + changes.removed))
         credentials = Credentials(new.material, time.time, self.endpoint.env.credentials.challenges)
         self.driver.act(
             "the reload",
@@ -440,9 +443,6 @@ class Daemon:
         self.driver.network_changed(places)
 
     # Telling ---------------------------------------------------------------------------------------------
-
-    async def _dispatch(self, do: str, given: dict[str, Json], caller: Caller) -> Json:
-        return await requests.dispatch(self.host, do, given, caller)
 
     def warn(self, about: str, warning: str) -> None:
         """Something an administrator should know."""

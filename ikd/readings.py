@@ -6,17 +6,35 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ikd import __version__
 from ikd.control.protocol import plain
+from ikd.driver import Driver
+from ikd.endpoint import Endpoint
 from ikd.metrics import Reading
+from ikd.plane import Plane
+from ikd.traffic import Traffic
+from ikd.transport import Transport
+from sadb.database import Database
 
-if TYPE_CHECKING:
-    from ikd.daemon import Daemon
+
+class Measured(Protocol):
+    """What this reads of the daemon."""
+
+    loop: asyncio.AbstractEventLoop
+    began: float
+    endpoint: Endpoint
+    database: Database
+    plane: Plane
+    traffic: Traffic
+    transport: Transport
+    driver: Driver
+
+    def certificates(self) -> dict[tuple[str, str], float]: ...
 
 
-def readings(daemon: Daemon) -> Iterator[Reading]:
+def readings(daemon: Measured) -> Iterator[Reading]:
     """Every gauge, and counters that are kept where they are counted."""
     now = daemon.loop.time()
     yield Reading("info", "The version that runs.", 1, (("version", __version__),))

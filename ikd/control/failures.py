@@ -20,6 +20,7 @@ from ikd.events import (
     IkeEstablished,
     NegotiationFailed,
     PeerAuthenticated,
+    Reloaded,
 )
 
 MOST_RULES: Final = 1024
@@ -56,6 +57,7 @@ class Failures:
             PeerAuthenticated: self._identified,
             IkeEstablished: self._ike_established,
             ChildEstablished: self._child_established,
+            Reloaded: self._reloaded,
         }
 
     def listener(self, kind: type[Event]) -> Callable[[Event], None] | None:
@@ -78,9 +80,9 @@ class Failures:
         """Those of a rule, a peer's address or an identity, the latest first; all without a name."""
         return [one for one in self if not name or name in (one.event.rule, one.event.peer, one.identity)]
 
-    def forget_rules(self, names: frozenset[str]) -> None:
-        """Rules that are gone have not failed any more."""
-        for name in names:
+    def _reloaded(self, event: Reloaded) -> None:
+        """Rules that are gone or mean something else have not failed any more."""
+        for name in (*event.changed, *event.removed):
             self._rules.pop(name, None)
 
     def _failed(self, event: NegotiationFailed) -> None:

@@ -13,7 +13,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from ikd.control import capturing, offload_views, rule_views, steering, top_views, views
+from ikd.control.failures import Failures
 from ikd.control.protocol import Caller, ControlError, Json, hyphened
+from ikd.control.recent import Recent
 from ikd.events import EVENTS
 from ikd.loading import ConfigurationError
 from ikd.rates import Meter
@@ -33,6 +35,10 @@ class DaemonHost:
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
+        self._failures = Failures(daemon.loop.time)
+        self._recent = Recent(time.time)
+        for one in (self._failures, self._recent):
+            daemon.publisher.add_source(one.listener)
         self._addresses: frozenset[Address] = frozenset()
         self._looked = float("-inf")
         self._meters: dict[Caller, Meter] = {}
@@ -48,7 +54,7 @@ class DaemonHost:
             for one in daemon.endpoint.associations.values()
         ]
         there = {(one["peer_address"], rule) for one in peers for rule in one["rules"] or [""]}
-        failures = [one for one in daemon.failures if one.mended is None and now - one.last < views.RECENT]
+        failures = [one for one in self._failures if one.mended is None and now - one.last < views.RECENT]
         peers += [
             views.failed_peer(one, now) for one in failures if (one.event.peer, one.event.rule) not in there
         ]
@@ -92,7 +98,7 @@ class DaemonHost:
 
     def why(self, name: str) -> Json:
         """The last failures of a rule or peer."""
-        found = self.daemon.failures.find(name)
+        found = self._failures.find(name)
         if not found and name and not self._known(name):
             raise rule_views.no_such_rule(name, [rule.name for rule in self.daemon.endpoint.policy.rules])
         return views.why(found, name, self._now(), self._under_way(name))
@@ -103,7 +109,7 @@ class DaemonHost:
             meter = self._meters[caller] = Meter()
             caller.on_close(self.daemon.traffic.listen(meter.hear))
             caller.on_close(lambda: self._forget(caller))
-        return await top_views.top(self.daemon, meter, sort, limit)
+        return await top_views.top(self.daemon, self._failures, meter, sort, limit)
 
     def metrics(self) -> str:
         """For Prometheus."""
@@ -111,7 +117,7 @@ class DaemonHost:
 
     def recent(self) -> list[Json]:
         """The latest events."""
-        return self.daemon.recent.lines()
+        return self._recent.lines()
 
     # Listening -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ikd import __version__
 from ikd.control import offload_views, views
-from ikd.control.failures import Failure
+from ikd.control.failures import Failure, Failures
 from ikd.control.protocol import Json, stamp
 from ikd.rates import NOTHING, Counts, Meter, Rates
 from sadb.sa import SaPair
@@ -29,7 +29,7 @@ IN_SOFTWARE: Final = 5
 T = TypeVar("T")
 
 
-async def top(daemon: Daemon, meter: Meter, sort: str, limit: int) -> Json:
+async def top(daemon: Daemon, failures: Failures, meter: Meter, sort: str, limit: int) -> Json:
     """The whole view. Rates are those of the meter since it was read last."""
     await _look(daemon)
     now = daemon.loop.time()
@@ -53,7 +53,7 @@ async def top(daemon: Daemon, meter: Meter, sort: str, limit: int) -> Json:
         "peers": [_peer(daemon, one, rates, now) for one in _peers(daemon, rates, sort, limit)],
         "sas": [_child(daemon, one, rates, now) for one in _children(daemon, rates, sort, limit)],
         "offload": offload_views.brief(daemon, IN_SOFTWARE),
-        "failures": [_failure(one, now) for one in daemon.failures.latest(FAILURES)],
+        "failures": [_failure(one, now) for one in failures.latest(FAILURES)],
         "drops": sorted(_drops(drops, rates), key=lambda one: (-(one["per_second"] or 0), -one["total"])),
     }
 

@@ -13,6 +13,7 @@ from ikd.events import (
     IkeEstablished,
     NegotiationFailed,
     PeerAuthenticated,
+    Reloaded,
     Row,
 )
 from sadb.address import Path, SocketAddress, parse
@@ -150,8 +151,9 @@ def test_rules_that_are_gone_have_not_failed() -> None:
     """After a reload the status must not speak of rules that are in no file."""
     failures, _ = table()
     feed(failures, failed("net", "192.0.2.2"))
-    failures.forget_rules(frozenset({"net"}))
+    feed(failures, failed("other", "192.0.2.3"), Reloaded(rules=1, removed=("net",), changed=("other",)))
     assert not failures.find("net")
+    assert not failures.find("other")
 
 
 def test_answer_has_both_sides_aligned() -> None:

@@ -325,7 +325,7 @@ async def test_rates_of_a_daemon_go_on_over_a_rekey(sides: tuple[Running, Runnin
             assert line.plain.isprintable()
         with pytest.raises(ControlError, match="sort is rate"):
             await top(sort="speed")
-    await until(lambda: not left.daemon.host._meters)
+    await until(lambda: not left.host._meters)
     assert not left.happened(Broken)
 
 
@@ -334,7 +334,7 @@ async def test_meters_end_with_their_connection(sides: tuple[Running, Running]) 
     left, _ = sides
     for _ in range(5):
         await left.ask("top")
-    await until(lambda: not left.daemon.host._meters and not left.daemon.traffic._listeners)
+    await until(lambda: not left.host._meters and not left.daemon.traffic._listeners)
 
 
 async def test_many_sas_are_one_line(sides: tuple[Running, Running]) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ikd.control.client import Client
+from ikd.control.host import DaemonHost
+from ikd.control.service import ControlService
 from ikd.daemon import Daemon
 from ikd.events import Event
 from ikd.loading import load
@@ -103,6 +105,12 @@ class Running:
         assert isinstance(self.daemon.plane, MemoryPlane)
         return self.daemon.plane.tun
 
+    @property
+    def host(self) -> DaemonHost:
+        """What requests steer it by."""
+        assert isinstance(self.daemon.control, ControlService)
+        return self.daemon.control.host
+
     async def ask(self, do: str, **parameters: Any) -> Any:
         """A request over its socket."""
         return await asyncio.to_thread(self._ask, do, parameters)
@@ -124,7 +132,7 @@ class Running:
 async def start(home: Path) -> Running:
     """Run a daemon from a directory, without signals; returns when it serves."""
     said = io.StringIO()
-    daemon = Daemon(await load(home).resolved(), said)
+    daemon = Daemon(await load(home).resolved(), ControlService, said)
     ready = asyncio.Event()
     events: list[Event] = []
     daemon.publisher.listen(events.append)
