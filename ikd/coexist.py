@@ -9,10 +9,16 @@ refusal that could be authenticated, or a proof that failed, is an answer.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
 
+from ikd.admission import Admission
+from ikd.association import Association
+from ikd.events import KeyingFellBack, NegotiationFailed, NegotiationStarted
+from ikd.outputs import Output
 from ikd.riders.vendor import Known
 from ikd.wire.isakmp import ZERO_SPI, Header
 from policy.rules import Rule
@@ -81,6 +87,117 @@ class Verdicts:
     def forget(self) -> None:
         """A reload may have changed everything."""
         self._found.clear()
+
+
+class Home(Protocol):
+    """What this needs of the endpoint."""
+
+    associations: Mapping[int, Association]
+
+    def emit(self, output: Output) -> None: ...
+    def withdraw(self, association: Association, now: float) -> None: ...
+
+
+class Attempts:
+    """Negotiations of ours that fall back to another of `modules` as long as nobody has answered."""
+
+    def __init__(self, home: Home, modules: Mapping[str, Admission]) -> None:
+        self._home = home
+        self._modules = modules
+        self._found: dict[int, Attempt] = {}  # by number of the association
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def begin(self, attempt: Attempt, now: float) -> None:
+        """Negotiate with the first of the modules that are left, AuthIP and IKEv1 at once."""
+        modules, left = attempt.parted()
+        begun = [(one, self._modules[one].begin(attempt.path, now)) for one in modules]
+        twins = [association.number for _, association in begun]
+        due = now + PATIENCE if left else math.inf
+        for (module, association), twin in zip(begun, reversed(twins), strict=True):
+            number = association.number
+            if left or twin != number:
+                other = twin if twin != number else 0
+                self._found[number] = replace(attempt, left=left, due=due, twin=other)
+            self._home.emit(
+                NegotiationStarted(
+                    ike=number, rule=attempt.rule.name, initiator=True, path=attempt.path, keying=module
+                )
+            )
+        for _, association in begun:
+            if association.number in self._home.associations:  # its twin may have answered or failed at once
+                association.initiate(
+                    attempt.rule, attempt.acquire, now, childless=attempt.childless, twin=len(begun) > 1
+                )
+
+    def part_twins(self, now: float) -> None:
+        """The first valid answer decides between AuthIP and IKEv1."""
+        for number, attempt in list(self._found.items()):
+            association = self._home.associations.get(number)
+            if attempt.twin and association is not None and association.answered:
+                other = self._home.associations.get(attempt.twin)
+                self._found.pop(attempt.twin, None)
+                attempt.twin = 0
+                if other is not None:
+                    self._home.withdraw(other, now)
+
+    def fall_back(self, association: Association, now: float) -> None:
+        """It has closed. If nobody has answered in its protocol, try the next one."""
+        attempt = self._found.pop(association.number, None)
+        if attempt is None or association.answered:
+            return
+        twin = self._home.associations.get(attempt.twin)
+        if twin is not None:
+            other = self._found[twin.number]
+            other.twin = 0
+            if association.main.keying != AUTHIP:
+                return
+            # AuthIP is refused: IKEv1 begins anew without a word of it, else the peer would go on ignoring it
+            self._found.pop(twin.number)
+            twin.abandon("AuthIP was refused", now)
+            attempt = replace(attempt, left=(IKEV1, *attempt.left), alone=True, twin=0)
+        if not attempt.left:
+            return
+        self._home.emit(
+            KeyingFellBack(
+                rule=attempt.rule.name,
+                peer=str(attempt.path.peer.address),
+                module=association.main.keying,
+                instead=attempt.left[0],
+            )
+        )
+        self.begin(attempt, now)
+
+    def settle(self, association: Association) -> None:
+        """Whatever becomes of it, no other protocol is wanted instead."""
+        self._found.pop(association.number, None)
+
+    def settle_all(self) -> None:
+        """No other protocol is wanted for any of them."""
+        self._found.clear()
+
+    def conceals(self, event: NegotiationFailed) -> bool:
+        """Whether a failure is none yet: nobody has answered, and another protocol is left to try."""
+        attempt, association = self._found.get(event.ike), self._home.associations.get(event.ike)
+        if attempt is None or association is None or association.answered:
+            return False
+        return bool(attempt.left or attempt.twin)
+
+    def deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        return min((one.due for one in self._found.values()), default=None)
+
+    def tick(self, now: float) -> None:
+        """Give up those that nobody answers."""
+        for number in [one for one, attempt in self._found.items() if attempt.due <= now]:
+            waiting = self._home.associations.get(number)
+            if waiting is None:  # its twin has taken it along
+                continue
+            if waiting.answered:
+                del self._found[number]
+            else:
+                waiting.abandon("nobody answers", now)
 
 
 def ignored(header: Header, data: bytes, *, has_authip: bool, every: bool) -> bool:

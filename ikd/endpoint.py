@@ -7,23 +7,20 @@ they are counted as events and dropped.
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from ikd.admission import Admission
 from ikd.adoption import Adoption
+from ikd.alarms import Alarms
 from ikd.association import Association
-from ikd.auth import Identity
 from ikd.auth.credentials import Credentials
 from ikd.authip.admission import EXCHANGES, AuthipAdmission
 from ikd.authip.profile import PROFILES
-from ikd.coexist import AUTHIP, IKEV1, PATIENCE, Attempt, Verdicts, ignored
-from ikd.events import ChildExpired, DatagramDropped, KeyingFellBack, NegotiationFailed, NegotiationStarted
+from ikd.coexist import Attempt, Attempts, Verdicts, ignored
+from ikd.events import ChildExpired, DatagramDropped, NegotiationFailed
 from ikd.exchange import Question
 from ikd.halfopen import HalfOpen
 from ikd.ikev1.admission import Ikev1Admission
@@ -32,6 +29,7 @@ from ikd.keying import Environment, MainMode, Network
 from ikd.life import State
 from ikd.outputs import AllocateSpi, Ask, Install, Output, Release, Remove
 from ikd.pace import Pace
+from ikd.register import Register
 from ikd.settings import IkeSettings
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Header
@@ -53,23 +51,16 @@ class Endpoint:
         self, settings: IkeSettings, policy: Policy, credentials: Credentials, random: Callable[[int], bytes]
     ) -> None:
         self.env = Environment(settings, policy, credentials, random)
-        self._associations: dict[int, Association] = {}
-        self._by_spi: dict[bytes, Association] = {}  # by our SPI
-        self._by_address: dict[Address, dict[int, Association]] = {}  # by the peer's
-        self._by_identity: dict[Identity, dict[int, Association]] = {}  # by what the peer proved
-        self._begun: dict[int, Association] = {}  # ours that are not up yet
+        self._register = Register()
+        self.associations = self._register.associations
         self.strangers = HalfOpen()
         self._pace = Pace()  # of proven peers, by identity and, for what comes before that, by address
-        self._number = 0
         self._tickets: dict[int, tuple[Association, Any, Question[Any]]] = {}
         self._ticket = 0
-        self._timer: list[tuple[float, int, Association]] = []
-        self._serial = 0
-        self._touched: dict[int, Association] = {}
+        self._alarms = Alarms()
         self._outputs = _Outputs()
         self._complaints = (0.0, 0)  # second, number sent in it
         self._held_down: OrderedDict[tuple[str, Address], float] = OrderedDict()
-        self.associations: Mapping[int, Association] = MappingProxyType(self._associations)
         self._ikev2 = Ikev2Admission(self)
         self._modules: dict[str, Admission] = {
             "ikev1": Ikev1Admission(self),
@@ -77,7 +68,7 @@ class Endpoint:
             "ikev2": self._ikev2,
         }
         self._verdicts = Verdicts()
-        self._attempts: dict[int, Attempt] = {}  # negotiations that may fall back, by number
+        self._attempts = Attempts(self, self._modules)
         self.adoption = Adoption(self)
 
     # Facts -----------------------------------------------------------------------------------------------
@@ -100,7 +91,7 @@ class Endpoint:
     @property
     def idle(self) -> bool:
         """Whether no exchange of ours is under way."""
-        return all(one.idle for one in self._associations.values())
+        return all(one.idle for one in self.associations.values())
 
     def verdicts(self, now: float) -> list[tuple[Address, str, float]]:
         """What peers are known to speak, and for how many seconds that is still believed."""
@@ -134,7 +125,7 @@ class Endpoint:
         if module is not None:
             module.receive(header, data, path, now)
             if self._attempts:
-                self._part_twins(now)
+                self._attempts.part_twins(now)
             return
         self.dropped("version", f"major version {header.major}", path)
         if header.major > 2:
@@ -143,7 +134,7 @@ class Endpoint:
     def _is_cookie(self, header: Header) -> bool:
         """Whether a message with an exchange type of IKEv1 is for AuthIP all the same: a cookie may be
         (authip.md OQ-26)."""
-        found = self._by_spi.get(header.spi_i)
+        found = self._register.by_spi(header.spi_i)
         return found is not None and found.main.keying == "authip"
 
     def _has_twin(self, header: Header, data: bytes, path: Path) -> bool:
@@ -163,7 +154,7 @@ class Endpoint:
                 if association.state is State.CLOSED:
                     self._take_back(question, value)
                 else:
-                    self._touch(association)
+                    self._alarms.touch(association)
                     association.answer(talk, value, now)
                     if self.adoption and isinstance(question, Install):
                         self.adoption.relieve(association, question.pair, now)
@@ -177,42 +168,16 @@ class Endpoint:
             self.emit(Release(value))
 
     def deadline(self) -> float | None:
-        """When `tick` has something to do. What was touched since the last time is looked at now: a datagram
-        leads to several calls, and only the last word counts."""
-        for association in self._touched.values():
-            if association.state is not State.CLOSED:
-                self._arm(association)
-        self._touched.clear()
-        timer = self._timer
-        while timer and timer[0][2].armed_at != timer[0][0]:
-            heapq.heappop(timer)
-        found = [timer[0][0]] if timer else []
-        if self._attempts:
-            found += [one.due for one in self._attempts.values()]
-        if (due := self.adoption.deadline()) is not None:
-            found.append(due)
-        return min(found, default=None)
+        """When `tick` has something to do."""
+        every = (self._alarms, self._attempts, self.adoption)
+        return min((due for one in every if (due := one.deadline()) is not None), default=None)
 
     def tick(self, now: float) -> list[Output]:
         """Do what is due."""
         with self._outputs as out:
-            for number in [one for one, attempt in self._attempts.items() if attempt.due <= now]:
-                waiting = self._associations.get(number)
-                if waiting is None:  # its twin has taken it along
-                    continue
-                if waiting.answered:
-                    del self._attempts[number]
-                else:
-                    waiting.abandon("nobody answers", now)
+            self._attempts.tick(now)
             self.adoption.tick(now)
-            while (due := self.deadline()) is not None and due <= now:
-                association = heapq.heappop(self._timer)[2]
-                association.armed_at = None
-                self._touch(association)
-                association.tick(now)
-                self._touched.pop(association.number, None)
-                if association.state is not State.CLOSED:
-                    self._arm(association, at_least=now + 0.001)
+            self._alarms.tick(now)
         return out
 
     # Commands --------------------------------------------------------------------------------------------
@@ -228,66 +193,6 @@ class Endpoint:
                 return out
             self.negotiate(rule, path, now, acquire, self.peers(path.peer.address), childless=childless)
         return out
-
-    def _begin(self, attempt: Attempt, now: float) -> None:
-        """Negotiate with the first of the modules that are left, AuthIP and IKEv1 at once."""
-        modules, left = attempt.parted()
-        begun = [(one, self._modules[one].begin(attempt.path, now)) for one in modules]
-        twins = [association.number for _, association in begun]
-        due = now + PATIENCE if left else math.inf
-        for (module, association), twin in zip(begun, reversed(twins), strict=True):
-            number = association.number
-            if left or twin != number:
-                other = twin if twin != number else 0
-                self._attempts[number] = replace(attempt, left=left, due=due, twin=other)
-            self.emit(
-                NegotiationStarted(
-                    ike=number, rule=attempt.rule.name, initiator=True, path=attempt.path, keying=module
-                )
-            )
-        for _, association in begun:
-            if association.number in self._associations:  # its twin may have answered or failed at once
-                association.initiate(
-                    attempt.rule, attempt.acquire, now, childless=attempt.childless, twin=len(begun) > 1
-                )
-
-    def _part_twins(self, now: float) -> None:
-        """The first valid answer decides between AuthIP and IKEv1."""
-        for number, attempt in list(self._attempts.items()):
-            association = self._associations.get(number)
-            if attempt.twin and association is not None and association.answered:
-                other = self._associations.get(attempt.twin)
-                self._attempts.pop(attempt.twin, None)
-                attempt.twin = 0
-                if other is not None:
-                    self.withdraw(other, now)
-
-    def _fall_back(self, association: Association, now: float) -> None:
-        """Nobody answered in this protocol: try the next one."""
-        attempt = self._attempts.pop(association.number, None)
-        if attempt is None or association.answered:
-            return
-        twin = self._associations.get(attempt.twin)
-        if twin is not None:
-            other = self._attempts[twin.number]
-            other.twin = 0
-            if association.main.keying != AUTHIP:
-                return
-            # AuthIP is refused: IKEv1 begins anew without a word of it, else the peer would go on ignoring it
-            self._attempts.pop(twin.number)
-            twin.abandon("AuthIP was refused", now)
-            attempt = replace(attempt, left=(IKEV1, *attempt.left), alone=True, twin=0)
-        if not attempt.left:
-            return
-        self.emit(
-            KeyingFellBack(
-                rule=attempt.rule.name,
-                peer=str(attempt.path.peer.address),
-                module=association.main.keying,
-                instead=attempt.left[0],
-            )
-        )
-        self._begin(attempt, now)
 
     @staticmethod
     def _can_carry(association: Association, rule: Rule, path: Path) -> bool:
@@ -311,8 +216,8 @@ class Endpoint:
     def close(self, association: Association, now: float, reason: str) -> list[Output]:
         """Delete an IKE SA here and at the peer."""
         with self._outputs as out:
-            self._touch(association)
-            self._attempts.pop(association.number, None)  # whoever ends it does not want another protocol
+            self._alarms.touch(association)
+            self._attempts.settle(association)  # whoever ends it does not want another protocol
             association.delete(reason, now)
         return out
 
@@ -328,14 +233,14 @@ class Endpoint:
     def rekey(self, association: Association, now: float) -> list[Output]:
         """Replace an IKE SA."""
         with self._outputs as out:
-            self._touch(association)
+            self._alarms.touch(association)
             association.rekey(now)
         return out
 
     def reauthenticate(self, association: Association, now: float) -> list[Output]:
         """Prove ourselves again for an IKE SA that stays."""
         with self._outputs as out:
-            self._touch(association)
+            self._alarms.touch(association)
             association.reauthenticate(now)
         return out
 
@@ -349,7 +254,7 @@ class Endpoint:
     def expired(self, notice: Expire, now: float) -> list[Output]:
         """A Child SA met a limit: soft, it is replaced; hard, it is gone and the peer is told."""
         with self._outputs as out:
-            association = self._associations.get(notice.owner)
+            association = self.associations.get(notice.owner)
             pair = association and next(
                 (
                     one
@@ -359,7 +264,7 @@ class Endpoint:
                 None,
             )
             if association and pair:
-                self._touch(association)
+                self._alarms.touch(association)
                 self.emit(
                     ChildExpired(
                         rule=pair.rule,
@@ -379,9 +284,9 @@ class Endpoint:
         with self._outputs as out:
             where = notice.source
             source = where.address if isinstance(where, SocketAddress) else where
-            for association in self._by_address.get(source, {}).values():
+            for association in self._register.at(source):
                 if association.usable and association.idle and self.may_complain(now):
-                    self._touch(association)
+                    self._alarms.touch(association)
                     association.unknown_spi(notice.spi, now)
                     break
         return out
@@ -395,10 +300,10 @@ class Endpoint:
             env.policy, env.credentials, env.settings = policy, credentials, settings
             self._held_down.clear()
             self._verdicts.forget()
-            self._attempts.clear()
+            self._attempts.settle_all()
             ended = {*changes.changed, *changes.removed}
-            for association in list(self._associations.values()):
-                self._touch(association)
+            for association in list(self.associations.values()):
+                self._alarms.touch(association)
                 pairs = list(association.children.values())
                 gone = {
                     one for one in ended if not _is_there(association, before.rule(one), policy.rule(one))
@@ -417,11 +322,11 @@ class Endpoint:
 
     def destinations(self) -> frozenset[Address]:
         """The addresses of peers to which a way matters."""
-        return frozenset(one.path.peer.address for one in self._associations.values())
+        return frozenset(one.path.peer.address for one in self.associations.values())
 
     def own_addresses(self) -> frozenset[Address]:
         """The addresses of this host that are in use."""
-        return self.adoption.sources | {one.path.local.address for one in self._associations.values()}
+        return self.adoption.sources | {one.path.local.address for one in self.associations.values()}
 
     def network_changed(
         self, addresses: frozenset[Address], ways: Mapping[Address, Address | None], now: float
@@ -431,21 +336,21 @@ class Endpoint:
         peer waits for one."""
         with self._outputs as out:
             self.env.network = Network(addresses, ways)
-            for association in list(self._associations.values()):
+            for association in list(self.associations.values()):
                 if association.state is State.CLOSED:
                     continue
                 if association.main.lost:
-                    self._attempts.pop(association.number, None)  # another protocol would begin there, too
-                self._touch(association)
+                    self._attempts.settle(association)  # another protocol would begin there, too
+                self._alarms.touch(association)
                 association.network_changed(now)
         return out
 
     def shutdown(self, now: float) -> list[Output]:
         """Delete all SAs at the peers; `idle` tells when they have answered."""
         with self._outputs as out:
-            self._attempts.clear()
-            for association in list(self._associations.values()):
-                self._touch(association)
+            self._attempts.settle_all()
+            for association in list(self.associations.values()):
+                self._alarms.touch(association)
                 association.delete("this host shuts down", now)
         return out
 
@@ -460,7 +365,7 @@ class Endpoint:
     def peers(self, address: Address) -> list[Association]:
         """The IKE SAs with an address, the newest first: the peer may have lost those before it without a
         word."""
-        return list(self._by_address.get(address, {}).values())[::-1]
+        return self._register.at(address)[::-1]
 
     def negotiate(
         self,
@@ -477,24 +382,20 @@ class Endpoint:
             return
         for association in peers:
             if self._can_carry(association, rule, path) and not childless:
-                self._touch(association)
+                self._alarms.touch(association)
                 association.create_child(rule, acquire, now)
                 return
         modules = self._verdicts.order(rule, self._modules, path.peer.address, now)
         if modules:
             alone = self._verdicts.knows(path.peer.address, now)
-            self._begin(Attempt(rule, path, acquire, childless, modules, 0.0, alone), now)
+            self._attempts.begin(Attempt(rule, path, acquire, childless, modules, 0.0, alone), now)
 
     # What associations need ------------------------------------------------------------------------------
 
     def emit(self, output: Output) -> None:
-        """An output of an association. What fails before anybody has answered is not told of as long as
-        another protocol is left to try."""
-        if self._attempts and isinstance(output, NegotiationFailed) and output.ike in self._attempts:
-            association, attempt = self._associations.get(output.ike), self._attempts[output.ike]
-            more = attempt.left or attempt.twin
-            if more and association is not None and not association.answered:
-                return
+        """An output of an association, unless it is no news yet."""
+        if self._attempts and isinstance(output, NegotiationFailed) and self._attempts.conceals(output):
+            return
         self._outputs.out.append(output)
 
     def ask(self, association: Association, talk: Any, question: Question[Any]) -> None:
@@ -508,7 +409,7 @@ class Endpoint:
         settings = self.settings
         if full := self.strangers.full(settings, address):
             return "half-open-limit", full
-        if len(self._associations) >= settings.associations:
+        if len(self.associations) >= settings.associations:
             return "association-limit", f"there are {settings.associations} IKE SAs"
         if not self._pace.ready(address, settings.peer_rate, now):
             return (
@@ -519,7 +420,7 @@ class Endpoint:
 
     def new_spi(self) -> bytes:
         """An SPI of ours that is not in use."""
-        while (spi := self.env.random(8)) in self._by_spi or spi == ZERO_SPI:
+        while self._register.by_spi(spi := self.env.random(8)) is not None or spi == ZERO_SPI:
             pass
         return spi
 
@@ -527,7 +428,7 @@ class Endpoint:
         """Whether it is the only IKE SA with its peer that is up or about to be, as far as the peer knows."""
         if self.adoption.knows(association.path.peer.address):
             return False
-        peers = self._by_address.get(association.path.peer.address, {}).values()
+        peers = self._register.at(association.path.peer.address)
         return not any(one.state is not State.CONNECTING for one in peers)
 
     def established(self, association: Association) -> None:
@@ -536,37 +437,34 @@ class Endpoint:
         self._held_down.pop((association.rule, association.path.peer.address), None)
         main = association.main
         assert main.peer is not None
-        self._attempts.pop(association.number, None)
-        self._begun.pop(association.number, None)
+        self._attempts.settle(association)
         seconds = self.env.settings.verdict_seconds
         self._verdicts.spoke(main.path.peer.address, main.keying, main.now, seconds)
         if not association.initiator:
             self._pace.take(main.path.peer.address, self.settings.peer_rate, main.now)
-        proven = association.known_as = main.proven_identity
+        others = self._register.proven(association)
+        proven = association.known_as
         if proven is None:
             return
         if not association.initiator:
             self._pace.take(proven, self.settings.peer_rate, main.now)
-        others = self._by_identity.get(proven, {})
         if main.initial_contact:
-            for other in [one for one in others.values() if self._forgotten(one, association)]:
+            for other in [one for one in others if self._forgotten(one, association)]:
                 other.abandon("the peer has begun anew", main.now)
         elif not association.initiator:
-            for other in [one for one in others.values() if self._doubtful(one, association)]:
-                self._touch(other)
+            for other in [one for one in others if self._doubtful(one, association)]:
+                self._alarms.touch(other)
                 other.probe(main.now)
-        self._by_identity.setdefault(proven, {})[association.number] = association
         self._make_room(association, main.now)
 
     def _make_room(self, newest: Association, now: float) -> None:
         """A peer that has too many main-mode SAs loses the oldest: one that was restarted again and again
         without saying so must get in. What a successor has replaced ends by itself."""
-        assert newest.known_as is not None
-        every = self._by_identity[newest.known_as].values()
-        there = [one for one in every if one.life.up and not one.inherited and one is not newest]
+        every = self._register.others(newest)
+        there = [one for one in every if one.life.up and not one.inherited]
         most = self.settings.peer_associations
         for one in sorted(there, key=lambda one: one.life.since)[: max(0, len(there) + 1 - most)]:
-            self._touch(one)
+            self._alarms.touch(one)
             one.limited("peer_associations", f"has more than {most} IKE SAs: the oldest goes")
             one.delete("its peer has too many", now)
 
@@ -577,9 +475,7 @@ class Endpoint:
 
     def elsewhere(self, association: Association) -> int:
         """How many Child SAs the peer of a main-mode SA has under others."""
-        known = association.known_as
-        others = self._by_identity.get(known, {}).values() if known else ()
-        return sum(len(one.children) for one in others if one is not association)
+        return sum(len(one.children) for one in self._register.others(association))
 
     @staticmethod
     def _forgotten(one: Association, newer: Association) -> bool:
@@ -597,25 +493,12 @@ class Endpoint:
 
     def moved(self, association: Association, old: Address) -> None:
         """The peer has another address; it is found by the one where it was proven, too."""
-        if old not in association.main.peer_addresses:
-            _discard(self._by_address, old, association)
-        self._by_address.setdefault(association.path.peer.address, {})[association.number] = association
+        self._register.moved(association, old)
 
     def adopt(self, association: Association) -> None:
         """Hold a new association, and give it its number."""
-        main = association.main
-        self._number += 1
-        main.number = self._number
-        self._associations[main.number] = association
-        self._by_spi[association.own_spi] = association
-        for address in main.peer_addresses:
-            self._by_address.setdefault(address, {})[main.number] = association
-        if association.initiator and association.state is State.CONNECTING:
-            self._begun[main.number] = association
-        if (proven := main.proven_identity) is not None:
-            association.known_as = proven
-            self._by_identity.setdefault(proven, {})[main.number] = association
-        self._touch(association)
+        self._register.enter(association)
+        self._alarms.touch(association)
 
     def renew(self, association: Association, now: float) -> Association:
         """Another main-mode SA with the same peer in the same protocol, not begun yet."""
@@ -623,29 +506,16 @@ class Endpoint:
 
     def kin(self, association: Association) -> list[Association]:
         """Other main-mode SAs with the same proven peer at the same address, by the same protocol."""
-        main, proven = association.main, association.known_as
-        return [
-            one
-            for one in (self._by_identity.get(proven, {}).values() if proven else ())
-            if one is not association
-            and (one.main.keying, one.path.peer.address) == (main.keying, main.path.peer.address)
-        ]
+        return [one for one in self._register.others(association) if _alike(one, association)]
 
     def rivals(self, association: Association) -> list[Association]:
         """Those we have begun with the same peer address by the same protocol and are not up yet."""
-        main = association.main
-        here = self._by_address.get(main.path.peer.address, {})
-        return [
-            one
-            for one in min(self._begun, here, key=len).values()  # either may be large
-            if one.state is State.CONNECTING
-            and one.initiator
-            and (one.main.keying, one.path.peer.address) == (main.keying, main.path.peer.address)
-        ]
+        begun = self._register.begun(association.path.peer.address)
+        return [one for one in begun if one.state is State.CONNECTING and _alike(one, association)]
 
     def withdraw(self, association: Association, now: float) -> None:
         """Give up what we have begun, in favour of something else."""
-        self._attempts.pop(association.number, None)
+        self._attempts.settle(association)
         association.abandon("another one serves", now)
 
     def sibling(self, association: Association) -> Association | None:
@@ -654,22 +524,22 @@ class Endpoint:
         rule = association.main.rule
         for one in reversed(self.kin(association)):
             if one.usable and rule is not None and one.main.serves(rule) and _same_user(one, association):
-                self._touch(one)
+                self._alarms.touch(one)
                 return one
         return None
 
     def association_of(self, main: MainMode) -> Association | None:
         """The association of a main-mode SA, None when it has closed."""
-        found = self._associations.get(main.number)
+        found = self.associations.get(main.number)
         if found is not None:
-            self._touch(found)  # it will be told something that changes its clocks
+            self._alarms.touch(found)  # it will be told something that changes its clocks
         return found
 
     def by_spi(self, spi: bytes) -> Association | None:
         """The association with this SPI of ours; something is about to happen to it."""
-        found = self._by_spi.get(spi)
+        found = self._register.by_spi(spi)
         if found is not None:
-            self._touch(found)
+            self._alarms.touch(found)
         return found
 
     def may_complain(self, now: float) -> bool:
@@ -682,19 +552,13 @@ class Endpoint:
 
     def disown(self, association: Association) -> None:
         """An association has nothing left that its peer's others might want."""
-        if association.known_as is not None:
-            _discard(self._by_identity, association.known_as, association)
+        self._register.disown(association)
 
     def forget(self, association: Association) -> None:
         """An association has closed."""
-        del self._associations[association.number]
-        self._begun.pop(association.number, None)
-        self._by_spi.pop(association.own_spi, None)
+        self._register.leave(association)
         association.armed_at = None
         self.strangers.leave(association)
-        for address in association.main.peer_addresses:
-            _discard(self._by_address, address, association)
-        self.disown(association)
         for owner, talk, _ in self._tickets.values():
             if owner is association:
                 talk.conversation.close()
@@ -703,28 +567,14 @@ class Endpoint:
             self._held_down[key] = association.main.now + HOLD_DOWN
             while len(self._held_down) > MOST_HELD_DOWN:
                 self._held_down.popitem(last=False)
-        self._fall_back(association, association.main.now)
+        self._attempts.fall_back(association, association.main.now)
 
     # Inside ----------------------------------------------------------------------------------------------
 
-    def _touch(self, association: Association) -> None:
-        self._touched[association.number] = association
-
-    def _arm(self, association: Association, at_least: float = 0.0) -> None:
-        deadline = association.deadline()
-        if deadline is None:
-            association.armed_at = None
-            return
-        deadline = max(deadline, at_least)
-        if association.armed_at is None or deadline < association.armed_at:
-            association.armed_at = deadline
-            self._serial += 1
-            heapq.heappush(self._timer, (deadline, self._serial, association))
-
     def _owner_of(self, pair: SaPair) -> Association | None:
-        association = self._associations.get(pair.owner)
+        association = self.associations.get(pair.owner)
         if association is not None:
-            self._touch(association)
+            self._alarms.touch(association)
         return association
 
     def dropped(self, reason: str, detail: str, path: Path) -> None:
@@ -739,6 +589,12 @@ def _is_there(association: Association, old: Rule | None, new: Rule | None) -> b
         return False
     same = replace(new, tunnel=replace(new.tunnel, remote=old.tunnel.remote)) == old
     return same and association.mobile and new.tunnel.remote == association.main.outer[0].peer.address
+
+
+def _alike(one: Association, other: Association) -> bool:
+    """Whether both are with the same address, by the same protocol."""
+    same = one.main.keying == other.main.keying
+    return same and one.path.peer.address == other.path.peer.address
 
 
 def _same_user(one: Association, other: Association) -> bool:
@@ -766,13 +622,3 @@ class _Outputs:
 
     def __exit__(self, *_: object) -> None:
         self.out = []
-
-
-K = TypeVar("K")
-
-
-def _discard(index: dict[K, dict[int, Association]], key: K, association: Association) -> None:
-    """Take an association out of an index; unknown ones are ignored."""
-    found = index.get(key)
-    if found and found.pop(association.number, None) and not found:
-        del index[key]

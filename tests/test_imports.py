@@ -29,7 +29,7 @@ LAYERS = (
     frozenset({"keying", "riders"}),
     frozenset({"life"}),
     frozenset({"association"}),
-    frozenset({"admission", "halfopen", "isakmp", "pace"}),
+    frozenset({"admission", "alarms", "halfopen", "isakmp", "pace", "register"}),
     frozenset({"ikev1", "ikev2", "authip"}),
     frozenset({"adoption", "coexist"}),
     frozenset({"endpoint"}),

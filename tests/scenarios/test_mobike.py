@@ -306,8 +306,8 @@ def test_rules_know_a_peer_that_has_moved(named: bool) -> None:
     assert all(ends(one)[:2] == (RIGHT, LEFT2) for one in link.right.pairs)
     link.close(link.left)
     link.run(3)
-    assert not link.right.endpoint._by_address
-    assert not link.left.endpoint._by_address
+    assert not link.right.endpoint._register._by_address
+    assert not link.left.endpoint._register._by_address
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -220,8 +220,7 @@ class Trial:
         assert not one.backend.pairs, self.told()
         assert one.database.counts().larval == 0, self.told()
         endpoint = one.endpoint
-        left = (endpoint._by_spi, endpoint._by_address, endpoint._by_identity, endpoint._begun)
-        assert not any(left), self.told()
+        assert endpoint._register.empty, self.told()
         assert not any((endpoint._tickets, endpoint._attempts, endpoint.half_open)), self.told()
 
 
