@@ -1,4 +1,4 @@
-"""Shell. What both ways to run `make demo` have: the files, the lines that are shown, what was on the wire."""
+"""Shell. What both ways to run `make demo` have: the files, lines that are shown, what was on the wire."""
 
 from __future__ import annotations
 
