@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
+from threading import Thread
 from typing import Any, Final, TypeVar
 
 from policy.parse import Keywords
@@ -31,6 +33,7 @@ _NUMBER: Final = struct.Struct("=I")
 
 RESOLVER: Final = Path("/etc/resolv.conf")
 PATIENCE: Final = 5.0  # seconds for all names of a policy together
+LOOKUPS: Final = 8  # at a time
 
 
 def interfaces() -> list[tuple[Address, Network]]:
@@ -186,14 +189,26 @@ def gateways() -> list[Address]:
 
 
 async def resolve(names: Iterable[str]) -> Mapping[str, tuple[Address, ...]]:
-    """The addresses of names that have any; a resolver that does not answer leaves the rest out."""
-    wanted = tuple(names)
+    """The addresses of names that have any; a resolver that does not answer leaves the rest out. Its threads
+    are its own: one that waits for a dead server must hold up neither other work nor the daemon's end."""
+    wanted = tuple(dict.fromkeys(names))
     if not wanted:
         return {}
-    tasks = {name: asyncio.create_task(asyncio.to_thread(_lookup, name)) for name in wanted}
-    await asyncio.wait(tasks.values(), timeout=PATIENCE)
-    done = {name: task.result() for name, task in tasks.items() if task.done()}
-    return {name: found for name, found in done.items() if found}
+    loop = asyncio.get_running_loop()
+    asked = {name: loop.create_future() for name in wanted}
+    left = deque(wanted)
+
+    def work() -> None:
+        with suppress(IndexError, RuntimeError):  # nothing is left, or the loop has closed meanwhile
+            while True:
+                name = left.popleft()
+                loop.call_soon_threadsafe(asked[name].set_result, _lookup(name))
+
+    for n in range(min(LOOKUPS, len(wanted))):
+        Thread(target=work, name=f"name-{n}", daemon=True).start()
+    await asyncio.wait(asked.values(), timeout=PATIENCE)
+    left.clear()
+    return {name: found for name, one in asked.items() if one.done() and (found := one.result())}
 
 
 def _lookup(name: str) -> tuple[Address, ...]:

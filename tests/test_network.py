@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,31 @@ def test_whatever_the_kernel_says_is_survived(data: bytes) -> None:
 def test_a_message_that_is_cut_short(size: int) -> None:
     """A large one may be."""
     assert len(list(tables(message(NEWROUTE, route(254))[:size]))) <= 1
+
+
+def test_a_name_server_that_is_dead_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a change of address is noticed, and the state is written, when all look-ups have timed out; and
+    the daemon cannot end before that."""
+    answering = threading.Event()
+
+    def lookup(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        if name != "known":
+            answering.wait(20)
+        return [(0, 0, 0, "", ("192.0.2.7", 0))]
+
+    async def run() -> Mapping[str, tuple[Address, ...]]:
+        found = await network.resolve(["known", *(f"host{n}" for n in range(60))])
+        await asyncio.wait_for(asyncio.to_thread(network.places), 5)
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    monkeypatch.setattr(network, "PATIENCE", 0.1)
+    began = time.monotonic()
+    try:
+        assert asyncio.run(run()) == {"known": (parse("192.0.2.7"),)}
+        assert time.monotonic() - began < 10
+    finally:
+        answering.set()
 
 
 def test_the_addresses_of_this_host() -> None:
