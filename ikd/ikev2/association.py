@@ -410,11 +410,13 @@ class Ikev2Association(Association):
             self.life.rekey_at = now + AGAIN_SECONDS
 
     def _reply_error(self, request: Message, error: Exception) -> None:
-        """The notify that tells the peer, alone in an answer."""
+        """The notify that tells the peer, in an answer that has nothing else but a cookie to return."""
         notify = notify_of(error)
         if request.exchange == Exchange.IKE_SA_INIT and isinstance(error, Malformed):
             return  # whoever sends garbage to begin with learns nothing
-        self.talks.reply(request, Message(request.exchange, (notify,), True), refused=True)
+        mobile = self.session.mobility is not None and isinstance(error, Refused)
+        payloads = (notify, *(mobike.returned(request) if mobile else ()))
+        self.talks.reply(request, Message(request.exchange, payloads, True), refused=True)
 
     def _tell_failure(self, talk: Talk, error: Exception) -> None:
         """Events for log and `ikctl why`; what is part of every negotiation is none."""

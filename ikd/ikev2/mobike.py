@@ -220,16 +220,21 @@ def probe(session: Session) -> Steps[None]:
 # Requests of the peer ---------------------------------------------------------------------------------------
 
 
+def returned(request: Message) -> list[Body]:
+    """[N(COOKIE2)] as it came, also when the rest is refused: who does not get its own back ends the IKE SA
+    (section 4.2.5)."""
+    cookie = request.notify(N.COOKIE2)
+    return [status(N.COOKIE2, cookie.data)] if cookie and len(cookie.data) in _COOKIES else []
+
+
 def respond(session: Session, mobility: Mobility, request: Message) -> list[Body]:
     """What is answered to what the peer says about addresses: [N(COOKIE2),] [N(NAT_DETECTION_*_IP)]. Raises
     `Refused` and `Malformed`."""
+    answer = returned(request)
+    if request.notify(N.COOKIE2) and not answer:
+        raise Malformed("a COOKIE2 of a length that it cannot have")
     check_no_nat(request)
-    answer: list[Body] = []
     path = request.path or session.path
-    if cookie := request.notify(N.COOKIE2):
-        if len(cookie.data) not in _COOKIES:
-            raise Malformed(f"a COOKIE2 of {len(cookie.data)} octets")
-        answer.append(status(N.COOKIE2, cookie.data))
     if request.notify(N.NAT_DETECTION_SOURCE_IP, N.NAT_DETECTION_DESTINATION_IP):
         answer += detection(session, session.channel.spi_r, path)
     if request.message_id < session.update_id:  # a newer one came before it and has said otherwise

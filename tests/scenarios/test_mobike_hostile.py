@@ -282,6 +282,21 @@ def test_addresses_that_are_no_peers(address: str) -> None:
     assert link.right.ikes[0].path == path
 
 
+@pytest.mark.parametrize(
+    "what", [[status(N.UPDATE_SA_ADDRESSES)], [status(N.UPDATE_SA_ADDRESSES), status(N.NO_NATS_ALLOWED)]]
+)
+def test_a_cookie_is_returned_with_a_refusal(what: list[Notify]) -> None:
+    """Section 4.2.5: strongSwan ends the IKE SA of who refuses a move and does not return its COOKIE2."""
+    link = roaming()
+    cookie = bytes(range(16))
+    source = SocketAddress(parse("224.0.0.5"), 4500)
+    refusal, returned = hear(link, link.left, [*what, status(N.COOKIE2, cookie)], source).every(Notify)
+    assert refusal.type in (N.UNACCEPTABLE_ADDRESSES, N.UNEXPECTED_NAT_DETECTED)
+    assert (returned.type, returned.data) == (N.COOKIE2, cookie)
+    nonsense = [*what, status(N.COOKIE2, b"short")]
+    assert len(notifies(hear(link, link.left, nonsense, source))) == 1
+
+
 def test_who_does_not_decide_moves_nobody() -> None:
     """UPDATE_SA_ADDRESSES from the side that answered first is not for it to say."""
     link = roaming()
