@@ -141,6 +141,7 @@ class Daemon:
         self._restarting = False
         self._reason = ""
         self._reloading = asyncio.Lock()
+        self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._telling = False
 
@@ -175,7 +176,7 @@ class Daemon:
                 await self._finish()
             else:
                 await self._finish(lambda: self.endpoint.shutdown(self.loop.time()))
-            self.state_file.note(self.state_file.write(self._parts.gathered()))
+            await self._write_state()
             if self._restarting:
                 self.plane.leave()
 
@@ -230,7 +231,7 @@ class Daemon:
         self._keep(self._resolve_again())
         self._keep(self._measure_lag())
         self._keep(self._watch_certificates())
-        self._keep(self._write_state())
+        self._keep(self._keep_state())
         if (interval := systemd.watchdog()) is not None:
             self._keep(self._ping(interval))
 
@@ -317,10 +318,15 @@ class Daemon:
         own = [one for one in watched if one.use != "trust"]
         return {(one.use, one.title): one.ends - now for one in (*own, *first)}
 
-    async def _write_state(self) -> None:
-        """Now and then, from a thread: a disk may be slow."""
+    async def _keep_state(self) -> None:
+        """Write it now and then."""
         while True:
             await asyncio.sleep(KEEP_EVERY)
+            await self._write_state()
+
+    async def _write_state(self) -> None:
+        """From a thread, for a disk may be slow; what is written last is the latest."""
+        async with self._writing:
             self.state_file.note(await asyncio.to_thread(self.state_file.write, self._parts.gathered()))
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:

@@ -229,3 +229,24 @@ async def test_it_is_written_while_the_daemon_runs(tmp_path: Path, monkeypatch: 
         await until(lambda: (home / FILE).stat().st_ino != first)
     finally:
         await left.stop()
+
+
+async def test_the_last_state_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow disk the daemon is stopped while it writes: two writers at once would tear the file, or leave
+    the older one."""
+    written: list[str] = []
+    replace = atomic.replace
+
+    def slow(path: Path, octets: bytes, mode: int) -> None:
+        written.append("begins")
+        time.sleep(0.2)
+        replace(path, octets, mode)
+        written.append("ends")
+
+    monkeypatch.setattr("ikd.daemon.KEEP_EVERY", 0.05)
+    monkeypatch.setattr(atomic, "replace", slow)
+    left = await start(write(tmp_path, "left", free_ports()))
+    await until(lambda: written)
+    await left.stop()
+    assert written == ["begins", "ends"] * (len(written) // 2)
+    assert len(written) >= 4
