@@ -61,11 +61,12 @@ def asks(message: Message) -> bool:
 
 def answer(session: Session, asked: Message) -> Message:
     """HDR*, HASH(2), Nr, D: in the order in which the hash has them, whichever way the peer reads the
-    specification."""
+    specification. It is no larger than the question, so that it can be sent."""
     assert session.keys is not None
-    payloads = (Nonce(data=session.env.random(NONCE)), *asked.every(Delete))
+    nonce_i = asked.one(Nonce).data
+    payloads = (Nonce(data=session.env.random(min(NONCE, len(nonce_i)))), *asked.every(Delete))
     _, rest = encode_chain(payloads)
-    digest = delete_hash(session.row, session.keys.a, asked.message_id, asked.one(Nonce).data, rest)
+    digest = delete_hash(session.row, session.keys.a, asked.message_id, nonce_i, rest)
     return Message(Exchange.INFORMATIONAL, (Hash(data=digest), *payloads), asked.message_id, encrypted=True)
 
 

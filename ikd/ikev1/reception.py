@@ -240,15 +240,15 @@ class Reception(Listener):
         message = replace(message, payloads=payloads)
         again = self._again(header.message_id)
         self.talks.tell_received(message, path, repeated=again)
-        if again and not deletion.asks(message):
-            return
         if connecting:
-            if declined := message.refusal():
+            declined = message.refusal()
+            if declined and not again:
                 self._told(declined)
             return
-        self._follow(path)
-        self.life.heard = session.now
-        self._heed(message)
+        if not again:  # a recording is no sign of life, and comes from anywhere
+            self._follow(path)
+            self.life.heard = session.now
+            self._heed(message)
         if deletion.asks(message):
             answer = deletion.answer(session, message)
             datagram, _ = session.channel.seal(answer, iv)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from support.link import Flight, Host, Link, agree, mirrored, story, tunnel_hosts
+from support.phases import connected
 
 from ikd.association import Association
 from ikd.events import ChildClosed, IkeClosed, MessageReceived, MessageSent
@@ -108,6 +109,37 @@ def test_no_answer_at_all() -> None:
     assert len(deletions(link, link.left)) == 5
     assert not list(link.left.database.pairs())
     assert one(link.left).state is State.ESTABLISHED
+
+
+def test_a_recording_of_a_deletion_from_elsewhere() -> None:
+    """Whoever sends it once more has the answer sent to the peer again, and nothing else: a peer behind a
+    NAT would else lose its traffic to any address, and one that is dead would count as alive."""
+    link = connected(nat="right", left_settings=WINDOWS, right_settings=WINDOWS)
+    link.close_child(link.right)
+    link.run(1)
+    path, heard = one(link.left).path, one(link.left).life.heard
+    link.run(20)
+    (asked,) = deletions(link, link.right)
+    answers = len(deletions(link, link.left))
+    link.inject(link.left, asked.data, 4500, source=link.right.address + 40)
+    assert one(link.left).path == path
+    assert one(link.left).life.heard == heard
+    assert [flight.path.peer for flight in deletions(link, link.left)[answers:]] == [path.peer]
+
+
+def test_a_deletion_as_large_as_a_message_can_be() -> None:
+    """The answer repeats it: it is no larger, else there would be none, and an internal error instead."""
+    link = up()
+    session = one(link.left).session
+    assert session.keys is not None
+    payloads = Nonce(data=bytes(8)), Delete(protocol=3, spis=(b"\0\0\1\1",) * 16361)
+    message = informational.sealed(session, 5, payloads)
+    data, _ = session.channel.seal(message, session.channel.iv_of(5))
+    assert len(data) == 65532, "16 more would be too much"
+    link.inject(link.right, data)
+    (answer,) = deletions(link, link.right)
+    assert len(answer.data) == len(data)
+    agree(link, ikes=1, pairs=1)
 
 
 @pytest.mark.parametrize(
