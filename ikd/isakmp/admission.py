@@ -13,7 +13,6 @@ from ikd.admission import Registry
 from ikd.events import CookieDemanded, NegotiationStarted
 from ikd.outputs import Transmit
 from ikd.riders.cookie import ResponderCookies
-from ikd.riders.fragment1 import FRAGMENT
 from ikd.wire.codec import Malformed
 from ikd.wire.isakmp import ZERO_SPI, Flags, Header
 from sadb.address import Address, Path
@@ -93,7 +92,9 @@ class IsakmpAdmission(ABC):
         """A first message: nothing is kept before the limits allow it."""
         if header.spi_i == ZERO_SPI or header.message_id or header.flags & Flags.ENCRYPTION:
             raise Malformed("not a first message")
-        if header.next_payload not in (self.leading, FRAGMENT):
+        if (
+            header.next_payload != self.leading
+        ):  # in fragments it would be kept for anybody who writes an address
             raise Malformed(f"a first message that begins with payload {header.next_payload}")
         registry, address = self._registry, path.peer.address
         key = (self.keying, address, path.peer.port, header.spi_i)
@@ -101,8 +102,6 @@ class IsakmpAdmission(ABC):
         if known is not None:
             known.talks.received(data)
             known.receive(header, data, path, now)  # the same once more is answered again
-        elif header.next_payload == FRAGMENT:
-            raise Malformed("a first message in fragments")
         elif header.spi_r == ZERO_SPI and self._must_pay(data, address):
             cookie = self._cookies.make(header.spi_i, path, now)
             registry.emit(Transmit(self._demanded(header, cookie), path))

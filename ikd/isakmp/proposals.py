@@ -38,6 +38,7 @@ from sadb.algorithms import SecurityProtocol as Carrier
 
 KEY_IKE = 1  # the only transform ID of phase 1
 MOST_TRANSFORMS = 255  # they are numbered in one octet
+MOST_OCTETS = 4096  # of a transform's attributes: what is chosen goes back whole, and more with it
 DEFAULT_SECONDS = 28800  # RFC 2407 section 4.5
 
 NO_GROUP = Group("none", 0, Curve.MODP, 0)  # main mode of AuthIP can do without (MS-AIPS section 3.2.4)
@@ -266,7 +267,10 @@ def _number(value: int | bytes) -> int | None:
 
 
 def _values(transform: Transform, classes: Collection[int]) -> dict[int, int] | None:
-    """The attributes of these classes, or None when one is no number or contradicts another."""
+    """The attributes of these classes, or None when one is no number or contradicts another, or all are too
+    much to give back."""
+    if sum(len(value) for _, value in transform.attributes if isinstance(value, bytes)) > MOST_OCTETS:
+        return None
     found: dict[int, int] = {}
     for kind, value in transform.attributes:
         if kind in classes:

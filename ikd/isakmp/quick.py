@@ -36,7 +36,10 @@ _ORIGINAL = {
 
 
 def agree(exchange: DiffieHellman, public: bytes) -> bytes:
-    """The shared secret; raises `Malformed` for a value that is not in the group."""
+    """The shared secret; raises `Malformed` for a value that is not in the group, or is our own: HASH_I would
+    be HASH_R in phase 1 of IKEv1."""
+    if public == exchange.public:
+        raise Malformed("our own public value, sent back")
     try:
         return exchange.agree(public)
     except BadPublic as error:

@@ -20,8 +20,8 @@ from sadb.address import NATT_PORT, Path
 FRAGMENT = 132
 LAST = 0x01
 MOST_FRAGMENTS = 64
-MOST_OCTETS = 65_535
-MOST_MESSAGES = 4  # under way at a time, for one main-mode SA
+MOST_OCTETS = 65_535  # of all that is kept for one main-mode SA
+MOST_MESSAGES = 4  # under way at a time
 SECONDS = 70.0
 SIZES = {4: 576, 6: 1280}  # of an IP packet, by version
 _IDENTITY = 5
@@ -79,25 +79,31 @@ class Fragments:
         self._expire(now)
         if identity not in self._found:
             self._found[identity] = (now, [0], {}, header)
-            while len(self._found) > MOST_MESSAGES:
-                self._found.popitem(last=False)
         _, last, pieces, first = self._found[identity]
         end = number if flags & LAST else last[0]
         wrong = (flags & LAST and last[0] not in (0, number)) or (end and max((*pieces, number)) > end)
-        size = sum(map(len, pieces.values())) + len(piece)
-        if wrong or not 1 <= number <= MOST_FRAGMENTS or size > MOST_OCTETS:
+        if wrong or not 1 <= number <= MOST_FRAGMENTS or _octets(pieces) + len(piece) > MOST_OCTETS:
             del self._found[identity]
             raise Malformed(f"fragment {number} does not fit the others")
         last[0] = end
         pieces.setdefault(number, piece)
+        while len(self._found) > MOST_MESSAGES or self._octets() > MOST_OCTETS:
+            self._found.pop(next(one for one in self._found if one != identity))
         if not end or len(pieces) < end:
             return None
         del self._found[identity]
         return _whole(first, b"".join(pieces[n] for n in range(1, end + 1)))
 
+    def _octets(self) -> int:
+        return sum(_octets(pieces) for _, _, pieces, _ in self._found.values())
+
     def _expire(self, now: float) -> None:
         while self._found and next(iter(self._found.values()))[0] + SECONDS <= now:
             self._found.popitem(last=False)
+
+
+def _octets(pieces: dict[int, bytes]) -> int:
+    return sum(map(len, pieces.values()))
 
 
 def _whole(first: Header, joined: bytes) -> bytes:

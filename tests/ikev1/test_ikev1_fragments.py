@@ -156,6 +156,16 @@ def test_bounds() -> None:
     assert len(fragments._found) == 1
 
 
+def test_all_messages_together_are_no_larger_than_one() -> None:
+    """A stranger who returns our cookies would else hold four times as much; what is newest stays."""
+    fragments = Fragments()
+    for identity in range(MOST_MESSAGES):
+        for number in range(1, 60):
+            add(fragments, part(identity, number, 0, bytes(1000)))
+            assert fragments._octets() <= MOST_OCTETS
+    assert add(fragments, part(MOST_MESSAGES - 1, 60, LAST, b"")) is not None
+
+
 @given(data=st.lists(st.binary(max_size=60), max_size=12))
 def test_any_octets(data: list[bytes]) -> None:
     """They are a message, or not yet one, or malformed."""

@@ -21,6 +21,8 @@ from ikd.ikev1.keys import message_hash
 from ikd.ikev1.message import Message, status
 from ikd.isakmp.numbers import Exchange, N, ProtocolId
 from ikd.isakmp.payloads import Delete, Hash
+from ikd.riders.fragment1 import FRAGMENT
+from ikd.riders.vendor import Known
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import HEADER_SIZE, Header, encode_chain
 from sadb.crypto import cbc_encrypt
@@ -164,8 +166,7 @@ def test_our_own_messages_come_back(number: int, mode: str) -> None:
     for _ in range(number):
         link.step()
         for flight in link.flights[-1:]:
-            if flight.header.message_id or flight.number != 2:  # a public value of ours may be anybody's
-                link.inject(flight.sender, flight.data)
+            link.inject(flight.sender, flight.data)
     link.run(60)
     agree(link, ikes=1, pairs=1)
 
@@ -306,6 +307,7 @@ BODIES = {
     "a large attribute": sa(transform(0, 1, "00010080" + "ff" * 128)),
     "attributes that contradict": sa(transform(0, 1, GOOD, "80010005 80040002")),
     "a life of nothing": sa(transform(0, 1, GOOD, "800b0001 000c0000")),
+    "an attribute that goes back with more": sa(transform(0, 1, GOOD, "7fffff78" + "00" * 0xFF78)),
     "a life of a thousand octets": sa(transform(0, 1, GOOD, "800b0001 000c03e8" + "ff" * 1000)),
 }
 
@@ -356,6 +358,21 @@ def test_broken_chains(chain: bytes) -> None:
     assert not right.of(Broken)
     assert not right.ikes
     agree(up, ikes=1, pairs=1)
+
+
+@MODES
+def test_fragments_behind_a_first_message(mode: str) -> None:
+    """Whoever writes down another's address has not seen our cookie, and gets nothing kept but the first
+    message itself."""
+    right, link = lone(mode)
+    first = first_message(sa(transform(0, 1, GOOD)), Known.FRAGMENTATION.value)
+    link.inject(right, first)
+    for number in range(1, 64):
+        body = payload(0, bytes((0, 7, number, 0)) + bytes(1000))
+        length = (HEADER_SIZE + len(body)).to_bytes(4, "big")
+        link.inject(right, first[:16] + bytes((FRAGMENT,)) + first[17:24] + length + body)
+    assert right.drops == ["malformed"] * 63
+    assert len(link.flights) == 1
 
 
 @MODES
