@@ -6,7 +6,6 @@ What the peer has sent before is acknowledged again and not heeded again.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -46,7 +45,7 @@ class Notices:
         self._talks = talks
         self._open: dict[int, _Notice] = {}  # by sequence number
         self._queued: list[_Notice] = []
-        self._heard: OrderedDict[int, tuple[Message, bytes] | None] = OrderedDict()
+        self._heard: dict[int, tuple[Message, bytes] | None] = {}
         self._highest = -1
 
     def __len__(self) -> int:
@@ -141,12 +140,12 @@ class Notices:
 
     def again(self, number: int) -> bool:
         """Whether the peer, or somebody who has recorded its messages, has used a sequence number before."""
-        if number in self._heard or number < self._highest - MOST_HEARD:
+        if number in self._heard or number <= self._highest - MOST_HEARD:
             return True
         self._heard[number] = None
         self._highest = max(self._highest, number)
-        if len(self._heard) > MOST_HEARD:
-            self._heard.popitem(last=False)
+        if len(self._heard) > MOST_HEARD:  # then the lowest one is below the window
+            del self._heard[min(self._heard)]
         return False
 
     def acknowledge(self, message: Message) -> None:
