@@ -258,12 +258,14 @@ class AuthipAssociation(Reception):
             self.notices.say(self._message_id(), *payloads)
 
     def _asked_for(self, message: Message) -> None:
-        """The peer needs a quick mode that we have to begin."""
-        wish = acquire.read(self.session, message)
+        """The peer needs a quick mode that we have to begin, within the limits of those it begins itself."""
+        now, wish = self.session.now, acquire.read(self.session, message)
         if wish is None:
             self.dropped("refused", "NOTIFY_ACQUIRE for traffic that no rule covers", self.path)
-        elif not self.awaits(wish.rule.name):
-            self._want(wish, self.session.now)
+        elif full := self.session.full():
+            self.dropped("refused", full, self.path)
+        elif not self.awaits(wish.rule.name) and self.may_negotiate(now):
+            self._want(wish, now)
 
     def _acquires_due(self, now: float) -> None:
         """The initiator has not begun what we asked it for: where both sides have proven themselves, we do,

@@ -290,6 +290,22 @@ def test_a_thousand_strangers() -> None:
     assert not link.right.of(IkeClosed)
 
 
+def test_a_peer_that_asks_for_quick_modes_without_end() -> None:
+    """NOTIFY_ACQUIRE has us begin them: it gets no more SAs than if it had begun them itself."""
+    link = connected(left_settings=IkeSettings(children=5))
+    selector = link.left.pairs[0].selector
+    local, remote = selector.local[0].low, selector.remote[0].low
+    for n in range(20):
+        asked = [identities.encode(TrafficSelector.of(one + n)) for one in (remote, local)]
+        acquire = notify(N.ACQUIRE, Subject.QUICK, bytes(8), RELIABLE)
+        link.inject(link.left, notice(link.right, acquire, *asked, sequence=100 + n))
+        link.run(0.1)
+    assert len(link.left.pairs) == 5
+    assert link.left.of(DatagramDropped)[-1].detail.endswith("5 is the most it may have")
+    link.run(5)
+    agree(link, ikes=1, pairs=5)
+
+
 def test_a_later_minor_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is to be accepted (section 2.2.1), transcripts included."""
     monkeypatch.setattr("ikd.authip.channel.VERSION", 0x15)
