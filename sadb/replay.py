@@ -94,5 +94,8 @@ class ReplayWindow:
             self._seen = (self._seen << jump | 1) & ((1 << self.size) - 1) if jump < self.size else 1
             self.highest = number
         elif self.highest - number < self.size:  # the window may have moved on since the check
-            self._seen |= 1 << (self.highest - number)
+            bit = 1 << (self.highest - number)
+            if self._seen & bit:
+                return False
+            self._seen |= bit
         return True

@@ -134,6 +134,15 @@ def test_long_jump_takes_no_memory() -> None:
     assert window._seen < 1 << 64
 
 
+def test_what_was_checked_twice_passes_once() -> None:
+    """A packet and its copy may both be checked before the first of them is accepted."""
+    window, _ = started(64, False, 10)
+    assert window.check(5)
+    assert window.check(5)
+    assert window.accept(5)
+    assert not window.accept(5)
+
+
 def test_number_that_fell_out_meanwhile_is_not_noted() -> None:
     """Packets of one batch may be checked before the first is accepted; the bits must stay bounded."""
     window, _ = started(64, False, 10)
