@@ -376,7 +376,8 @@ class Credentials:
             host = self._tls_host(methods, user=user)
         credentials = self._tls_credentials(host if mutual else None, old)
         wanted = _ANY_MACHINE if user else methods
-        return TlsInitiator(credentials, wanted, self._clock, mutual=mutual, secret=secret)
+        groups = self._material.groups
+        return TlsInitiator(credentials, wanted, self._clock, groups, mutual=mutual, secret=secret)
 
     def tls_acceptor(
         self,
@@ -394,8 +395,15 @@ class Credentials:
         Raises `Declined`."""
         _check_tls(rule, methods)
         credentials = self._tls_credentials(host or self._tls_host(_ANY_MACHINE if user else methods), old)
-        whose = "user" if user else "host"
-        return TlsAcceptor(credentials, methods, self._clock, mutual=mutual, secret=secret, whose=whose)
+        return TlsAcceptor(
+            credentials,
+            methods,
+            self._clock,
+            self._material.groups,
+            mutual=mutual,
+            secret=secret,
+            whose="user" if user else "host",
+        )
 
     def _tls_host(self, methods: tuple[AuthMethod, ...], *, user: bool = False) -> HostCertificate:
         """The first certificate that fits; raises `Declined`, which says why none does."""
@@ -470,7 +478,7 @@ class Credentials:
         if family == "psk":
             local = verifier.local or self.local_identity(rule)
             entry = self._key(rule, local, identity, None)
-            return PskVerifier(entry.secret, identity, verifier.transcript)
+            return PskVerifier(entry.secret, identity, verifier.transcript, self._material.groups)
         return CertificateVerifier(
             wanted,
             identity,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from ikd.auth import Authenticated, Declined, Identity, Step, Token, Transcript
+from ikd.auth.groups import NO_GROUPS, Groups
 from sadb.crypto import prf
 from sadb.secret import Secret
 
@@ -43,6 +44,7 @@ class PskVerifier:
     secret: Secret
     identity: Identity
     transcript: Transcript
+    groups: Groups = NO_GROUPS
 
     def step(self, token: Token | None) -> Step:
         """The proven peer; raises `Declined`."""
@@ -54,8 +56,13 @@ class PskVerifier:
                 "compare the secret for this peer in both hosts' secrets.toml",
                 cause="wrong-key",
             )
-        name = str(self.identity)
-        return Step(peer=Authenticated(self.identity, "psk", f"pre-shared key {name}", names=(name,)))
+        return Step(peer=proven(self.identity, self.groups))
+
+
+def proven(identity: Identity, groups: Groups) -> Authenticated:
+    """A peer that has the key for what it claims to be."""
+    name = str(identity)
+    return groups.joined(Authenticated(identity, "psk", f"pre-shared key {name}", names=(name,)))
 
 
 # Which key -----------------------------------------------------------------------------------------------

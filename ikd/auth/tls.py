@@ -21,6 +21,7 @@ from ikd.auth import ANONYMOUS, Authenticated, Declined, Step, Token
 from ikd.auth.certificate import HostCertificate, check_wanted
 from ikd.auth.chain import MAX_DEPTH, Trust
 from ikd.auth.facts import Facts
+from ikd.auth.groups import NO_GROUPS, Groups
 from ikd.auth.tls_errors import Objection, explain, reason_of
 from policy.rules import AuthMethod
 from sadb.secret import Secret
@@ -129,6 +130,7 @@ class _Side(ABC):
         "_connection",
         "_credentials",
         "_facts",
+        "_groups",
         "_methods",
         "_mutual",
         "_over",
@@ -142,6 +144,7 @@ class _Side(ABC):
         credentials: TlsCredentials,
         methods: tuple[AuthMethod, ...],
         clock: Callable[[], float],
+        groups: Groups = NO_GROUPS,
         *,
         mutual: bool = True,
         secret: SecretKind = "exporter",
@@ -151,6 +154,7 @@ class _Side(ABC):
         self._credentials = credentials
         self._methods = methods
         self._clock = clock
+        self._groups = groups
         self._mutual = mutual
         self._secret = secret
         self._whose = whose
@@ -251,7 +255,7 @@ class _Side(ABC):
         if facts is None:  # the library has been told to complete nothing without a certificate
             raise Declined("the peer has sent no certificate, and one is wanted")
         proven = str(facts.identity)
-        return Authenticated(
+        peer = Authenticated(
             facts.identity,
             "certificate",
             f"{self._whose} cert {facts.title} (tls {connection.get_cipher_name()})",
@@ -259,6 +263,7 @@ class _Side(ABC):
             (proven, *(name for name in facts.names if name != proven)),
             health=facts.ailment is None,
         )
+        return self._groups.joined(peer)
 
 
 class TlsInitiator(_Side):

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Protocol
 
-from ikd.auth import Authenticate, Authenticated, Authenticator, Declined, Identity, Step, Token
+from ikd.auth import Authenticate, Authenticated, Authenticator, Declined, Identity, Step, Token, psk
 from ikd.auth.hashed import hash_of
 from ikd.exchange import Steps, ask, send
 from ikd.ikev1.keys import hash_i, hash_r, skeyid_psk, skeyid_signature
@@ -139,8 +139,7 @@ class PskProof(Proof):
                 f"the peer calls itself {claimed}, and the pre-shared key it has is not for that name",
                 f'add "{claimed}" to `peers` of the [[psk]] in secrets.toml if this is the right host',
             )
-        name = str(claimed)
-        return Authenticated(claimed, "psk", f"pre-shared key {name}", names=(name,))
+        return psk.proven(claimed, credentials.material.groups)
 
 
 class SignatureProof(Proof):

@@ -92,9 +92,7 @@ class IsakmpAdmission(ABC):
         """A first message: nothing is kept before the limits allow it."""
         if header.spi_i == ZERO_SPI or header.message_id or header.flags & Flags.ENCRYPTION:
             raise Malformed("not a first message")
-        if (
-            header.next_payload != self.leading
-        ):  # in fragments it would be kept for anybody who writes an address
+        if header.next_payload != self.leading:  # a fragment would be kept for whoever writes an address
             raise Malformed(f"a first message that begins with payload {header.next_payload}")
         registry, address = self._registry, path.peer.address
         key = (self.keying, address, path.peer.port, header.spi_i)
