@@ -83,7 +83,7 @@ a certificate, the names in it. A pattern fits names of its own form only:
 | distinguished name | `CN=db,O=Corp`, `CN=*,O=Corp` | the same attributes in this order or the reverse |
 | key identifier | `keyid:branch-7` | an ID_KEY_ID |
 | group | `group:CORP\\\\HR`, `group:S-1-5-21-...-1105` | members, without case; no wildcards |
-| principal | `CORP\\\\clerk`, `host/db@CORP.EXAMPLE` | Kerberos and NTLM names |
+| principal | `CORP\\\\clerk`, `host/db@CORP.EXAMPLE` | what Kerberos and NTLM prove, and nothing else |
 
 `*` stands for any characters, `?` for one; `*` alone fits every name. Groups are those of the file that
 `identity.groups` names, and the SIDs that a Kerberos ticket of Active Directory has. Without `peer` everybody

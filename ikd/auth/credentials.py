@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -571,7 +572,9 @@ def _target(rule: Rule, claimed: str | None) -> str:
 
 def _presumed_names(rule: Rule, address: Address | None) -> tuple[str, ...]:
     """What a peer that has not spoken may be called, best known first."""
-    known: list[str | Address | None] = [rule.peer and canonical(rule.peer)]
+    known: list[str | Address | None] = []
+    with suppress(ValueError):  # a name of Kerberos or NTLM, which no key is for
+        known.append(rule.peer and canonical(rule.peer))
     if rule.tunnel:
         known += [rule.tunnel.remote_host, rule.tunnel.remote]
     known.append(address)

@@ -86,6 +86,8 @@ class Identity:
             return cls(IdKind.IPV4_ADDR if address.version == 4 else IdKind.IPV6_ADDR, address.packed)
         if "=" in text:
             return cls(IdKind.DER_ASN1_DN, distinguished_name(whole).public_bytes())
+        if "/" in text or "\\" in text:  # policy takes those for principals
+            raise ValueError("a name has no slashes; principals are proven with a keytab and not claimed")
         if text.startswith("@"):
             return cls(IdKind.FQDN, text[1:].encode("idna"))
         if not text or not text.isprintable() or " " in text:

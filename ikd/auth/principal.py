@@ -25,7 +25,7 @@ class Principal:
             raise ValueError(f"a principal has 1 to {MOST_OCTETS} octets")
         if not text.isprintable() or "\\" in text or any(map(str.isspace, text)):
             raise ValueError(f"a principal with spaces, escapes or control characters: {text[:80]!r}")
-        if text.casefold().startswith(("group:", "keyid:")):
+        if text.casefold().startswith(("group:", "keyid:")) or "=" in text:  # a distinguished name
             raise ValueError(f"a principal that would pass for something else: {text[:80]!r}")
         name, at, realm = text.partition("@")
         parts = tuple(name.split("/"))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from ikd.auth.identity import canonical
+from ikd.auth.identity import Identity, canonical
 from ikd.auth.ntlm import ACCEPT, MACHINE, USES, NtlmAccount, nt_hash
 from ikd.auth.psk import PskEntry
 from sadb.secret import Secret
@@ -96,8 +96,17 @@ def _psk(row: dict[str, Any]) -> PskEntry:
     return PskEntry(
         _secret(row),
         tuple(_name("peers", peer) for peer in peers),
-        None if local is None else _name("local", local),
+        None if local is None else _own(local),
     )
+
+
+def _own(local: Any) -> str:
+    """What we are to claim, or a pattern for it."""
+    name = _name("local", local)
+    try:
+        return name if "*" in name else str(Identity.parse(name))
+    except ValueError as error:
+        raise _Wrong(f"local: {error}") from None
 
 
 def _twice(entries: dict[int, PskEntry]) -> Iterator[str]:

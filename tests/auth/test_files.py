@@ -336,6 +336,7 @@ def test_keys_in_every_encoding(tmp_path: Path) -> None:
         ('[[psk]]\npeers = ["a b"]\nsecret = "x"', 'psk[1].peers: "a b" is not an identity'),
         ('[[psk]]\npeers = [7]\nsecret = "x"', "psk[1].peers: must be text"),
         ('[[psk]]\nlocal = 7\nsecret = "x"', "psk[1].local: must be text"),
+        ('[[psk]]\nlocal = "10.0.0.0/8"\nsecret = "x"', 'psk[1].local: "10.0.0.0/8" is not an identity'),
         ('[[psk]]\npeers = ["a"]', "psk[1].secret: exactly one of secret, secret_hex, secret_base64"),
         (
             '[[psk]]\nsecret = "x"\nsecret_hex = "00"',

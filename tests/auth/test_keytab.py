@@ -20,6 +20,7 @@ from ikd.auth.kerberos import check_keytab
 from ikd.auth.keytab import Keytab, KeytabEntry
 from ikd.auth.principal import Principal
 from ikd.settings import IdentitySettings
+from policy.peers import matches
 
 NOW = 1_800_000_000.0
 
@@ -138,7 +139,8 @@ def test_principals() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "@R", "a@", "a//b", "/a", "a/", "a@b@c", "a b", "a\\/b", "a\n", "a@b/c", "\x7f"]
+    "text",
+    ["", "@R", "a@", "a//b", "/a", "a/", "a@b@c", "a b", "a\\/b", "a\n", "a@b/c", "\x7f", "CN=db,O=Corp$@R"],
 )
 def test_texts_that_are_no_principals(text: str) -> None:
     """They would be compared with rules as if they were."""
@@ -156,6 +158,14 @@ def test_nobody_can_claim_a_proven_principal() -> None:
         assert claimed != proven
     with pytest.raises(ValueError, match="proven with a keytab"):
         canonical("principal:a@R")
+
+
+@pytest.mark.parametrize("name", ["host/db@CORP.EXAMPLE", "host/db.corp.example", "CORP\\db$"])
+@pytest.mark.parametrize("kind", [IdKind.FQDN, IdKind.RFC822_ADDR])
+def test_a_name_in_a_certificate_is_no_principal(kind: IdKind, name: str) -> None:
+    """An authority for mail may write any local part into a certificate, and a slash is one's right: it must
+    not pass for the machine that a rule names as Kerberos or NTLM would prove it."""
+    assert not matches(name, str(Identity(kind, name.encode())))
 
 
 # The file of ikd.toml ------------------------------------------------------------------------------------

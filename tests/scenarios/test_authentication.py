@@ -242,6 +242,16 @@ def test_an_identity_that_the_certificate_does_not_name(first: str) -> None:
 
 
 @pytest.mark.parametrize("first", BOTH)
+def test_the_rule_expects_a_principal(first: str) -> None:
+    """Only Kerberos or NTLM can prove it: with a pre-shared key the peer is refused, and nothing breaks."""
+    link = Link(*tunnel_hosts(right_rule="peer = 'CORP\\left$'\n"))
+    link.up("net", first)
+    link.run(60)
+    nothing(link)
+    assert "expects peer" in refusal(link.right)
+
+
+@pytest.mark.parametrize("first", BOTH)
 def test_methods_that_do_not_meet(first: str) -> None:
     """One side's rule asks for a certificate, the other has only a key."""
     sets = '[auth.cert]\nfirst = ["certificate"]\n[auth.any]\nfirst = ["certificate", "psk"]\n'
