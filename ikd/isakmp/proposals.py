@@ -40,6 +40,7 @@ KEY_IKE = 1  # the only transform ID of phase 1
 MOST_TRANSFORMS = 255  # they are numbered in one octet
 MOST_OCTETS = 4096  # of a transform's attributes: what is chosen goes back whole, and more with it
 DEFAULT_SECONDS = 28800  # RFC 2407 section 4.5
+LONGEST = 0xFFFFFFFF  # what is said of a life in four octets; more is as good as that
 
 NO_GROUP = Group("none", 0, Curve.MODP, 0)  # main mode of AuthIP can do without (MS-AIPS section 3.2.4)
 
@@ -161,12 +162,12 @@ def _life_attributes(life: Life, classes: tuple[int, int]) -> Attributes:
     found: list[tuple[int, int | bytes]] = []
     for unit, value in ((LifeType.SECONDS, life.seconds), (LifeType.KILOBYTES, life.kilobytes)):
         if value is not None:
-            found += (kind, int(unit)), (duration, min(value, 0xFFFFFFFF).to_bytes(4, "big"))
+            found += (kind, int(unit)), (duration, min(value, LONGEST).to_bytes(4, "big"))
     return tuple(found)
 
 
 def _life(attributes: Attributes, classes: tuple[int, int]) -> Life:
-    """What a list of attributes says; a duration belongs to the type before it."""
+    """What a list of attributes says, `LONGEST` at the most; a duration belongs to the type before it."""
     kind, duration = classes
     unit = None
     found: dict[int, int] = {}
@@ -175,7 +176,7 @@ def _life(attributes: Attributes, classes: tuple[int, int]) -> Life:
         if number == kind:
             unit = amount
         elif number == duration and unit is not None and amount:
-            found.setdefault(unit, amount)
+            found.setdefault(unit, min(amount, LONGEST))
     return Life(found.get(LifeType.SECONDS), found.get(LifeType.KILOBYTES))
 
 

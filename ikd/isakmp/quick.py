@@ -29,6 +29,8 @@ from sadb.crypto import KeyExchange as DiffieHellman
 from sadb.sa import Lifetime, Mode, SaPair
 from sadb.selector import Selector, TrafficSelector
 
+LEAST_SECONDS = 10
+LEAST_KILOBYTES = 1024
 _ORIGINAL = {
     Traversal.RFC_3947: NatOriginalAddress,
     Traversal.DRAFT_02: NatOriginalAddressDraft,
@@ -78,12 +80,15 @@ def shorter(own: Life, theirs: Life) -> Life:
 
 
 def limit(pair: SaPair, life: Life) -> None:
-    """Set the limits of a pair when the other end wants shorter ones."""
+    """Set the limits of a pair when the other end wants shorter ones; one that wants less than `LEAST_SECONDS`
+    or `LEAST_KILOBYTES` would have us negotiate without a pause, and may do so itself."""
     lifetime: Lifetime = pair.inbound.lifetime
-    if life.seconds is not None and (lifetime.hard_seconds is None or life.seconds < lifetime.hard_seconds):
-        lifetime = replace(lifetime, hard_seconds=float(life.seconds), soft_seconds=life.seconds * SOFT)
+    if life.seconds is not None:
+        seconds = float(max(life.seconds, LEAST_SECONDS))
+        if lifetime.hard_seconds is None or seconds < lifetime.hard_seconds:
+            lifetime = replace(lifetime, hard_seconds=seconds, soft_seconds=seconds * SOFT)
     if life.kilobytes is not None:
-        octets = life.kilobytes * 1024
+        octets = max(life.kilobytes, LEAST_KILOBYTES) * 1024
         if lifetime.hard_octets is None or octets < lifetime.hard_octets:
             lifetime = replace(lifetime, hard_octets=octets, soft_octets=int(octets * SOFT))
     pair.inbound.lifetime = pair.outbound.lifetime = lifetime

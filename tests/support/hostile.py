@@ -273,6 +273,8 @@ def allowed(one: Host, question: Any) -> None:
     for half in (pair.inbound, pair.outbound):
         assert replace(half.suite, esn=False, group=None) in suites, str(half.suite)
         assert half.spi > 255, f"SPI {half.spi}"
+        assert (half.lifetime.hard_octets or 0) < 1 << 63, "no engine counts as far"
+        assert (half.lifetime.hard_seconds or 10) >= 10, "it would be replaced without a pause"
     name = "left" if pair.rule.startswith("net") else "third"
     assert pair.outbound.destination == ADDRESSES[name]
     found = one.endpoint.associations[pair.owner].peer
