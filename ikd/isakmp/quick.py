@@ -80,8 +80,8 @@ def shorter(own: Life, theirs: Life) -> Life:
 
 
 def limit(pair: SaPair, life: Life) -> None:
-    """Set the limits of a pair when the other end wants shorter ones; one that wants less than `LEAST_SECONDS`
-    or `LEAST_KILOBYTES` would have us negotiate without a pause, and may do so itself."""
+    """Set the limits of a pair when the other end wants shorter ones, but not less than `LEAST_SECONDS` and
+    `LEAST_KILOBYTES`: it would have us negotiate without a pause, and may do so itself."""
     lifetime: Lifetime = pair.inbound.lifetime
     if life.seconds is not None:
         seconds = float(max(life.seconds, LEAST_SECONDS))
