@@ -68,10 +68,12 @@ class Listener(Association):
 
     def _again(self, message_id: int) -> bool:
         """Whether a message ID was used before, by the peer or in a recording of its messages; from now on it
-        is."""
+        is. Long before one is forgotten, whose recording would be new, the SA is replaced."""
         if message_id in self._seen:
             return True
         self._seen[message_id] = None
+        if len(self._seen) == MOST_SEEN // 2:
+            self.life.rekey_at = self.session.now
         if len(self._seen) > MOST_SEEN:
             self._seen.popitem(last=False)
         return False

@@ -498,6 +498,25 @@ def test_an_idle_pair_goes() -> None:
     agree(link, ikes=1, pairs=0)
 
 
+def test_so_many_messages_that_some_would_be_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recording of one that is forgotten would be new: the ISAKMP SA is replaced in time, and what was
+    said on the old one is nothing on the new one."""
+    monkeypatch.setattr("ikd.isakmp.reception.MOST_SEEN", 100)
+    link = connected()
+    (old,) = link.right.ikes
+    probe = status(N.R_U_THERE, b"\0\0\0\1", ProtocolId.ISAKMP, b"".join(main_mode(link.left).spis))
+    recorded = [informed(link.left, probe, number=n) for n in range(1, 60)]
+    for data in recorded:
+        link.inject(link.right, data)
+    link.run(30)
+    agree(link, ikes=1, pairs=1)
+    assert link.right.ikes != [old]
+    count = len(link.flights)
+    for data in recorded:
+        link.inject(link.right, data)
+    assert len(link.flights) == count
+
+
 @ORDERS
 def test_a_host_shuts_down(first: str) -> None:
     """Its peer hears it."""
