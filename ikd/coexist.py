@@ -202,6 +202,6 @@ class Attempts:
 
 def ignored(header: Header, data: bytes, *, has_authip: bool, every: bool) -> bool:
     """Whether a first message of IKEv1 gets no answer, because its sender has begun AuthIP, too, which a rule
-    of ours has for it; `every`: also when it does not say so (authip.md OQ-25)."""
+    of ours has for it; `every`: also when it does not say so (OQ-25)."""
     first = header.version == VERSION_1 and header.exchange in _FIRST and header.spi_r == ZERO_SPI
     return first and has_authip and (every or Known.AUTHIP.value in data)

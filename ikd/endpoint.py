@@ -133,7 +133,7 @@ class Endpoint:
 
     def _is_cookie(self, header: Header) -> bool:
         """Whether a message with an exchange type of IKEv1 is for AuthIP all the same: a cookie may be
-        (authip.md OQ-26)."""
+        (OQ-26)."""
         found = self._register.by_spi(header.spi_i)
         return found is not None and found.main.keying == "authip"
 

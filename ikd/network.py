@@ -146,7 +146,7 @@ def _table(message: bytes) -> int:
 
 
 def keywords() -> Keywords:
-    """What the address keywords of policy.md section 3.2 stand for here, as far as that is known."""
+    """What the address keywords of rules stand for here, as far as that is known."""
     found: dict[str, Sequence[Network | Address]] = {
         "LocalSubnet": [
             network

@@ -1,4 +1,4 @@
-"""Typed settings of the daemon: `ikd.toml`, as interface.md section 2.1 has it, into frozen dataclasses.
+"""Typed settings of the daemon: `ikd.toml` into frozen dataclasses.
 
 Each field has its default, its limits and a sentence about it beside it; loading, the error messages and
 `docs/settings.md` come from there. Loading is strict and whole: every complaint is reported at once, each

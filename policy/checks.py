@@ -1,9 +1,8 @@
-"""What the keys of one rule may not say together (policy.md section 14), one entry a rule of that table.
+"""What the keys of one rule may not say together: a table of checks, which docs/policy.md prints.
 
 A check runs when none of the keys it looks at was complained about already; it answers with the key at fault
-and a sentence that says what to do. V8 and V9 are in `policy.sets`, V10 and V15 in `policy.modules`, V11 in
-`policy.parse`; V6, V12, V13 and V16 speak of things this file format cannot express or checks where it reads
-them.
+and a sentence that says what to do. What sets may not say is in `policy.sets`, what a keying module cannot do
+in `policy.modules`. V1 and so on are names for the tests.
 """
 
 from __future__ import annotations

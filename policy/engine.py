@@ -1,7 +1,7 @@
-"""Which rule decides a packet, and why: the total order of policy.md section 10.1 over a whole policy.
+"""Which rule decides a packet, and why: the total order of `policy.ranking` over a whole policy.
 
 `Policy` is immutable; a reload makes another one and `diff` tells what changed. What is exempt whatever the
-rules say (section 7.1) stands before them as rules of its own. This module reads no files and resolves no
+rules say stands before them as rules of its own. This module reads no files and resolves no
 names; `policy.load` and the daemon do.
 """
 
@@ -40,8 +40,8 @@ _LOOPBACK = ("127.0.0.0/8", "::1/128")
 _GROUPS = ("224.0.0.0/4", "255.255.255.255/32", "ff00::/8")
 _ESP, _AH = 50, 51
 
-# What no rule decides (policy.md section 7.1: what is always exempt, neighbour discovery and DHCP). Keying
-# traffic is told by the port at this end only: behind a NAT the other end may have any.
+# What no rule decides. Keying traffic is told by the port at this end only: behind a NAT the other end may
+# have any.
 EXEMPTIONS = (
     _exempt("keying", _ANY, _ANY, UDP, (IKE_PORT, IKE_PORT)),
     _exempt("keying through NAT", _ANY, _ANY, UDP, (NATT_PORT, NATT_PORT)),
@@ -86,7 +86,7 @@ class Policy:
 
     def for_peer(self, local: Address, peer: Address, keying: str = "ikev2") -> tuple[Rule, ...]:
         """Enabled rules that secure traffic between these outer addresses with this keying module, most
-        specific addresses first (policy.md section 6.1)."""
+        specific addresses first."""
         key = (local, peer, keying)
         known = self._by_peer.get(key)
         if known is None:

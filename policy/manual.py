@@ -120,7 +120,7 @@ def _keys(table: Table) -> str:
     return _table(("key", "value", "default", "meaning"), rows)
 
 
-# What policy.md section 3.3 says of each combination.
+# What each combination comes to.
 _MEANING = {
     (Level.REQUIRE, Level.REQUIRE): "nothing passes in the clear, either way",
     (Level.REQUIRE, Level.REQUEST): "others must protect what they start, this end does if possible",

@@ -1,5 +1,5 @@
-"""What each keying module can do with the sets of a rule (policy.md sections 4.1 and 6.2). Pre-shared keys
-over IKEv2 are an extension of that model; here they are ordinary."""
+"""What each keying module can do with the sets of a rule. Pre-shared keys over IKEv2, which Windows has not,
+are ordinary here."""
 
 from __future__ import annotations
 

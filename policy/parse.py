@@ -1,4 +1,4 @@
-"""Policy files, as text, into a `Policy` (interface.md section 2.2, policy.md sections 3 to 6 and 14).
+"""Policy files, as text, into a `Policy`; docs/policy.md has the format.
 
 Everything wrong with all files is collected and raised as one `PolicyError`; each complaint names file, line
 and key. What is right but not enforced by this build becomes a warning, or a complaint if the rule would be
@@ -44,8 +44,8 @@ def parse(text: str, source: str = "policy.toml", keywords: Keywords | None = No
 
 
 def compose(documents: Iterable[tuple[str, str]], keywords: Keywords | None = None) -> Policy:
-    """A policy from files as (name, text), in order. `keywords` gives the addresses behind the keywords of
-    policy.md section 3.2; a rule with one that has none is not in force. Raises `PolicyError`."""
+    """A policy from files as (name, text), in order. `keywords` gives the addresses behind keywords
+    such as LocalSubnet; a rule with one that has none is not in force. Raises `PolicyError`."""
     notes = Notes()
     files = [file for source, text in documents if (file := _document(source, text, notes))]
     sets = _sets(files, notes)

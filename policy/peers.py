@@ -1,4 +1,4 @@
-"""Who may use a rule: proven names against the rule's `peer`, `deny` and `allow` (policy.md section 8.3).
+"""Who may use a rule: proven names against the rule's `peer`, `deny` and `allow`.
 
 `peer` is what the other end must prove to be; without it every identity that the authentication proves (a
 certificate of a trusted authority, a pre-shared key) is accepted. Then `deny` refuses, then `allow`, if there

@@ -1,12 +1,12 @@
 """The built-in sets, written as an administrator would write them; docs/policy.md prints this text.
 
 "default" is what a rule without `auth` or `crypto` gets: wide enough for other implementations, without
-anything RFC 8247 advises against. Where policy.md section 4.4 prefers Kerberos with a keytab, the default
-here is a certificate, then a pre-shared key. The "compatible-" sets are what Windows of a generation can do,
-the strongest first, while its own order begins with the weakest: "compatible-2012" is for 8, 2012 and later,
-"compatible-2008" for Vista to 2008 R2 and for the L2TP clients of all later versions, "compatible-xp" for XP
-and 2003, which have nothing better than 3DES; only this one names it, and group 2. DES, MD5 and group 1 are
-refused. 64-bit blocks are rekeyed early, after 100 MB as those systems do it.
+anything RFC 8247 advises against. Where Windows' default is Kerberos, here it is a certificate, then a
+pre-shared key. The "compatible-" sets are what Windows of a generation can do, the strongest first, while its
+own order begins with the weakest: "compatible-2012" is for 8, 2012 and later, "compatible-2008" for Vista to
+2008 R2 and for the L2TP clients of all later versions, "compatible-xp" for XP and 2003, which have nothing
+better than 3DES; only this one names it, and group 2. DES, MD5 and group 1 are refused. 64-bit blocks are
+rekeyed early, after 100 MB as those systems do it.
 A set in a file replaces a built-in one of the same name.
 """
 

@@ -1,4 +1,4 @@
-"""The order in which rules are asked: policy.md section 10.1 as a table of criteria.
+"""The order in which rules are asked, as a table of criteria; docs/policy.md prints it.
 
 The first criterion that tells two rules apart decides; each one can say so in words. A list of addresses or
 ports counts as its widest entry. One thing stands before specificity: a `block` rule that names a service

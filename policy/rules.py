@@ -1,4 +1,4 @@
-"""Connection-security rules, authentication sets and crypto sets, as loaded (policy.md sections 3 to 6).
+"""Connection-security rules, authentication sets and crypto sets, as loaded (docs/policy.md).
 
 Everything here is frozen and complete: defaults are filled in, names are resolved, algorithms are rows.
 `policy.load` makes these from TOML, `policy.engine` ranks and matches them.
@@ -16,7 +16,7 @@ from sadb.selector import Selector, TrafficSelector
 
 @dataclass(frozen=True, slots=True)
 class AuthMethod:
-    """One entry of an authentication set; the fields after `method` narrow a certificate (policy.md 4.2)."""
+    """One entry of an authentication set; the fields after `method` narrow a certificate."""
 
     method: str  # psk, certificate, kerberos, ntlm, anonymous; user-* in second sets
     ca: str | None = None  # distinguished name that must be in the chain
@@ -78,7 +78,7 @@ class CryptoSet:
 
 @dataclass(frozen=True, slots=True)
 class AccessList:
-    """Principals that may or may not use a rule (policy.md 8.3); patterns as written in the file."""
+    """Principals that may or may not use a rule; patterns as written in the file."""
 
     machines: tuple[str, ...] = ()
     users: tuple[str, ...] = ()

@@ -1,5 +1,5 @@
-"""Authentication sets and crypto sets out of their tables (policy.md sections 4 and 5), checked as those
-sections ask. What a keying module can do with a set is decided per rule (`policy.modules`)."""
+"""Authentication sets and crypto sets out of their tables, checked as Windows checks its own (MS-FASP
+sections 2.2.65 and 2.2.74). What a keying module can do with a set is decided per rule (`policy.modules`)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def auth_set(name: str, section: Section) -> AuthSet:
         for message in filter(None, (check(second) for check in SECOND_CHECKS)):
             section.complain("second", message)
     found = AuthSet(name, first, second)
-    # the key that protects the choice of a method comes out of the method (authip.md section 22)
+    # the key that protects the choice of a method comes out of the method (MS-AIPS section 5.1.1)
     nobody = any(method.method == "anonymous" for method in first) and (not second or found.optional)
     if nobody and section.bad.isdisjoint(("first", "second")):
         section.complain("first", _ANONYMOUS)
@@ -158,7 +158,7 @@ def _second_unmixed(methods: tuple[AuthMethod, ...]) -> str | None:
     return None
 
 
-# policy.md 4.3: constraints 1 and 2 for the first list, 3 to 5 for the second
+# MS-FASP section 2.2.65: what the first list may have, and the second
 FIRST_CHECKS: tuple[Check, ...] = (
     _once("anonymous", "kerberos", "ntlm", "psk"), _ntlm_or_psk, _contiguous, _health_or_not,
 )  # fmt: skip
@@ -168,7 +168,7 @@ SECOND_CHECKS: tuple[Check, ...] = (
 
 # Crypto -----------------------------------------------------------------------------------------------------
 
-LONGEST = 2879 * 60  # policy.md 5.1 and 5.2
+LONGEST = 2879 * 60  # Windows' limit for both modes (MS-FASP section 2.2.74)
 SHORTEST_QUICK = 5 * 60
 FEWEST_OCTETS = 20_480 * 1000
 MOST_PROPOSALS = 100
@@ -217,7 +217,7 @@ def _forward_secret(main: tuple[MainSuite, ...], quick: tuple[QuickSuite, ...]) 
 
 
 def lifetimes(section: Section | None) -> Lifetimes:
-    """When keys are replaced. Longer than policy.md allows is refused; shorter is only warned about, because
+    """When keys are replaced. Longer than Windows allows is refused; shorter is only warned about, because
     that is how rekeying is watched."""
     plain = Lifetimes()
     if section is None:

@@ -53,7 +53,7 @@ SERVICES = {
 
 
 def keyword(text: str) -> str | None:
-    """The address keyword of policy.md 3.2 as it is spelt there, or None; case does not matter."""
+    """The address keyword as docs/policy.md spells it, or None; case does not matter."""
     return next((word for word in KEYWORDS if word.lower() == text.strip().lower()), None)
 
 

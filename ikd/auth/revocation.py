@@ -22,7 +22,7 @@ _REMEMBERED = 4096  # certificates looked up
 
 
 class CrlCheck(Enum):
-    """How strict revocation is (policy.md section 7)."""
+    """How strict revocation is (MS-FASP section 2.2.42)."""
 
     NONE = "none"
     ATTEMPT = "attempt"  # refuse what a list revokes

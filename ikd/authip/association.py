@@ -279,7 +279,7 @@ class AuthipAssociation(Reception):
     # Deletion --------------------------------------------------------------------------------------------
 
     def _say_deleted(self, pair: SaPair, reason: str) -> None:
-        """N(NOTIFY_STATUS) about a quick-mode SA, which its message ID names (authip.md OQ-24)."""
+        """N(NOTIFY_STATUS) about a quick-mode SA, which its message ID names."""
         number = self.session.quick_ids.pop(pair.inbound.spi, None)
         if number is not None and self.session.armed:
             self.notices.say(number, status(failure.deletion(reason), Subject.QUICK, RELIABLE), key=number)

@@ -1,5 +1,5 @@
 """What went wrong, in the words of the peer and of people: exceptions as Windows error codes and as events
-(MS-AIPS section 3.1.7.2, authip.md section 12.2)."""
+(MS-AIPS section 3.1.7.2)."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class Transcript:
 
     def value(self, hash_name: str, *, main: bool = True, hashed: bool = True) -> bytes:
         """t; extended mode (`main` false) hashes with the negotiated hash from the start. Without `hashed`
-        the third message stands before the chain unhashed, as Auth1 is printed (authip.md OQ-29)."""
+        the third message stands before the chain unhashed, as Auth1 is printed (OQ-29)."""
         value = b""
         for n, one in enumerate(self._messages):
             value = one + value

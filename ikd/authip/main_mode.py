@@ -206,8 +206,8 @@ def _rule_for(session: Session, rules: tuple[Rule, ...], suite: MainSuite, offer
 
 def _first_token(session: Session, acceptance: Acceptance, request: Message) -> Steps[GssApi | None]:
     """The answer to a token in the first message, if there is one and it is for the method that was chosen;
-    the initiator begins anew otherwise. One that means to stay anonymous may go on without any (authip.md
-    OQ-15)."""
+    the initiator begins anew otherwise. One that means to stay anonymous may go on without any
+    (OQ-15)."""
     token, first = request.maybe(GssApi), session.methods[0]
     answer = None
     if token is not None and request.one(Auth).entries[0].method == first:

@@ -1,5 +1,5 @@
 """Authentication methods: a rule's authentication sets as the numbers of AUTH payloads, and who proves and
-verifies for each (MS-AIPS sections 1.7 and 2.2.3.4, policy.md section 4)."""
+verifies for each (MS-AIPS sections 1.7 and 2.2.3.4)."""
 
 from __future__ import annotations
 

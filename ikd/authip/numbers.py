@@ -21,7 +21,7 @@ class Exchange(IntEnum):
 
 class Method(IntEnum):
     """Authentication methods of an AUTH payload, section 2.2.3.4; 9 and 10 are those of the Windows Filtering
-    Platform (authip.md OQ-9)."""
+    Platform (OQ-9)."""
 
     KERBEROS = 2
     ANONYMOUS = 3

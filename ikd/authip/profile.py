@@ -1,11 +1,10 @@
 """The interop profile: what MS-AIPS leaves open or contradicts itself in, one field each, chosen by `profile`
 in ikd.toml. Nothing of this stands anywhere else, so that a capture of a Windows host settles it here.
 
-OQ numbers are those of the reference's list (authip.md section 20); docs/interop-windows.md has the questions
-in words. Not here, because only one reading can be built: TLS tokens are whole records (OQ-4), NULL and GCM
-are no main-mode ciphers (OQ-5), keys of quick mode are derived after extended mode where there is one
-(OQ-32), the secret of an ECP group is its x coordinate (OQ-27), an unauthenticated message in a wrong state
-tears nothing down (OQ-38), dictated keys are refused (OQ-10).
+OQ numbers are those of docs/interop-windows.md, which has the questions in words. Not here, because only one
+reading can be built: TLS tokens are whole records, NULL and GCM are no main-mode ciphers, keys of quick mode
+are derived after extended mode where there is one, the secret of an ECP group is its x coordinate, an
+unauthenticated message in a wrong state tears nothing down, dictated keys are refused.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One set of answers; the defaults are the reference's suggestions."""
+    """One set of answers; the defaults are what seemed the likeliest."""
 
     natd_hash: Literal["sha1", "sha256"] = "sha1"  # OQ-1: sent; any is understood
     first_sync_id: Literal["fresh", "same"] = "fresh"  # OQ-2: message ID of the first quick mode's #7

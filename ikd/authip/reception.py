@@ -36,7 +36,7 @@ from ikd.wire.isakmp import HEADER_SIZE, ZERO_SPI, Flags, Header, chain
 from sadb.address import Path
 
 MOST_COOKIES = 16  # of a responder under load that are returned in one negotiation
-COOKIE_EXCHANGES = (Exchange.MAIN, Exchange.NOTIFY, 5)  # authip.md OQ-26
+COOKIE_EXCHANGES = (Exchange.MAIN, Exchange.NOTIFY, 5)  # OQ-26
 
 
 class Reception(Listener):
@@ -329,7 +329,7 @@ class Reception(Listener):
 
     def _quick_refused(self, message_id: int, refused: Refused, *, whole: bool) -> None:
         """The peer declines a quick mode of ours, or deletes one that is there; where its message ID has
-        never been that of a quick mode, it may mean all of this main-mode SA (authip.md OQ-24)."""
+        never been that of a quick mode, it may mean all of this main-mode SA."""
         session = self.session
         waiting = [one for one in self.talks.open if one.waiting and one.initiator]
         for talk in waiting:
@@ -346,7 +346,7 @@ class Reception(Listener):
 
 def _answers(message: Message, exchange: int, message_id: int) -> bool:
     """Whether a message answers a request of this exchange type and message ID; where the specification
-    contradicts itself, any reading will do (authip.md OQ-2, OQ-3, OQ-14)."""
+    contradicts itself, any reading will do (OQ-2, OQ-3, OQ-14)."""
     if message_id == EXTENDED_MESSAGE_ID and message.encrypted:
         return message.exchange in (Exchange.EXTENDED, Exchange.MAIN) and message.message_id in (0, 1)
     if exchange == Exchange.MAIN:

@@ -1,4 +1,4 @@
-"""The control socket's language (interface.md section 4): JSON lines, names, errors, plain values.
+"""The control socket's language (docs/control.md): JSON lines, names, errors, plain values.
 
 Used by the server, the client and the tests alike. It turns values of ours into JSON ones and refuses to turn
 key material into anything. Transport is not its business.
@@ -26,7 +26,7 @@ DEFAULT_SOCKET: Final = "/run/ikd/control.sock"
 
 Json = Any  # what json.dumps takes: None, bool, int, float, str, list and dict of these
 
-# code of an error -> exit code of ikctl (interface.md section 3)
+# code of an error -> exit code of ikctl
 EXIT_CODES: Final[Mapping[str, int]] = {
     "configuration": 1,
     "usage": 1,

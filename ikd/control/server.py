@@ -1,4 +1,4 @@
-"""Shell. The control socket: who may connect, reading lines, answering, streaming events (interface.md 4).
+"""Shell. The control socket: who may connect, reading lines, answering, streaming events.
 
 What a request does is in `control.requests`. Every connection is bounded: line length, requests under way,
 connections at a time, and events waiting for a slow reader, which loses the oldest and is told how many.

@@ -1,6 +1,6 @@
 """What the requests answer about SAs, peers and failures, as plain JSON; rules are in `control.rule_views`.
 
-Names and units are those of interface.md section 4; `control.render` turns the same values into text. Nothing
+Names and units are those of docs/control.md; `control.render` turns the same values into text. Nothing
 here changes anything, and no key material comes near.
 """
 

@@ -3,7 +3,7 @@ become one again (MS-IKEE section 3.3).
 
 Fragments are not authenticated: what they make is judged as a message. So they are few, small, and kept for a
 short time. A message goes whole into its fragments, header included, as other implementations do it; on
-receipt both readings of the specification are understood (MS-IKEE OQ-I2).
+receipt both readings of the specification are understood (I2 of docs/interop-windows.md).
 """
 
 from __future__ import annotations

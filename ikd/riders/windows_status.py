@@ -90,8 +90,8 @@ class Told:
 
 def read(spi: bytes, data: bytes) -> Told | None:
     """The contents of NOTIFY_STATUS or EXCHANGE_INFO, None when they are none. A quick mode's message ID may
-    stand in front; the SPI size then says 8 whether an SPI is there or these are the 8 octets (MS-IKEE
-    OQ-I1), so that what is left decides."""
+    stand in front; the SPI size then says 8 whether an SPI is there or these are the 8 octets (I1 of
+    docs/interop-windows.md), so that what is left decides."""
     octets = data or (spi if len(spi) == 8 else b"")
     if len(octets) == 4:
         return Told(int.from_bytes(octets, "big"))

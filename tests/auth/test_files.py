@@ -380,7 +380,7 @@ def test_same_peer_for_other_identities_of_ours(tmp_path: Path) -> None:
 
 
 def test_secrets_that_others_can_read(tmp_path: Path) -> None:
-    """interface.md: mode 0600, refused when readable by others."""
+    """Mode 0600, and refused when others can read it: who has the key is either host."""
     path = secrets(tmp_path, '[[psk]]\nsecret = "x"')
     path.chmod(0o640)
     with pytest.raises(MaterialError, match=r"mode 0640\); run: chmod 600"):

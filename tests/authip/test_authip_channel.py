@@ -1,4 +1,4 @@
-"""ikd.authip.channel: the reference's encrypted message octet by octet, check values of every length, and
+"""ikd.authip.channel: a message encrypted elsewhere, octet by octet, check values of every length, and
 what cannot be a message is refused before anything is decrypted."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ikd.authip.keys against the vectors of the reference, and both against MS-AIPS written out a second time,
+"""ikd.authip.keys against vectors computed elsewhere, and both against MS-AIPS written out a second time,
 line by line with nothing but hashlib and hmac."""
 
 from __future__ import annotations

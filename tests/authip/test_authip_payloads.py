@@ -96,7 +96,7 @@ def test_any_octets_are_a_chain_or_malformed(kind: int, octets: bytes) -> None:
 
 
 def test_registry_has_what_authip_has() -> None:
-    """The reference's table in section 3.1: what it uses is read, and of what it never uses (certificates,
+    """MS-AIPS sections 2.2.1 and 2.2.3: what they use is read, and of what it never uses (certificates,
     signatures, deletions) nothing can be believed."""
     used = {0x01, 0x04, 0x05, 0x08, 0x0A, 0x0B, 0x0D, 0x14, 0x15, 0x81, 0x86, 0x87, 0x88, 0x89}
     assert set(PAYLOADS) == used
@@ -113,7 +113,7 @@ def test_every_payload_has_a_name() -> None:
 # Octet by octet --------------------------------------------------------------------------------------------
 
 SPN = "host/größe.例.example"
-# each with its generic header, as the drawings of the reference's section 4 have it
+# each with its generic header, as the drawings of MS-AIPS section 2.2.3 have it
 DRAWN: dict[str, tuple[Body, str]] = {
     "GSS with an empty token": (GssApi(), "00000009 00000000 00"),
     "first GSS of a user": (
@@ -208,7 +208,7 @@ def test_unknown_payloads_are_skipped_by_their_length() -> None:
     ]
 
 
-def test_numbers_are_those_of_the_reference() -> None:
+def test_numbers_are_those_of_ms_aips() -> None:
     """IKEv1 of the same maker has other numbers for the same things, one apart."""
     assert [int(one) for one in Exchange] == [0xF3, 0xF4, 0xF5, 0xF6]
     found = {one.name: int(one) for one in N}

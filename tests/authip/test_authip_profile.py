@@ -210,7 +210,7 @@ def test_check_values_are_short_as_soon_as_one_end_is_old() -> None:
 @pytest.mark.parametrize("auth", [CERTIFICATE, EXTENDED], ids=["machine", "extended"])
 def test_fast_quick_mode_has_no_synchronisation(auth: str) -> None:
     """OQ-22: neither the initiator's nor an answer to what was never sent, with extended mode right behind
-    the first quick mode (the reference's ladders A and B); and the responder sends on the pair in the end."""
+    the first quick mode; and the responder sends on the pair in the end."""
     PROFILES["other"] = replace(DEFAULT, fast_quick=True)
     try:
         link = Link(

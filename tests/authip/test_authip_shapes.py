@@ -54,7 +54,7 @@ DICTATION = KeyDictation(data=b"d")
 SYNCHRONIZE = notify(N.QM_SYNCHRONIZE, Subject.QUICK)
 ACQUIRE = notify(N.ACQUIRE, Subject.QUICK, bytes(8), RELIABLE)
 
-# name of the shape, what it requires (the reference's sections 7.1, 10 and 11.2), and messages that fit
+# name of the shape, what it requires (MS-AIPS sections 3.2 to 3.7), and messages that fit
 MESSAGES: dict[str, tuple[str, set[int], list[Body]]] = {
     "#1": ("FIRST", {1, 0x87, 10}, [SA, AUTH, NONCE]),
     "#1 with all": ("FIRST", {1, 0x87, 10}, [SA, AUTH, NONCE, VENDOR, VENDOR, NAT_D, NAT_D, GSS, KE]),

@@ -1,5 +1,5 @@
-"""ikd.bench.esp_report, planes, plot and usage: figures, rows and ratios of data planes (interface.md section
-5), and what both sides are configured with."""
+"""ikd.bench.esp_report, planes, plot and usage: figures, rows and ratios of data planes, and
+what both sides are configured with."""
 
 from __future__ import annotations
 

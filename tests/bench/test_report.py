@@ -1,4 +1,4 @@
-"""ikd.bench.report: statistics of runs and the shape of what is printed (interface.md section 5)."""
+"""ikd.bench.report: statistics of runs and the shape of what is printed."""
 
 from __future__ import annotations
 

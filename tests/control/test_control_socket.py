@@ -359,7 +359,7 @@ def test_key_material_never_becomes_json() -> None:
 
 
 def test_forms_of_plain_values() -> None:
-    """Octets in hexadecimal, times in RFC 3339, names with hyphens: interface.md section 4."""
+    """Octets in hexadecimal, times in RFC 3339, names with hyphens."""
     assert plain({"a": b"\x01\xff", "b": (SocketAddress(parse("::1"), 500),)}) == {
         "a": "01ff",
         "b": ["[::1]:500"],

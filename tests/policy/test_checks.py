@@ -1,4 +1,4 @@
-"""What the keys of one rule may not say together: policy.md section 14, at least one test for each row."""
+"""What the keys of one rule may not say together: at least one test for each check."""
 
 from __future__ import annotations
 

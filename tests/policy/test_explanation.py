@@ -1,4 +1,4 @@
-"""What `ikctl explain` says, word for word as interface.md section 3 has it."""
+"""What `ikctl explain` says, word for word."""
 
 from __future__ import annotations
 

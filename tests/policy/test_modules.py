@@ -20,7 +20,7 @@ def methods(first: str, second: str = "") -> AuthSet:
 
 
 def test_default_is_ikev2_and_authip_only_if_needed() -> None:
-    """policy.md section 6.2; IKEv1 only by explicit choice."""
+    """IKEv1 only by explicit choice."""
     assert default_keying(methods("certificate psk")) == ("ikev2",)
     assert default_keying(methods("kerberos certificate")) == ("authip", "ikev2")
     assert default_keying(methods("certificate", "user-kerberos")) == ("authip", "ikev2")

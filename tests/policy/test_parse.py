@@ -224,7 +224,7 @@ def test_keyword_without_addresses_disables_the_rule() -> None:
 
 
 def test_keywords_and_addresses_are_two_rules() -> None:
-    """policy.md section 3.2: a set is static or symbolic, never both."""
+    """A set of addresses is static or symbolic, never both (MS-FASP section 2.2.22)."""
     assert "write two rules" in complaint('remote = ["DNS", "10.0.0.9"]')
 
 

@@ -96,7 +96,7 @@ def test_sets_meet_what_those_machines_propose(
 
 
 def test_names_of_the_interface_exist() -> None:
-    """interface.md promises these."""
+    """docs/policy.md promises these."""
     sets = presets()
     assert set(sets.auth) == {"default", "machine-and-user"}
     assert set(sets.crypto) == {"default", "modern", "compatible-2012", "compatible-2008", "compatible-xp"}

@@ -1,4 +1,4 @@
-"""The order in which rules are asked: each step of policy.md section 10.1 by an example."""
+"""The order in which rules are asked: each criterion by an example."""
 
 from __future__ import annotations
 

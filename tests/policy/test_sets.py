@@ -1,4 +1,4 @@
-"""Authentication sets and crypto sets: policy.md sections 4 and 5."""
+"""Authentication sets and crypto sets out of their tables."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_certificate_may_be_narrowed() -> None:
 
 
 def test_second_lists() -> None:
-    """The ready-made combinations of policy.md section 4.5 can be written."""
+    """The ready-made combinations that Windows offers can be written."""
     found = auth('first = ["kerberos", "psk"]\nsecond = ["user-kerberos", "user-ntlm", "anonymous"]')
     assert [m.method for m in found.second] == ["user-kerberos", "user-ntlm", "anonymous"]
     healthy = auth('first = ["psk"]\nsecond = [{ method = "certificate", health = true }]')
@@ -124,7 +124,7 @@ def test_second_lists() -> None:
             'first = ["psk"]\nsecond = ["user-ntlm", { method = "certificate", health = true }]',
             "a health certificate and user methods may not stand in one second list",
         ),
-        # authip.md section 22
+        # MS-AIPS section 5.1.1
         ('first = ["kerberos", "anonymous"]', "own.first: anonymous proves nobody, and whoever sits between"),
         (
             'first = ["anonymous"]\nsecond = ["user-ntlm", "anonymous"]',
@@ -135,7 +135,7 @@ def test_second_lists() -> None:
     ],
 )
 def test_bad_authentication_sets(keys: str, said: str) -> None:
-    """Every constraint of policy.md section 4.3, and every key."""
+    """Every constraint of MS-FASP section 2.2.65, and every key."""
     assert said in wrong("auth", keys)
 
 
@@ -170,7 +170,7 @@ def test_forward_secrecy_takes_the_groups_of_main_mode() -> None:
 
 
 def test_lifetimes() -> None:
-    """By time, octets, packets and idleness; "never" where policy.md has no upper bound."""
+    """By time, octets, packets and idleness; "never" where there is no upper bound."""
     found = crypto(
         'lifetime = { main = "4 h", quick = "30 min", idle = "10 min", quick_bytes = "20 GB", '
         "quick_packets = 1000 }"
@@ -257,6 +257,6 @@ def test_too_many_proposals_do_not_fit_a_message() -> None:
 
 @pytest.mark.parametrize("key", ["main", "quick"])
 def test_longest_lifetime_is_accepted(key: str) -> None:
-    """2879 minutes, as policy.md sections 5.1 and 5.2 have it."""
+    """2879 minutes, as MS-FASP section 2.2.74 has it."""
     lifetime = crypto(f'lifetime = {{ {key} = "2879 min" }}').lifetime
     assert getattr(lifetime, f"{key}_seconds") == LONGEST

@@ -74,7 +74,7 @@ def test_any_prefix_is_read_or_corrected(length: int, number: int) -> None:
 
 
 def test_keywords_are_known_in_any_case() -> None:
-    """policy.md spells them so; nobody remembers how."""
+    """docs/policy.md spells them so; nobody remembers how."""
     assert keyword("localsubnet") == "LocalSubnet"
     assert keyword(" dns ") == "DNS"
     assert keyword("dnss") is None

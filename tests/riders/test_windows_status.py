@@ -21,7 +21,7 @@ ID = bytes.fromhex("01020304")
         (b"", POLICY_MATCH, Told(13868)),
         (bytes(16), POLICY_MATCH, Told(13868)),
         (b"", ID + POLICY_MATCH, Told(13868, 0x01020304)),
-        (ID + POLICY_MATCH, b"", Told(13868, 0x01020304)),  # SPI size 8, and no SPI: OQ-I1
+        (ID + POLICY_MATCH, b"", Told(13868, 0x01020304)),  # SPI size 8, and no SPI
         (bytes(8), ID + POLICY_MATCH, Told(13868, 0x01020304)),  # SPI size 8, and an SPI
         (bytes(8), POLICY_MATCH, Told(13868)),
         (b"", b"", None),

@@ -1,4 +1,4 @@
-"""What strangers, and peers that hold the keys, can do at any moment of AuthIP (authip.md section 22).
+"""What strangers, and peers that hold the keys, can do at any moment of AuthIP.
 
 If one of these fails, a datagram stops the daemon, fills its tables, changes an SA that is not its sender's,
 or keeps a negotiation from ever ending."""

@@ -1,5 +1,5 @@
 """Every credential of AuthIP between two hosts in virtual time: NTLM, certificates, health, nobody, users,
-and the same with each message lost (MS-AIPS sections 1.7, 3.6 to 3.9; policy.md section 4).
+and the same with each message lost (MS-AIPS sections 1.7, 3.6 to 3.9).
 
 Kerberos, which needs a KDC, is in `test_authip_kdc`. If one of these fails, hosts do not come together, or
 somebody has an SA who has not proven what the rule asks for."""

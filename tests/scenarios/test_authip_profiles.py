@@ -1,7 +1,7 @@
-"""The readings of MS-AIPS that a profile chooses between, each between two hosts (authip.md section 20).
+"""The readings of MS-AIPS that a profile chooses between, each between two hosts.
 
 If one of these fails, a switch that a recording of Windows may demand one day does not work, or a peer that
-reads the specification in another way is not understood although the reference says it is to be."""
+reads the specification in another way is not understood although docs/interop-windows.md says it is."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Authentication retry of AuthIP: every method and every credential in one negotiation (MS-AIPS section 3.1,
-authip.md section 8.3).
+"""Authentication retry of AuthIP: every method and every credential in one negotiation (MS-AIPS section 3.1).
 
 If one of these fails, a host that could prove itself does not get in, or one that cannot tries for ever."""
 

@@ -197,7 +197,7 @@ def test_idle_pairs(settings: IkeSettings, cluster: bool, seconds: float | None)
 
 
 def private(kind: int, octets: bytes, *, as_spi: bool = False) -> Notify:
-    """A private notify, with SPI size 8 and no SPI if told so (OQ-I1)."""
+    """A private notify, with SPI size 8 and no SPI if told so."""
     return status(kind, spi=octets) if as_spi else status(kind, octets)
 
 
