@@ -113,9 +113,17 @@ def issue(
     if alternatives := [alternative_name(text) for text in san]:
         builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     if eku:
-        oids = [EKUS[name] if name in EKUS else x509.ObjectIdentifier(name) for name in eku]
-        builder = builder.add_extension(x509.ExtendedKeyUsage(oids), critical=False)
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([_key_usage(one) for one in eku]), critical=False
+        )
     return Pair(_signed(builder, ca.key), key)
+
+
+def _key_usage(text: str) -> x509.ObjectIdentifier:
+    try:
+        return EKUS[text] if text in EKUS else x509.ObjectIdentifier(text)
+    except ValueError:
+        raise ValueError(f'"{text}" is no key usage: {", ".join(EKUS)}, or an OID in dots') from None
 
 
 def renew(

@@ -74,7 +74,7 @@ def load_material(
     machine = loader.keytab(settings.keytab, state)
     tickets = loader.tickets(settings.user_tickets)
     path = directory / SECRETS
-    secrets = (loader.table(path, load_secrets) if path.exists() else None) or Secrets()
+    secrets = (loader.table(path, load_secrets) if os.path.lexists(path) else None) or Secrets()
     named = loader.table(directory / settings.groups, load_groups, "groups") if settings.groups else None
     if loader.complaints:
         raise MaterialError(tuple(loader.complaints))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ikd.control.client import Client
 
 DEFAULT_CONFIG = Path("/etc/ikd")
+# whether it may be read is for the reader of its files to say: status 5
+_DIRECTORY = click.Path(path_type=Path, file_okay=False, readable=False)
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXITS = """\b
@@ -94,10 +96,18 @@ def load_settings(config: Path) -> Any:
     """Settings of a directory; raises `ControlError`."""
     from ikd import settings
 
+    _may_read(config)
     try:
         return settings.load(config)
     except settings.SettingsError as error:
         raise ControlError("configuration", str(error)) from None
+
+
+def _may_read(directory: Path) -> Path:
+    """A directory of files that are to be read; raises `ControlError`."""
+    if os.path.isdir(directory) and not os.access(directory, os.R_OK | os.X_OK, effective_ids=True):
+        raise ControlError("not-permitted", f"{directory}: no permission to read it", "use sudo")
+    return directory
 
 
 class Commands(click.Group):
@@ -159,7 +169,7 @@ def complete_names(context: click.Context, parameter: click.Parameter, typed: st
 )
 @click.option(
     "--config",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_DIRECTORY,
     help="Configuration directory, for work without a daemon.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print answers as JSON.")
@@ -204,14 +214,14 @@ def policy_show(shared: Context, rule: str) -> None:
     if shared.config_given:
         from ikd.control.offline import Files
 
-        answer = Files(shared.config).policy(rule)
+        answer = Files(_may_read(shared.config)).policy(rule)
     else:
         answer = shared.call("policy", rule=rule)
     shared.show(answer, "policy")
 
 
 @policy.command("check")
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.argument("directory", type=_DIRECTORY, required=False)
 @with_json
 def policy_check(shared: Context, directory: Path | None) -> None:
     """Check the policy files of a directory without a daemon; exit 1 and every complaint."""
@@ -219,7 +229,7 @@ def policy_check(shared: Context, directory: Path | None) -> None:
 
 
 @cli.command(short_help="Check all files of a directory; no daemon is needed.")
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), required=False)
+@click.argument("directory", type=_DIRECTORY, required=False)
 @with_json
 def check(shared: Context, directory: Path | None) -> None:
     """Check all files of a directory without a daemon: settings, policy, secrets, certificates."""
@@ -230,7 +240,7 @@ def _check(shared: Context, directory: Path, *, only_policy: bool) -> None:
     from ikd.control.offline import Files
     from ikd.events import count
 
-    answer = Files(directory).check(only_policy=only_policy)
+    answer = Files(_may_read(directory)).check(only_policy=only_policy)
     if shared.as_json:
         click.echo(json.dumps(answer, ensure_ascii=False))
     else:
@@ -257,13 +267,13 @@ def explain(shared: Context, source: str, destination: str, service: str) -> Non
 
     try:
         if shared.config_given:
-            answer = Files(shared.config).explain(source, destination, service)
+            answer = Files(_may_read(shared.config)).explain(source, destination, service)
         else:
             answer = shared.call("explain", source=source, destination=destination, service=service)
     except ControlError as error:
-        if error.code != "not-reachable" or not (shared.config / "policy.toml").exists():
+        if error.code != "not-reachable" or not os.path.exists(shared.config / "policy.toml"):
             raise
-        answer = Files(shared.config).explain(source, destination, service)
+        answer = Files(_may_read(shared.config)).explain(source, destination, service)
     shared.show(answer, "explain")
 
 
@@ -477,12 +487,22 @@ def run(arguments: list[str] | None = None) -> int:
         return stop.exit_code
     except click.Abort:
         return 130
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 1
+    except click.ClickException as error:
+        return _tell(_misused(error))
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _misused(error: click.ClickException) -> ControlError:
+    """What click says of the command line, with the command as it is meant for a remedy."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    known = context.command.collect_usage_pieces(context) if context else []
+    path = context.command_path if context else "ikctl"
+    return ControlError("usage", error.format_message(), f"{' '.join((path, *known))}; see: {path} --help")
 
 
 def _tell(error: ControlError) -> int:

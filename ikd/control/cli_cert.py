@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from ikd import pki
+from ikd.auth.identity import name_text
 from ikd.auth.signature import PrivateKey, PublicKey
 from ikd.control import render
 from ikd.control.cli import Commands, Context, with_json
 from ikd.control.placing import exchange
-from ikd.control.protocol import ControlError
+from ikd.control.protocol import ControlError, file_error
 from policy.values import seconds
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _USAGES = {oid.dotted_string: f"{name} ({oid.dotted_string})" for name, oid in pki.EKUS.items()}
+_DAYS = click.FloatRange(min=0, min_open=True)
 _KINDS = click.Choice(list(pki.KEY_TYPES))
-_EXAMPLE = "a name is like vpn.example.org or CN=vpn,O=Example; see ikctl cert --help"
+_EXAMPLE = "a name is like vpn.example.org or CN=vpn,O=Example; see: ikctl cert issue --help"
 
 
 @click.group(cls=Commands)
@@ -40,7 +43,7 @@ def group() -> None:
     show_default=True,
     help="Certificate; the key goes beside it.",
 )
-@click.option("--days", type=float, default=3650, show_default=True)
+@click.option("--days", type=_DAYS, metavar="DAYS", default=3650, show_default=True)
 @click.option("--kind", type=_KINDS, default="ecdsa-p256", show_default=True, help="Kind of key.")
 @with_json
 def ca(shared: Context, subject: str, out: Path, days: float, kind: str) -> None:
@@ -49,7 +52,9 @@ def ca(shared: Context, subject: str, out: Path, days: float, kind: str) -> None
         pair = pki.make_ca(subject, time.time(), days=days, kind=kind)
     except (ValueError, OverflowError) as error:
         raise ControlError("configuration", f"cannot make an authority: {error}", _EXAMPLE) from None
-    _save(shared, out, pair)
+    key = _save(shared, out, pair)
+    next_step = f"ikctl cert issue NAME --ca {shlex.quote(str(out))}; and keep {key} off the hosts"
+    _next(shared, next_step)
 
 
 @group.command(short_help="Issue a certificate for a host or a user.")
@@ -70,7 +75,7 @@ def ca(shared: Context, subject: str, out: Path, days: float, kind: str) -> None
     help="Certificate; the key goes beside it.",
 )
 @click.option("--san", multiple=True, help="A further DNS name, address or user@host; CN is one already.")
-@click.option("--days", type=float, default=None, help="[default: 365; with --health 4 hours]")
+@click.option("--days", type=_DAYS, metavar="DAYS", help="[default: 365; with --health 4 hours]")
 @click.option("--kind", type=_KINDS, default="ecdsa-p256", show_default=True, help="Kind of key.")
 @click.option("--eku", multiple=True, help="ike, server, client, health or an OID.  [default: ike]")
 @click.option("--health", is_flag=True, help="A health certificate, for rules that demand one.")
@@ -94,14 +99,12 @@ def issue(
         usages = dict.fromkeys([*(eku or ("ike",)), *(("health", "client") if health else ())])
         pair = pki.issue(signer, subject, names, now=time.time(), days=days, kind=kind, eku=tuple(usages))
     except OSError as error:
-        raise ControlError(
-            "configuration",
-            f"cannot issue: {error.filename}: {error.strerror}",
-            "make an authority with: ikctl cert ca NAME",
-        ) from None
+        raise file_error(error, "make an authority with: ikctl cert ca NAME", "cannot issue: ") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise ControlError("configuration", f"cannot issue: {error}", _EXAMPLE) from None
-    _save(shared, out, pair)
+    key = _save(shared, out, pair)
+    files = f"{out}, {key} and {authority}"
+    _next(shared, f"{files} go to pki/ of the host, whose ikd.toml names them below [identity]")
 
 
 class _Duration(click.ParamType[float]):
@@ -129,7 +132,7 @@ class _Duration(click.ParamType[float]):
 @click.option("--keep-key", is_flag=True, help="Certify the same key again instead of a new one.")
 @click.option(
     "--days",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_DAYS,
     metavar="DAYS",
     help="[default: as long as it was made for]",
 )
@@ -169,9 +172,7 @@ def renew(
         new = pki.renew(signer, old, fresh.public_key() if fresh else public, now=now, days=days)
     except OSError as error:
         remedy = "name the authority with --ca, and the certificate's key with --key, or use --keep-key"
-        raise ControlError(
-            "configuration", f"cannot renew: {error.filename}: {error.strerror}", remedy
-        ) from None
+        raise file_error(error, remedy, "cannot renew: ") from None
     except (ValueError, TypeError, OverflowError) as error:
         remedy = "--ca names the authority that issued it; a new one is made by ikctl cert issue"
         raise ControlError("configuration", f"cannot renew: {error}", remedy) from None
@@ -179,8 +180,7 @@ def renew(
     if fresh:
         made = {key: (pki.key_pem(fresh), 0o600)} | made
     exchange(made)
-    until = f"{new.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    told = [f"{file}: {pki.describe(new, now)['subject']}, valid until {until}"]
+    told = [f"{file}: {name_text(new.subject)}, valid until {_end(new)}"]
     told += [f"{key}: a new key"] if fresh else ["the key is the same"]
     told += [f"it had ended {render.span(-left)} ago"] if left < 0 else []
     if new.not_valid_after_utc == signer.certificate.not_valid_after_utc:
@@ -211,19 +211,26 @@ def show(shared: Context, file: Path) -> None:
     """What is in the certificates of a PEM file."""
     try:
         found = x509.load_pem_x509_certificates(file.read_bytes())
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+    except OSError as error:
+        raise file_error(error, "a PEM file with certificates is expected") from None
+    except ValueError:
         raise ControlError(
-            "configuration", f"{file}: {reason}", "a PEM file with certificates is expected"
+            "configuration", f"{file}: no certificate is in it", "a PEM file with certificates is expected"
         ) from None
-    answers = [pki.describe(one, time.time()) for one in found]
+    now = time.time()
+    answers = [pki.describe(one, now) for one in found]
     if shared.as_json:
         click.echo(json.dumps(answers, ensure_ascii=False))
         return
-    for answer in answers:
+    for one, answer in zip(found, answers, strict=True):
+        left = one.not_valid_after_utc.timestamp() - now
         for key, value in answer.items():
-            expired = " (expired)" if key == "days_left" and value < 0 else ""  # type: ignore[operator]
-            click.echo(f"{key.replace('_', ' '):<11} {_text(value)}{expired}")
+            title, text = key.replace("_", " "), _text(value)
+            if key == "days_left":
+                title, text = (
+                    ("ends in", render.span(left)) if left > 0 else ("ended", f"{render.span(-left)} ago")
+                )
+            click.echo(f"{title:<11} {text}")
         click.echo()
 
 
@@ -233,8 +240,9 @@ def _text(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _save(shared: Context, out: Path, pair: pki.Pair) -> None:
-    """Write both files; an existing one is never overwritten, and the key is the owner's alone."""
+def _save(shared: Context, out: Path, pair: pki.Pair) -> Path:
+    """Write both files and say so; an existing one is never overwritten, and the key, whose file is the
+    answer, is the owner's alone."""
     key = out.with_suffix(".key")
     made: list[Path] = []
     for path, data, mode in (
@@ -248,9 +256,17 @@ def _save(shared: Context, out: Path, pair: pki.Pair) -> None:
         except OSError as error:
             for one in made:  # a key without its certificate is of no use
                 one.unlink(missing_ok=True)
-            raise ControlError(
-                "configuration", f"{path}: {error.strerror}", "name another file with --out"
-            ) from None
+            raise file_error(error, "name another file with --out") from None
     answer = {"certificate": str(out), "key": str(key), "about": pki.describe(pair.certificate, time.time())}
-    text = f"{out} and {key}: {answer['about']['subject']}, until {answer['about']['not_after'][:10]}"  # type: ignore[index]
+    text = f"{out} and {key}: {name_text(pair.certificate.subject)}, valid until {_end(pair.certificate)}"
     click.echo(json.dumps(answer, ensure_ascii=False) if shared.as_json else text)
+    return key
+
+
+def _next(shared: Context, text: str) -> None:
+    if not shared.as_json:
+        click.echo(f"next: {text}")
+
+
+def _end(certificate: x509.Certificate) -> str:
+    return f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"

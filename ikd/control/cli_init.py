@@ -21,7 +21,7 @@ from ikd.control import first
 from ikd.control.cli import Context, with_json
 from ikd.control.first import CERTIFICATE, PSK, Plan
 from ikd.control.placing import place
-from ikd.control.protocol import ControlError
+from ikd.control.protocol import ControlError, file_error
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _AUTHORITY = "CN=ikd {name}"
@@ -182,9 +182,7 @@ def _contents(plan: Plan, sources: Sources) -> Mapping[str, bytes]:
             found.update(_made(plan) if sources.make_ca else _given(sources))
         return found
     except OSError as error:
-        raise ControlError(
-            "configuration", f"{error.filename}: {error.strerror}", "correct the name of the file"
-        ) from None
+        raise file_error(error, "correct the name of the file") from None
     except (ValueError, TypeError) as error:
         raise ControlError("configuration", str(error), "see: ikctl init --help") from None
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ikd import loading
-from ikd.control.protocol import ControlError
+from ikd.control.protocol import ControlError, file_error
 
 _MODES = {".key": 0o600, ".toml": 0o640, ".pem": 0o644}
 _SECRETS = "secrets.toml"
@@ -35,8 +35,8 @@ def place(directory: Path, contents: Mapping[str, bytes], force: bool) -> tuple[
         written = _install(stage, directory, force)
         return written, _check(directory)
     except OSError as error:
-        text = f"{error.filename or directory}: {error.strerror}"
-        raise ControlError("configuration", text, "name another directory") from None
+        error.filename = error.filename or str(directory)
+        raise file_error(error, "name another directory") from None
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)
@@ -87,9 +87,7 @@ def exchange(contents: Mapping[Path, tuple[bytes, int]]) -> None:
             _keep(place)
             os.replace(new, place)
     except OSError as error:
-        raise ControlError(
-            "configuration", f"cannot write {error.filename}: {error.strerror}", "see to that and try again"
-        ) from None
+        raise file_error(error, "see to that and try again", "cannot write ") from None
     finally:
         for new in made.values():
             new.unlink(missing_ok=True)

@@ -69,6 +69,14 @@ class ControlError(Exception):
         return {"code": self.code, "message": self.message, "remedy": self.remedy}
 
 
+def file_error(error: OSError, remedy: str, doing: str = "") -> ControlError:
+    """What is wrong with a file; that it may not be used is for somebody else to mend than its name."""
+    text = f"{doing}{error.filename}: {error.strerror or error}"
+    if isinstance(error, PermissionError):
+        return ControlError("not-permitted", text, "use sudo, or a place that is yours")
+    return ControlError("configuration", text, remedy)
+
+
 class Caller(Protocol):
     """What a request may know about, and do to, the connection it came on."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -37,6 +38,13 @@ def answer(*arguments: str) -> Any:
     found = run(*arguments, "--json")
     assert found.exit_code == 0, found.output
     return json.loads(found.output)
+
+
+def written(path: Path, pair: pki.Pair) -> None:
+    """A pair as `ikctl cert` leaves it."""
+    path.write_bytes(pki.certificate_pem(pair.certificate))
+    path.with_suffix(".key").write_bytes(pki.key_pem(pair.key))
+    path.with_suffix(".key").chmod(0o600)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +119,7 @@ def test_answer_tells_what_was_made(inside: Path) -> None:
     assert made["about"]["subject"] == "CN=Example CA"
     assert made["about"]["days_left"] in (9, 10)
     assert (
-        "issued.pem and issued.key: CN=db.example, until 20"
+        "issued.pem and issued.key: CN=db.example, valid until 20"
         in run("issue", "db.example", "--ca", "my.pem", "--out", "issued.pem").output
     )
 
@@ -250,11 +258,50 @@ def test_renewed_in_time_and_only_then(inside: Path) -> None:
 def test_an_expired_certificate_can_be_renewed(inside: Path) -> None:
     """It is when people find out; and they should read that it had ended."""
     answer("ca", "Example CA")
-    answer("issue", "db.example", "--days", "-3")
-    assert "days left   -4 (expired)" in run("show", "host.pem").output
+    ca = pki.read_pair((inside / "ca.pem").read_bytes(), (inside / "ca.key").read_bytes())
+    written(inside / "host.pem", pki.issue(ca, "db.example", ["db.example"], now=time.time(), days=-3))
+    assert "ended       3 d ago" in run("show", "host.pem").output
     text = run("renew", "host.pem", "--days", "30").output
     assert "it had ended 3 d ago" in text
     assert leaf(inside / "host.pem").not_valid_after_utc.timestamp() > time.time() + 29 * DAY
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--days", "0"), "Invalid value for '--days'"),
+        (("--days", "-1"), "Invalid value for '--days'"),
+        (("--eku", "vpn"), '"vpn" is no key usage: ike, server, client, health'),
+    ],
+)
+def test_certificates_nobody_could_use(inside: Path, options: tuple[str, ...], said: str) -> None:
+    """One that has ended before it began would be found out by the peer; an error names what was wrong."""
+    answer("ca", "Example CA")
+    try:
+        text = run("issue", "db.example", *options).output
+    except ControlError as error:
+        text = error.message
+    assert said in text
+    assert not (inside / "host.pem").exists()
+
+
+def test_what_comes_next_is_said(inside: Path) -> None:
+    """Who has made an authority or a certificate wants to know where it goes."""
+    assert "next: ikctl cert issue NAME --ca ca.pem" in run("ca", "Example CA").output
+    assert "next: host.pem, host.key and ca.pem go to pki/" in run("issue", "db.example").output
+
+
+def test_a_file_of_somebody_else(inside: Path) -> None:
+    """That a file may not be read is mended with sudo, not with another name: exit status 5."""
+    answer("ca", "Example CA")
+    (inside / "ca.pem").chmod(0)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(ControlError) as caught:
+            run("show", str(inside / "ca.pem"))
+    finally:
+        os.seteuid(0)
+    assert (caught.value.code, "sudo" in caught.value.remedy) == ("not-permitted", True)
 
 
 def test_no_longer_than_the_authority(inside: Path) -> None:
@@ -305,7 +352,7 @@ def test_what_may_not_be_renewed(inside: Path) -> None:
     answer("issue", "db.example")
     answer("ca", "Example CA", "--out", "namesake.pem")
     answer("issue", "other.example", "--out", "other.pem")
-    answer("ca", "Old CA", "--out", "old.pem", "--days", "-1")
+    written(inside / "old.pem", pki.make_ca("Old CA", time.time(), days=-1))
     before = {path.name: path.read_bytes() for path in inside.iterdir()}
     for arguments, reason in (
         (("host.pem", "--ca", "namesake.pem"), "was not issued by CN=Example CA with this key"),

@@ -82,6 +82,22 @@ def test_an_unknown_option_is_still_one(capsys: pytest.CaptureFixture[str]) -> N
     assert (status, "--socket" in said) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("explain", "10.0.0.1"), "remedy: ikctl explain [OPTIONS] SOURCE DESTINATION [PROTO/PORT]; see: "),
+        (("up", "db", "--timeout", "soon"), "ikctl: Invalid value for '--timeout': 'soon'"),
+        (("cert", "issue"), "see: ikctl cert issue --help"),
+    ],
+)
+def test_a_command_that_is_written_wrong(
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is an error as all others are: what is wrong, then how it is meant."""
+    status, told = answered(capsys, *words)
+    assert (status, said in told) == (1, True), told
+
+
 def test_errors_obey_nobody(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A reason that quotes a peer would reach the terminal with its control characters."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -54,6 +56,18 @@ def test_every_complaint_of_every_file(home: Path, capsys: pytest.CaptureFixture
     assert "pear" in capsys.readouterr().err
     assert run(["check", str(home), "--json"]) == 1
     assert len(json.loads(capsys.readouterr().out)["complaints"]) >= 3
+
+
+@pytest.mark.parametrize("command", [["check"], ["policy", "check"], ["policy", "show"], ["status"]])
+def test_a_directory_of_somebody_else(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a traceback nor the advice to correct files that are right: exit status 5, as is documented."""
+    with TemporaryDirectory(dir="/tmp") as closed:
+        os.seteuid(65534)
+        try:
+            assert run(["--config", closed, *command]) == 5
+        finally:
+            os.seteuid(0)
+    assert "sudo" in capsys.readouterr().err
 
 
 def test_missing_directory_is_a_complaint(tmp_path: Path) -> None:
