@@ -87,11 +87,10 @@ def command(
         plan, sources = _ask(plan, sources)
     _complete(plan, sources)
     plan = replace(plan, local=local or _towards(plan.peer))
-    if plan.local == plan.peer:
-        raise ControlError("usage", f"--peer: {plan.peer} is this host", "name the address of the other one")
+    _distinct(plan)
     directory = (config or shared.config).absolute()
     written, warnings = place(directory, _contents(plan, sources), force)
-    _tell(shared, directory, plan, written, warnings)
+    _tell(shared, directory, plan, sources, written, warnings)
 
 
 # What is wanted ---------------------------------------------------------------------------------------------
@@ -152,6 +151,20 @@ def _complete(plan: Plan, sources: Sources) -> None:
     }
     for message in (text for text, is_wrong in wrong.items() if is_wrong):
         raise ControlError("usage", message, "see: ikctl init --help")
+
+
+def _distinct(plan: Plan) -> None:
+    """Refuse ends between which nothing can pass."""
+    if not first.is_address(plan.local):
+        raise ControlError("usage", f'--local: "{plan.local}" is no address', "name one of this host's own")
+    if plan.local == plan.peer:
+        raise ControlError("usage", f"--peer: {plan.peer} is this host", "name the address of the other one")
+    if first.is_address(plan.peer) and (":" in plan.local) != (":" in plan.peer):
+        raise ControlError(
+            "usage",
+            f"--local {plan.local} and --peer {plan.peer} are of different families",
+            "name two addresses of IPv4, or two of IPv6",
+        )
 
 
 def _towards(peer: str) -> str:
@@ -239,7 +252,12 @@ def _given(sources: Sources) -> Mapping[str, bytes]:
 
 
 def _tell(
-    shared: Context, directory: Path, plan: Plan, written: Iterable[Path], warnings: Iterable[str]
+    shared: Context,
+    directory: Path,
+    plan: Plan,
+    sources: Sources,
+    written: Iterable[Path],
+    warnings: Iterable[str],
 ) -> None:
     files = [str(one) for one in written]
     there = plan.mirrored()
@@ -271,7 +289,8 @@ def _tell(
     for warning in answer["warnings"]:
         click.echo(f"warning: {warning}", err=True)
     lines = ["written and checked:", *(f"    {one}" for one in files)]
-    lines += ["on the other host, the same with the sides exchanged:"]
+    maybe = "unless it has been done, " if sources.psk or sources.certificate else ""
+    lines += [f"on the other host, {maybe}the same with the sides exchanged:"]
     if copy:
         lines += [f"    (copy {copy} there over a channel nobody reads, such as scp)"]
     lines += [f"    {answer['there']}", "then here:", *(f"    {one}" for one in here)]

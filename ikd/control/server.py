@@ -60,7 +60,10 @@ class SocketFile:
         except BlockingIOError:
             os.close(self._lock)
             self._lock = None
-            raise Occupied(f"another ikd is running with the control socket {self.path}") from None
+            raise Occupied(
+                f"another ikd is running with the control socket {self.path}: stop it, or set daemon.control "
+                "(and daemon.state) in ikd.toml"
+            ) from None
         if given is not None:
             return self._take(given)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)

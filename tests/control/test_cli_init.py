@@ -147,6 +147,8 @@ def test_nothing_is_overwritten_unasked(inside: Path) -> None:
         ((*PAIR, "--auth", "psk", "--local-net", "10.1.0.1/16", "--remote-net", "10.2.0.0/16"), "bad prefix"),
         (("--peer", "vpn.example", "--auth", "psk"), "is no address"),
         (("--peer", "127.0.0.1", "--auth", "psk"), "127.0.0.1 is this host"),
+        (("--peer", "192.0.2.2", "--local", "banana", "--auth", "psk"), '"banana" is no address'),
+        (("--peer", "2001:db8::2", "--local", "192.0.2.1", "--auth", "psk"), "different families"),
         ((*PAIR, "--auth", "psk", "--psk-file", "-"), "fewer than 20"),
         ((*PAIR, "--auth", "psk", "--psk-file", "none"), "none: No such file"),
         ((*PAIR, "--auth", "psk", "--psk-file", "empty.toml"), r"one \[\[psk\]\]"),
