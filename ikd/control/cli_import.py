@@ -49,7 +49,7 @@ def from_swanctl(shared: Context, file: Path, out: Path | None, local: str, forc
         source = swanctl.load(str(file), files.read(file), files.include)
     except Unreadable as error:
         raise _unreadable(error) from None
-    return _translate(shared, file, source, out, _address(local), force)
+    return _translate(shared, files, source, out, _address(local), force)
 
 
 @group.command("ipsec.conf")
@@ -69,7 +69,7 @@ def from_ipsec(shared: Context, file: Path, out: Path | None, local: str, force:
             ipsec.load_secrets(str(beside), files.read(beside), files.include, source)
     except Unreadable as error:
         raise _unreadable(error) from None
-    return _translate(shared, file, source, out, _address(local), force)
+    return _translate(shared, files, source, out, _address(local), force)
 
 
 def _unreadable(error: Unreadable) -> ControlError:
@@ -83,18 +83,20 @@ def _address(text: str) -> str:
         raise ControlError("usage", f'--local: "{text}" is no address', "see: ikctl import --help") from None
 
 
-def _translate(shared: Context, file: Path, source: Source, out: Path | None, local: str, force: bool) -> int:
+def _translate(
+    shared: Context, files: Files, source: Source, out: Path | None, local: str, force: bool
+) -> int:
     result = rules.translate(source, local)
-    findings = sorted(set(source.findings))
-    policy = _HEAD.format(name=file.name) + result.policy()
-    files: list[str] = []
+    findings = sorted({*source.findings, *files.findings})
+    policy = _HEAD.format(name=files.first.name) + result.policy()
+    placed: list[str] = []
     warnings: tuple[str, ...] = ()
     if result.rules and out is not None:
         texts = {"policy.toml": policy, "ikd.toml": result.settings()}
         if result.keys:
             texts["secrets.toml"] = result.secrets()
         written, warnings = place(out.absolute(), {name: one.encode() for name, one in texts.items()}, force)
-        files = [str(one) for one in written]
+        placed = [str(one) for one in written]
     if shared.as_json:
         answer = {
             "rules": [one["name"] for one in result.rules],
@@ -102,7 +104,7 @@ def _translate(shared: Context, file: Path, source: Source, out: Path | None, lo
             "left_out": [
                 {"file": one.place.file, "line": one.place.line, "text": one.text} for one in findings
             ],
-            "files": files,
+            "files": placed,
             "warnings": list(warnings),
             "policy": policy,
         }
@@ -113,8 +115,8 @@ def _translate(shared: Context, file: Path, source: Source, out: Path | None, lo
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if not result.rules:
-        raise ControlError("configuration", f"{file}: nothing of it could be translated", "")
-    click.echo("\n".join(("written and checked:", *(f"    {one}" for one in files))) if files else policy)
-    keys = "keys too" if files else "keys are written with --out only"
+        raise ControlError("configuration", f"{files.first}: nothing of it could be translated", "")
+    click.echo("\n".join(("written and checked:", *(f"    {one}" for one in placed))) if placed else policy)
+    keys = "keys too" if placed else "keys are written with --out only"
     click.echo(f"{len(result.rules)} rules, {len(result.keys)} {keys}, {len(findings)} remarks", err=True)
     return 0

@@ -16,6 +16,24 @@ MOST_ENTRIES = 20_000
 MOST_CONNECTIONS = 1000
 
 
+# by the last part of a key: where ikd has it, or why not
+_INSTEAD = {
+    **dict.fromkeys(("dpd_delay", "dpddelay"), "ike.liveness of ikd.toml is for all peers"),
+    **dict.fromkeys(
+        ("dpd_action", "dpdaction", "close_action", "closeaction"), "the next packet negotiates what is gone"
+    ),
+    **dict.fromkeys(
+        ("updown", "leftupdown", "rightupdown", "leftfirewall", "rightfirewall"),
+        "no script is run; ikd has a packet filter of its own",
+    ),
+    **dict.fromkeys(("encap", "forceencaps"), "UDP encapsulation is used where a NAT is found"),
+    **dict.fromkeys(("reauth_time", "reauth"), "IKE SAs are rekeyed"),
+    "fragmentation": "ike.fragmentation of ikd.toml is for all peers",
+    "mobike": "ike.mobike of ikd.toml is for all peers",
+    "replay_window": "dataplane.replay_window of ikd.toml is for all peers",
+}
+
+
 class Unreadable(Exception):
     """A file that is not of its format, with place and reason; nothing of it is used."""
 
@@ -84,7 +102,8 @@ class Source:
     def left_out(self, place: Place, key: str, value: str) -> None:
         """List a key that means nothing to us. One that is misplaced may still be a secret."""
         shown = "..." if any(word in key.lower() for word in ("secret", "psk", "pin", "pass")) else value
-        self.note(place, f"{key} = {shown}: not translated")
+        instead = _INSTEAD.get(key.rpartition(".")[2])
+        self.note(place, f"{key} = {shown}: not translated{'; ' if instead else ''}{instead or ''}")
 
 
 Include = Callable[[str, Place], Iterable[tuple[str, str]]]

@@ -135,11 +135,12 @@ class _Rule:
                 raise _Left(mode.place, "remote_ts is the address of an end, which is not known")
         elif mode.text in ("tunnel", "transport"):
             self.refuse_what_would_widen()
+            proof = self.proof()
             self.traffic(transport=mode.text == "transport")
             if mode.text == "tunnel":
                 self.table["tunnel"] = {"local": self.here or "any", "remote": self.there or "any"}
             self.table["security"] = "require"
-            self.protection()
+            self.protection(proof)
             self.remarks()
         else:
             raise _Left(mode.place, f'mode "{mode.text}" is not available')
@@ -237,11 +238,11 @@ class _Rule:
 
     # How
 
-    def protection(self) -> None:
+    def protection(self, proof: str) -> None:
         """auth, crypto, keying, peer."""
         if peer := self.peer():
             self.table["peer"] = peer
-        self.authentication()
+        self.authentication(proof)
         aggressive = self.settings.get("aggressive")
         version = self.settings.get("version", Setting("", self.child.place))
         if version.text in ("1", "2"):
@@ -262,7 +263,8 @@ class _Rule:
             self.made.crypto[name] = crypto
             self.table["crypto"] = name
 
-    def authentication(self) -> None:
+    def proof(self) -> str:
+        """How both ends prove themselves: psk or certificate."""
         kinds = []
         for key in ("local_auth", "remote_auth"):
             one = self.settings.get(key, Setting("pubkey", self.child.place))
@@ -276,8 +278,11 @@ class _Rule:
                 raise _Left(one.place, f'authentication "{one.text}" is not available')
         if kinds[0] != kinds[1]:
             raise _Left(self.child.place, "both ends must prove themselves in the same way")
+        return kinds[0]
+
+    def authentication(self, proof: str) -> None:
         ca = self.settings.get("ca")
-        name = kinds[0]
+        name = proof
         first: list[toml.Value] = [name]
         if ca and name == "certificate" and not ca.text.startswith("%"):
             name = _free(self.child.name, self.made.auth)
@@ -372,7 +377,7 @@ def _is_range(text: str) -> bool:
 
 def identity(text: str) -> str:
     """An identity as it is written here; raises `ValueError`."""
-    text = text.strip()
+    text = text.strip().removeprefix("%")  # which only keeps IDr out of IKE_AUTH; %any is not asked for
     if text.startswith("@#"):
         try:
             plain = bytes.fromhex(text[2:]).decode("ascii")

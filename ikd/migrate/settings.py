@@ -28,6 +28,7 @@ class Section:
     values: dict[str, Setting] = field(default_factory=dict)
     sections: dict[str, Section] = field(default_factory=dict)
     references: list[Setting] = field(default_factory=list)
+    template: bool = False  # others refer to it
 
     def section(self, name: str) -> Section:
         """One section; an empty one when it is not there."""
@@ -63,6 +64,7 @@ def _resolve(root: Section, section: Section, budget: Budget, depth: int) -> Non
             if name not in target.sections:
                 raise Unreadable(f'{reference.place}: there is no section "{reference.text}"')
             target = target.sections[name]
+        target.template = True
         _resolve(root, target, budget, depth + 1)
         if target is not section:
             _merge(section, target, reference.place, budget, 0)

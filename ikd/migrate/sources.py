@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from glob import has_magic
 from pathlib import Path
 
-from ikd.migrate.model import DEEPEST, MOST_FILES, MOST_OCTETS, Place, Unreadable
+from ikd.migrate.model import DEEPEST, MOST_FILES, MOST_OCTETS, Finding, Place, Unreadable
 
 _LONGEST = 4096  # of a path
 
 
 class Files:
-    """Files below the directory of the first one; `include` is how the readers ask for more."""
+    """Files below the directory of the first one; `include` is how the readers ask for more. `findings` has
+    what was asked for and is not there."""
 
     def __init__(self, first: Path) -> None:
         self._base = first.resolve().parent
         self._octets = MOST_OCTETS
         self._count = 0
         self.first = first
+        self.findings: list[Finding] = []
 
     def read(self, path: Path) -> str:
         """One file's text; raises `Unreadable`."""
@@ -46,7 +48,8 @@ class Files:
 
     def include(self, pattern: str, place: Place) -> Iterator[tuple[str, str]]:
         """The files a pattern means, beside the file it stands in. One outside the directory is refused: what
-        is read there may be of another owner."""
+        is read there may be of another owner. One that is not there or empty says nothing, wherever it is:
+        Debian's files include such ones below /var/lib/strongswan."""
         beside = Path(place.file).resolve().parent
         wanted = Path(pattern)
         if not wanted.parts or len(wanted.parts) > 4 * DEEPEST or len(pattern) > _LONGEST:
@@ -55,6 +58,9 @@ class Files:
             raise Unreadable(f'{place}: include "{pattern}" leaves the directory {self._base}')
         if wanted.is_absolute():
             if not wanted.is_relative_to(self._base):
+                if _says_nothing(wanted):
+                    self.findings.append(Finding(place, f"include {pattern}: nothing is there"))
+                    return
                 raise Unreadable(f'{place}: include "{pattern}" leaves the directory {self._base}')
             beside, wanted = self._base, wanted.relative_to(self._base)
         try:
@@ -68,3 +74,13 @@ class Files:
             if not path.resolve().is_relative_to(self._base):
                 raise Unreadable(f'{place}: include "{pattern}" leaves the directory {self._base}: {path}')
             yield str(path), self.read(path)
+
+
+def _says_nothing(path: Path) -> bool:
+    """Whether a file is empty or not there; one that we may not ask about may have anything in it."""
+    try:
+        return not has_magic(str(path)) and path.stat().st_size == 0
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False

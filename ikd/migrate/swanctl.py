@@ -60,7 +60,7 @@ def _children(source: Source, title: str, section: Section) -> Mapping[str, Mapp
         for name, one in rounds[1:]:  # a second authentication: without it anybody with the first gets in
             shared["rounds"] = Setting(f"{where}{name}", one.place)
     children = section.section("children")
-    if not children.sections:
+    if not children.sections and not section.template:
         source.note(section.place, f"connection {title} has no children: no packets are protected by it")
     _left_over(source, children, f"{where}children.", {}, tuple(children.sections))
     found = {}
@@ -83,7 +83,7 @@ def _left_over(
         if key not in known:
             source.left_out(value.place, f"{where}{key}", value.text)
     for name, one in section.sections.items():
-        if name not in sections:
+        if name not in sections and not one.template:
             source.note(one.place, f"{where}{name}: the section is not translated")
 
 

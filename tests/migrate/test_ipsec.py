@@ -92,7 +92,7 @@ def test_networks() -> None:
         {"peers": ["fec0::1", "fec0::2"], "secret": "with # and : in it"},
     ]
     assert sorted(map(str, source.findings)) == [
-        "c:16: leftfirewall = yes: not translated",
+        "c:16: leftfirewall = yes: not translated; no script is run; ikd has a packet filter of its own",
         "c:8: keyingtries = 1: not translated",
         "s:3: a secret of type RSA: only PSK is translated",
         "s:4: a secret of type EAP: only PSK is translated",
@@ -137,6 +137,7 @@ def test_name_of_the_peer() -> None:
     assert rule_of(conn()).peer == "192.168.0.2"
     assert rule_of(conn("right=sun.example", "rightsubnet=10.2.0.0/16")).peer == "sun.example"
     assert rule_of(conn("rightid=%any")).peer is None
+    assert rule_of(conn("rightid=%sun.example")).peer == "sun.example"  # % is no part of the name
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,7 @@ def test_name_of_the_peer() -> None:
         (["rightcert=sun.pem"], "anybody would be admitted"),
         (["keyexchange=ikev3"], "is not known"),
         (["right=%any"], "address of an end"),
+        (["right=%any", "rightauth=eap-mschapv2"], "eap-mschapv2"),  # which is why, not what comes of it
     ],
 )
 def test_nothing_comes_out_wider(parameters: list[str], reason: str) -> None:

@@ -61,6 +61,16 @@ def test_file_that_is_not_there(files: Files, pattern: str) -> None:
         included(files, pattern)
 
 
+def test_what_debian_includes(files: Files, tmp_path: Path) -> None:
+    """Its ipsec.conf and ipsec.secrets name files elsewhere that are empty or not there: nothing of an
+    ordinary Debian could be translated."""
+    (tmp_path / "ipsec.conf.inc").touch()
+    assert included(files, str(tmp_path / "ipsec.conf.inc")) == []
+    assert included(files, str(tmp_path / "missing.inc")) == []
+    assert [one.place.line for one in files.findings] == [3, 3]
+    assert "missing.inc: nothing is there" in files.findings[1].text
+
+
 def test_how_much_is_read(files: Files) -> None:
     """A file as large as the disk, many files, or a pipe that never ends would hang the command."""
     base = files.first.parent

@@ -137,7 +137,9 @@ def test_networks() -> None:
     assert (times.main_seconds, times.quick_seconds, times.quick_octets) == (14400, 5400, 500_000_000)
     assert result.identity == "moon.strongswan.org"
     assert result.keys == [{"peers": ["sun.strongswan.org"], "secret_base64": "FpZAZqEN6Ti9sqt4ZP5EWcqx"}]
-    assert [str(one) for one in source.findings] == ["s:24: gw-gw.mobike = no: not translated"]
+    assert [str(one) for one in source.findings] == [
+        "s:24: gw-gw.mobike = no: not translated; ike.mobike of ikd.toml is for all peers"
+    ]
 
 
 def test_hosts_in_transport_mode() -> None:
@@ -234,7 +236,7 @@ def test_what_is_left_out_is_listed_with_its_line() -> None:
     for wanted in (
         r"s:\d+: pools = 3: not translated",
         r"s:\d+: authorities: the section is not translated",
-        r"s:5: host.encap = yes: not translated",
+        r"s:5: host.encap = yes: not translated; UDP encapsulation is used where a NAT is found",
         r's:6: algorithm "md5" is refused: .*',
         r"s:6: no proposal is left.*",
         r's:7: one: "0" is no time.*',
@@ -384,6 +386,14 @@ def test_references() -> None:
     assert {key: value.text for key, value in inner.values.items()} == {"b": "2", "c": "4"}
     assert root.section("y").section("more").section("in").values["c"].text == "3"
     assert root.section("home").section("in").values["c"].text == "3"
+
+
+def test_templates_are_no_connections() -> None:
+    """Whoever reads the list would look for what is missing in a section that is in use."""
+    text = connection().replace("host {", "host : base, connections.common {")
+    assert "host : base" in text
+    text = text.replace("connections {", "connections {\ncommon {\nversion = 2\n}", 1)
+    assert lines("base {\nversion = 2\n}\n" + text) == []
 
 
 def test_references_that_multiply() -> None:
