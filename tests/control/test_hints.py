@@ -42,9 +42,26 @@ def test_every_hint_is_a_command_there_is() -> None:
         assert words[:2] in known or words[:1] in known
 
 
+def test_the_table_in_the_guide_says_the_same() -> None:
+    """Who reads docs/operator.md and who types what they know would be sent to different commands."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "operator.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Commands you know\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*?) ?\| (.*?) ?\| (.*) \|$", section, re.MULTILINE)[1:]
+    assert len(rows) >= 10
+    for swan, windows, here in rows:
+        for typed in re.findall(r"`([^`]+)`", f"{swan} {windows}"):
+            word = re.sub(r"^(swanctl --|ipsec |netsh )", "", typed).split()[0].lower()
+            told = hints.HINTS.get(word, f"ikctl {word}")
+            assert any(one in here for one in re.findall(r"ikctl \w+", told)), (typed, told)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (
+            ("Set-VMNetworkAdapter", "vm1", "-IPsecOffloadMaximumSecurityAssociation", "8"),
+            "ikctl offload set-port",
+        ),
         (("list-sas",), "ikctl sa"),
         (("--list-sas",), "ikctl sa"),
         (("--initiate", "--child", "net"), "ikctl up RULE"),
