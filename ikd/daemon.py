@@ -158,14 +158,15 @@ class Daemon:
     async def run(self, *, signals: bool = True, ready: Callable[[], None] | None = None) -> None:
         """Serve until stopped; raises `CannotStart`. Nothing of ours is left afterwards."""
         async with AsyncExitStack() as stack:
+            if signals:  # also to what comes while it starts: workers that are there would wait for an heir
+                self._listen_to_signals(stack)
             try:
-                await self._start(stack)
+                async with self._reloading:
+                    await self._start(stack)
             except (OSError, Unavailable) as error:
                 if self.plane.inherited:  # the next start may be better
                     self.plane.leave()
                 raise CannotStart(told(error)) from error
-            if signals:
-                self._listen_to_signals(stack)
             self._started()
             if ready is not None:
                 ready()
