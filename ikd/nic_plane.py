@@ -69,7 +69,9 @@ class AdapterPlane(HostPlane):
             self.name = f"the host's adapter, {self.name}"
         else:
             assert options.ports is not None, "the configuration was checked"
-            arbiter = self.switch = Switch(options.ports, options.sockets, self._decided, self._gone)
+            arbiter = self.switch = Switch(
+                options.ports, options.sockets, self._decided, self._gone, self._warn
+            )
             self.name = f"adapter {options.ports.capabilities.name}, {self.name}"
         self.steering = PairSteering(self.workers, arbiter, options.wished)
 

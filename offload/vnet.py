@@ -61,11 +61,12 @@ def _remainder(value: int) -> int:
 # Reading -------------------------------------------------------------------------------------------------
 
 
-def packets(frame: bytes) -> list[bytes]:
+def packets(frame: bytes, most: int = LARGEST) -> list[bytes]:
     """The IP packets that a frame read from the device stands for, in order, their checksums complete.
 
     Octets behind the IP packet stay where they are if it is not segmented. Raises `Dropped` ("malformed")
-    for what the kernel would not have made; anything behind the transport header is taken as it is.
+    for what the kernel would not have made, and for more than `most` packets; anything behind the transport
+    header is taken as it is.
     """
     if len(frame) <= _HEADER.size:
         raise Dropped("malformed")
@@ -84,6 +85,8 @@ def packets(frame: bytes) -> list[bytes]:
     head = at + (packet[at + 12] >> 4) * 4 if tcp else least
     place = at + (16 if tcp else 6)
     if length != size or not least <= head <= size or packet[last_field(packet[:at])] != protocol:
+        raise Dropped("malformed")
+    if size - head > most * mss:
         raise Dropped("malformed")
     if not tcp and packet[at + 4] << 8 | packet[at + 5] != size - at:
         raise Dropped("malformed")

@@ -18,9 +18,10 @@ from offload import ip, vnet
 from offload.esp import HEADER
 from offload.ip import Dropped
 from offload.nic.capabilities import Capabilities
-from offload.nic.descriptors import Completion, Task, Transmit
-from offload.nic.eligibility import Circumstances, ineligible
+from offload.nic.descriptors import LONGEST, MOST_PACKETS, Completion, Task, Transmit
+from offload.nic.eligibility import Circumstances, direction, ineligible
 from offload.nic.faults import Faults, Lie
+from offload.nic.management import Quota
 from offload.nic.requests import (
     HALF,
     Added,
@@ -35,7 +36,7 @@ from offload.nic.requests import (
 from offload.nic.sa_table import Entry, MakeCipher, SaTable, slot_of
 from offload.outer import Arrived, CryptoStatus, Mark, Outgoing
 from offload.receiver import contents, shown, unwrapped
-from offload.sender import in_pieces, in_trains
+from offload.sender import TRAIN, in_pieces, in_trains
 from sadb.address import Address
 from sadb.crypto import Unverified, cipher
 
@@ -62,7 +63,7 @@ class Adapter:
         self.capabilities, self.faults = capabilities, Faults()
         self.table = SaTable(capabilities, make_cipher)
         self.up = True
-        self.limits: dict[str, int] = {}  # of ports; what is not here may have all
+        self.quotas: dict[str, Quota] = {}  # of ports; what is not here may have all
         self.counters: Counter[str] = Counter()
         self._random, self._address = random, address
 
@@ -110,7 +111,7 @@ class Adapter:
 
     def used(self, port: str) -> int:
         """Slots of a port."""
-        return sum(one.port == port for one in self.table.entries())
+        return sum(self.table.used(port, pool) for pool in range(len(self.capabilities.pools)))
 
     def _own(self, port: str, handle: int) -> Entry | None:
         entry = self.table.get(handle)
@@ -122,9 +123,10 @@ class Adapter:
             sa = association(message, source, destination)
         except ValueError:
             return Refused(message.ident, "transform")
-        at = Circumstances(self.capabilities, up=self.up)
+        quota = self.quotas.get(port)
+        at = Circumstances(self.capabilities, up=self.up, trusted=quota is None or quota.outbound)
         unable = ineligible(sa, at)
-        reason = unable.value if unable else self._refusal(port)
+        reason = unable.value if unable else self._refusal(port, self.capabilities.pool(direction(sa)))
         if message.packets is not None and not self.capabilities.packet_mode:
             reason = reason or "refused"
         if not reason:
@@ -134,15 +136,23 @@ class Adapter:
             reason = entry
         return Refused(message.ident, reason)
 
-    def _refusal(self, port: str) -> str:
+    def _refusal(self, port: str, pool: int) -> str:
         faults = self.faults
         if faults.refuse_once:
             faults.refuse_once = False
             return "refused"
         if faults.full:
             return "slots_full"
-        limit = self.limits.get(port)
-        return "port_limit" if limit is not None and self.used(port) >= limit else ""
+        quota = self.quotas.get(port)
+        if quota is not None and self.used(port) >= quota.limit:
+            return "port_limit"
+        return "slots_full" if 0 < self._owed(port, pool) >= self.table.free(pool) else ""
+
+    def _owed(self, port: str, pool: int) -> int:
+        """Slots that are kept for other ports and that they do not have yet. Who places SAs keeps to this by
+        himself; a guest's daemon that adds what it was not told to does not."""
+        kept = ((one.port, one.kept[pool]) for one in self.quotas.values() if pool < len(one.kept))
+        return sum(max(0, count - self.table.used(name, pool)) for name, count in kept if name != port)
 
     # Transmit --------------------------------------------------------------------------------------------
 
@@ -167,7 +177,8 @@ class Adapter:
         if one.task is Task.FENCE:
             entry = self._own(port, one.handle)
             numbers = entry.numbers if entry is not None else None
-            return [], Completion(one.ident, True, numbers.stop() if numbers is not None else 0)
+            unused = numbers.stop() if numbers is not None else 0
+            return [], Completion(one.ident, True, unused % 2**64)  # behind the last number of all: none
         if one.task is Task.LEASE:
             entry = self._own(port, one.handle)
             numbers = entry.numbers if entry is not None else None
@@ -185,6 +196,8 @@ class Adapter:
             self.counters["unknown-handle"] += 1
             return []
         try:
+            if len(one.data) > LONGEST:
+                raise Dropped("malformed")
             packets = _MAKE[one.task](self, entry, one)
         except Dropped:
             self.counters["malformed-descriptor"] += 1
@@ -196,7 +209,7 @@ class Adapter:
         sender, numbers = entry.sender, entry.numbers
         if sender is None or numbers is None:
             raise Dropped("malformed")
-        packets = [ip.whole(packet) for packet in vnet.packets(one.data)]
+        packets = [ip.whole(packet) for packet in vnet.packets(one.data, MOST_PACKETS)]
         number = numbers.take(len(packets))
         if not number:
             self.counters["lease-used-up"] += 1
@@ -215,7 +228,11 @@ class Adapter:
         if entry.numbers is not None:
             raise Dropped("malformed")  # the numbers of this SA are ours
         data, size = one.data, one.segment or len(one.data)
-        if size <= 0 or one.at < 0 or (one.segment and (one.path is None or one.at)):
+        if (
+            size <= 0
+            or one.at < 0
+            or (one.segment and (one.path is None or one.at or len(data) > TRAIN * size))
+        ):
             raise Dropped("malformed")
         if entry.cipher is None:
             return [Outgoing(self._signed(entry, data, one.at))]
@@ -248,7 +265,7 @@ class Adapter:
         (LsoSupported)."""
         if entry.sealer is None or entry.tunnel or entry.numbers is not None or not self.capabilities.lso:
             raise Dropped("malformed")
-        packets = vnet.packets(one.data)
+        packets = vnet.packets(one.data, MOST_PACKETS)
         if not 1 < len(packets) == vnet.outline(one.data)[2]:  # so many numbers were taken
             raise Dropped("malformed")
         at, field, protocol = ip.insertion(packets[0])

@@ -14,8 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
+from offload import ip, vnet
 from sadb.address import Path
+
+LONGEST: Final = vnet.HEADER + ip.LARGEST  # octets of a descriptor's data
+MOST_PACKETS: Final = 128  # that one large packet comes to; an adapter that cuts longer keeps others waiting
 
 
 class Task(IntEnum):

@@ -34,6 +34,7 @@ from itertools import islice
 from offload.accounts import Accounts
 from offload.nic.capabilities import Capabilities, Direction
 from offload.nic.descriptors import Completion, Task, Transmit
+from offload.nic.eligibility import Reason
 from offload.nic.packet_mode import Lease
 from offload.nic.requests import (
     Added,
@@ -58,8 +59,8 @@ PASSED = 64  # later descriptors completed, after which this one will not be: th
 HELD = 256  # packets of one SA that wait for the adapter to drain
 LAGGING = 64  # packets refused by the adapter and verified here, after which it does not follow our updates
 
-
 _NOTHING = (0, 0, 0, 0)
+_REASONS = frozenset(one.value for one in Reason)
 
 
 class Stage(Enum):
@@ -266,10 +267,11 @@ class Driver:
             case Refused(ident, reason):
                 self._refused(ident, reason, now)
             case Deleted(handle, highest, bitmap):
-                self._ended[1].add(handle)
                 row = self._former.get(handle)
-                if row is not None and row.lent:
-                    self._come_home(row, highest, bitmap)
+                if row is not None:
+                    self._ended[1].add(handle)
+                    if row.lent:
+                        self._come_home(row, highest, bitmap)
             case Link(up):
                 if not up:
                     self.dead(now, "link")
@@ -297,6 +299,7 @@ class Driver:
 
     def _refused(self, ident: int, reason: str, now: float) -> None:
         place = self._pending.pop(ident, None)
+        reason = reason if reason in _REASONS else Reason.REFUSED.value
         self.counters[f"refused: {reason}"] += 1
         if place is None or not self._current(place):
             return

@@ -9,12 +9,11 @@ and leaves here all that an adapter is to send."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from offload import ip, vnet
 from offload.accounts import Accounts
 from offload.ip import Dropped
-from offload.nic.descriptors import Task, Transmit
+from offload.nic.descriptors import MOST_PACKETS, Task, Transmit
 from offload.nic.driver import Again, Driver, Lane, Stage
 from offload.nic.eligibility import Reason, Shape, unfit
 from offload.outer import Arrived, CryptoStatus, Mark, Outgoing
@@ -22,8 +21,6 @@ from offload.sender import Sender
 from offload.software import Batch, Frame, SoftwareEngine
 from sadb.algorithms import SecurityProtocol
 from sadb.sa import SaPair
-
-MOST_FRAMED: Final = 128  # packets of one frame that the native loop frames at once
 
 
 class HybridEngine(SoftwareEngine):
@@ -142,7 +139,7 @@ class HybridEngine(SoftwareEngine):
         head, mss, count = vnet.outline(frame)
         key = ip.flow_key(packet)
         sender, fits, port = (self._routes.get(key) if key is not None else None) or (None, 0, b"")
-        if count == 1 or sender is None or sender.tunnel or port or head + mss > fits:
+        if not 1 < count <= MOST_PACKETS or sender is None or sender.tunnel or port or head + mss > fits:
             return False
         lane = self.driver.lanes.get(sender.pair)
         esp = sender.sa.suite.protocol is SecurityProtocol.ESP
@@ -179,7 +176,7 @@ class HybridEngine(SoftwareEngine):
             return False
         sender, _, port = route
         last = driver.number(sender.pair, False)
-        if port or not lane.high == last + 1 >> 32 == last + MOST_FRAMED >> 32:
+        if port or not lane.high == last + 1 >> 32 == last + MOST_PACKETS >> 32:
             return False
         framed = self._accounts.framed(frame)
         for data, packet, traffic, whole in framed or ():

@@ -21,6 +21,7 @@ from offload.outer import Arrived
 
 TURNS = 64
 LONGEST = 1 << 16  # octets of an answer
+MOST_WAITING = 4 << 20  # octets of requests that the adapter does not take: some 30 000
 BACKLOG = 64  # descriptors that found no place; then nothing more is read from the host
 
 
@@ -60,6 +61,8 @@ class NicLink:
             driver.requests.clear()
         if self._waiting:
             self._flush()
+            if len(self._waiting) > MOST_WAITING:
+                raise Broken("requests are not taken")
         if driver.ring:
             self._backlog += driver.ring
             driver.ring.clear()

@@ -26,7 +26,6 @@ class Attach(_Message, frozen=True, array_like=True, tag=True):
     sockets."""
 
     port: str
-    limit: int
     slots: int
     room: int
     raw: int
@@ -39,11 +38,14 @@ class Detach(_Message, frozen=True, array_like=True, tag=True):
     port: str
 
 
-class Limit(_Message, frozen=True, array_like=True, tag=True):
-    """A port may have so many SAs; those it has stay until it deletes them."""
+class Quota(_Message, frozen=True, array_like=True, tag=True):
+    """What a port may have, whether it is attached or not: so many SAs, outbound ones among them or not; and
+    how many slots of each pool nobody else may fill. What it has already stays until it deletes it."""
 
     port: str
     limit: int
+    outbound: bool = True
+    kept: tuple[int, ...] = ()
 
 
 class SetLink(_Message, frozen=True, array_like=True, tag=True):
@@ -80,7 +82,7 @@ class Gone(_Message, frozen=True, array_like=True, tag=True):
     port: str
 
 
-Command = Attach | Detach | Limit | SetLink | Reset | Fault
+Command = Attach | Detach | Quota | SetLink | Reset | Fault
 News = Status | Gone
 
 encode = msgspec.msgpack.Encoder().encode

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from offload import ip, vnet
+from offload.nic.descriptors import MOST_PACKETS
 from offload.nic.driver import Driver, Lane, Stage
 from offload.nic.hybrid import HybridEngine
 from offload.nic.packet_mode import LOST
@@ -93,7 +94,7 @@ class PacketEngine(HybridEngine):
             return super()._send_large_frame(frame, now)
         head, mss, count = vnet.outline(frame)
         octets = len(packet) + (count - 1) * head
-        if count == 1 or port or head + mss > fits or not driver.leased(lane, count):
+        if not 1 < count <= MOST_PACKETS or port or head + mss > fits or not driver.leased(lane, count):
             return False
         if not sender.meter.take_all(octets, count, now):
             return False  # a limit is near: one by one

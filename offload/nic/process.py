@@ -14,6 +14,7 @@ import select
 import socket
 import sys
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from offload import rights
 from offload.channel import ALIVE_SECONDS, Decoder, Garbled, address, framed
 from offload.host.natt import NattSockets
 from offload.host.raw import RawSockets
+from offload.meter import Bucket
 from offload.nic import requests
 from offload.nic.adapter import Adapter
 from offload.nic.capabilities import PROFILES
@@ -37,9 +39,9 @@ from offload.nic.management import (
     Detach,
     Fault,
     Gone,
-    Limit,
     News,
     Order,
+    Quota,
     Reset,
     SetLink,
     Status,
@@ -51,6 +53,8 @@ from offload.nic.slots import Broken
 from offload.outer import Arrived, Outgoing
 
 TURNS: Final = 32  # descriptors or reads of one source before others have a turn
+MOUTHFUL: Final = 4096  # octets of requests, likewise
+MOST_DONE: Final = 512  # completions that a port does not take: then nothing more is sent for it
 REPORT_SECONDS: Final = 0.25
 MOST_WAITING: Final = 1 << 20  # octets of answers that a port does not take: then it is detached
 
@@ -127,6 +131,7 @@ class Nic:
         self.work: dict[int, Callable[[], object]] = {}
         self.late: deque[tuple[float, Port, requests.Request]] = deque()  # of the fault `slow_add`
         self.dropped: Counter[str] = Counter()  # of ports that are gone
+        self.complaints = Bucket(1.0, 5.0)
         self.report_at = 0.0
         self.reported: tuple[Status | None, float] = None, 0.0
         self._watch(self.manager.fileno(), self._commands)
@@ -134,27 +139,32 @@ class Nic:
     def run(self) -> None:
         """Until the manager is gone."""
         while True:
-            now = time.monotonic()
-            self._report(now)
-            dozing = self._doze()
-            wait = min([self.report_at - now, *(when - now for when, _, _ in self.late)])
-            ready = self.poll.poll(max(0.0, wait) if dozing else 0.0)
-            for port in list(self.ports.values()):
-                self._guarded(port, port.rings.wake)
-            for fileno, _ in ready:
-                if work := self.work.get(fileno):
-                    work()
-            for port in list(self.ports.values()):
-                self._guarded(port, lambda: self._transmit(port))  # noqa: B023 - called at once
-            while self.late and self.late[0][0] <= time.monotonic():
-                _, port, message = self.late.popleft()
-                self._guarded(port, lambda: self._request(port, message))  # noqa: B023 - called at once
+            self.turn()
+
+    def turn(self, seconds: float = REPORT_SECONDS) -> None:
+        """Sleep until there is something to do, at most so long, and do it."""
+        now = time.monotonic()
+        self._report(now)
+        dozing = self._doze()
+        wait = min([seconds, self.report_at - now, *(when - now for when, _, _ in self.late)])
+        ready = self.poll.poll(max(0.0, wait) if dozing else 0.0)
+        for port in list(self.ports.values()):
+            self._guarded(port, port.rings.wake)
+        for fileno, _ in ready:
+            if work := self.work.get(fileno):
+                work()
+        for port in list(self.ports.values()):
+            self._guarded(port, lambda: self._transmit(port))  # noqa: B023 - called at once
+        while self.late and self.late[0][0] <= time.monotonic():
+            _, port, message = self.late.popleft()
+            self._guarded(port, lambda: self._request(port, message))  # noqa: B023 - called at once
 
     def _doze(self) -> bool:
         """Whether there is nothing to do for any port."""
         idle = True
         for port in list(self.ports.values()):
             self._guarded(port, port.hand_over)
+            port.rings.transmit.waits = len(port.done) < MOST_DONE
             if port.paused and not port.arrived:
                 self._pause(port, False)
             idle &= self._guarded(port, port.rings.doze) is not False
@@ -171,12 +181,14 @@ class Nic:
         self.poll.register(fileno, select.EPOLLIN)
 
     def _guarded(self, port: Port, work: Callable[[], object]) -> object:
-        """Work for one port: what that side breaks costs nobody else anything."""
+        """Work for one port: what that side breaks, perhaps a bug of ours, costs nobody else anything."""
         if self.ports.get(port.name) is not port:
             return None
         try:
             return work()
-        except (Broken, Garbled, OSError):
+        except Exception as error:
+            if not isinstance(error, Broken | Garbled | OSError) and self.complaints.take(time.monotonic()):
+                traceback.print_exception(error)
             self._detach(port.name)
             self._tell(Gone(port.name))
             return None
@@ -184,7 +196,7 @@ class Nic:
     # Packets ---------------------------------------------------------------------------------------------
 
     def _transmit(self, port: Port) -> None:
-        found = port.rings.transmit.take(TURNS)
+        found = port.rings.transmit.take(TURNS) if len(port.done) < MOST_DONE else []
         if found:
             wire, done = self.adapter.transmit(port.name, found)
             port.send(wire)
@@ -200,7 +212,7 @@ class Nic:
 
     def _requests(self, port: Port) -> None:
         try:
-            data = port.control.recv(1 << 16)
+            data = port.control.recv(MOUTHFUL)
         except BlockingIOError:
             return
         if not data:
@@ -238,8 +250,8 @@ class Nic:
                 self._attach(command, filenos)
             case Detach(name):
                 self._detach(name)
-            case Limit(name, limit):
-                self.adapter.limits[name] = limit
+            case Quota(name):
+                self.adapter.quotas[name] = command
             case SetLink(up):
                 self._link(up)
             case Reset():
@@ -250,9 +262,11 @@ class Nic:
 
     def _attach(self, command: Attach, filenos: list[int]) -> None:
         self._detach(command.port)
-        memory, bell, other_bell, control, *sockets = filenos
-        plug = Plug(memory, bell, other_bell, command.slots, command.room)
         try:
+            if len(filenos) != 4 + command.raw + command.natt:
+                raise Broken("more than this process may have open")
+            memory, bell, other_bell, control, *sockets = filenos
+            plug = Plug(memory, bell, other_bell, command.slots, command.room)
             port = Port(command.port, plug, control, sockets[: command.raw], sockets[command.raw :])
         except (Broken, OSError):
             for one in filenos:
@@ -261,7 +275,6 @@ class Nic:
             self._tell(Gone(command.port))
             return
         self.ports[port.name] = port
-        self.adapter.limits[port.name] = command.limit
         self._guarded(port, lambda: self._serve(port))
 
     def _serve(self, port: Port) -> None:

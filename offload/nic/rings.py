@@ -185,10 +185,9 @@ class Writer(_Side[Value]):
 class Reader(_Side[Value]):
     """The side that takes."""
 
-    waits = True
-
     def __init__(self, region: _Region, codec: Codec[Value]) -> None:
         super().__init__(region, codec, _TAIL, _READER_WAITS, _HEAD, _WRITER_WAITS)
+        self.waits = True
         self._left = 0
 
     def take(self, limit: int) -> list[Value]:

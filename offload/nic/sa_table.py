@@ -15,6 +15,7 @@ from offload.ah import Authenticator
 from offload.esp import Sealer
 from offload.meter import Meter
 from offload.nic.capabilities import Capabilities
+from offload.nic.eligibility import direction
 from offload.nic.packet_mode import Judge, Numbers
 from offload.sender import Sender
 from sadb.address import Address
@@ -79,6 +80,7 @@ class SaTable:
         self._identification = 0
         self._inbound: dict[tuple[str, int, bytes], Entry] = {}
         self._addresses: Counter[Address] = Counter()
+        self._used: Counter[tuple[str, int]] = Counter()  # by port and pool
 
     @property
     def addresses(self) -> int:
@@ -88,6 +90,14 @@ class SaTable:
     def entries(self) -> list[Entry]:
         """All rows, by slot."""
         return [one for one in self._slots if one is not None]
+
+    def used(self, port: str, pool: int) -> int:
+        """Slots of a pool that a port has."""
+        return self._used[port, pool]
+
+    def free(self, pool: int) -> int:
+        """Slots of a pool that nobody has."""
+        return len(self._free[pool == 0])
 
     def add(
         self, port: str, sa: SecurityAssociation, high: int | None, *, packets: bool = False
@@ -122,10 +132,14 @@ class SaTable:
             Judge(sa.replay) if packets and sa.replay is not None else None,
         )
         self._slots[slot] = entry
+        self._used[port, self._pool(sa)] += 1
         if inbound:
             self._inbound[port, sa.spi, sa.destination.packed] = entry
             self._addresses[sa.destination] += 1
         return entry
+
+    def _pool(self, sa: SecurityAssociation) -> int:
+        return self._capabilities.pool(direction(sa))
 
     def _sender(self, sa: SecurityAssociation, sealer: Sealer | None) -> Sender:
         pair = SaPair(sa, sa, sa.selector, sa.mode, "", 0)  # a sender looks at the outbound one alone
@@ -155,6 +169,7 @@ class SaTable:
         slot, sa = slot_of(handle), entry.sa
         self._slots[slot] = None
         self._free[sa.inbound].append(slot)
+        self._used[entry.port, self._pool(sa)] -= 1
         if sa.inbound:
             del self._inbound[entry.port, sa.spi, sa.destination.packed]
             self._addresses[sa.destination] -= 1

@@ -24,8 +24,9 @@ from offload.nic.management import (
     Command,
     Detach,
     Fault,
-    Limit,
+    Gone,
     Order,
+    Quota,
     Reset,
     SetLink,
     Status,
@@ -38,6 +39,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 10.0  # seconds before an adapter that died s
 LONG_LIFE: Final = 30.0
 SILENT_SECONDS: Final = 10 * ALIVE_SECONDS
 STOP_SECONDS: Final = 2.0
+AGAIN_SECONDS: Final = 1.0  # before a port that fell off is attached again
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +66,21 @@ class Plugged:
 class _Attached:
     """A port, and what it takes to attach it again."""
 
-    limit: int
     raw: Sequence[int]
     natt: Sequence[int]
     deliver: Callable[[Plugged], None]
 
 
 class AdapterProcess:
-    """`on_status(status)` hears from it; `on_gone(reason)` that it is gone, before another one is begun."""
+    """`on_status(status)` hears from it; `on_gone(reason)` that it is gone, before another one is begun.
+    Ports that fell off, for something broke on their side, are attached anew, too."""
 
     def __init__(self, profile: str, *, packet_mode: bool) -> None:
         self.profile, self.packet_mode = profile, packet_mode
         self.on_status: Callable[[Status], None] = lambda status: None
         self.on_gone: Callable[[str], None] = lambda reason: None
         self._ports: dict[str, _Attached] = {}
+        self._quotas: dict[str, Quota] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
@@ -110,14 +113,13 @@ class AdapterProcess:
     def attach(
         self,
         port: str,
-        limit: int,
         raw: Sequence[int],
         natt: Sequence[int],
         deliver: Callable[[Plugged], None],
     ) -> None:
         """Attach a port with its sockets, whose descriptors stay the caller's and open; `deliver` gets what
         its owner needs, now and whenever there is a new adapter."""
-        self._ports[port] = _Attached(limit, raw, natt, deliver)
+        self._ports[port] = _Attached(raw, natt, deliver)
         self._attach(port)
 
     def detach(self, port: str) -> None:
@@ -125,11 +127,11 @@ class AdapterProcess:
         if self._ports.pop(port, None) is not None:
             self._send(Detach(port))
 
-    def limit(self, port: str, limit: int) -> None:
-        """A port may have so many SAs from now on."""
-        if port in self._ports:
-            self._ports[port].limit = limit
-            self._send(Limit(port, limit))
+    def allow(self, quota: Quota) -> None:
+        """What a port may have from now on, whether it is attached or not."""
+        if self._quotas.get(quota.port) != quota:
+            self._quotas[quota.port] = quota
+            self._send(quota)
 
     def command(self, command: SetLink | Reset | Fault) -> None:
         """Have it do something."""
@@ -144,7 +146,7 @@ class AdapterProcess:
             stack.callback(adapter.close)
             ours, theirs = socket.socketpair()
             stack.callback(theirs.close)
-            message = Attach(name, port.limit, host.slots, host.room, len(port.raw), len(port.natt))
+            message = Attach(name, host.slots, host.room, len(port.raw), len(port.natt))
             self._send(message, [*adapter.filenos(), theirs.fileno(), *port.raw, *port.natt])
         port.deliver(Plugged(host, ours.detach(), self.profile, self.packet_mode))
 
@@ -165,6 +167,8 @@ class AdapterProcess:
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._died)
         self._loop.add_reader(ours, self._hear)
+        for quota in self._quotas.values():
+            self._send(quota)
         for name in self._ports:
             self._attach(name)
 
@@ -195,6 +199,13 @@ class AdapterProcess:
         self._heard = time.monotonic()
         if isinstance(news, Status):
             self.on_status(news)
+        elif isinstance(news, Gone) and (port := self._ports.get(news.port)) is not None:
+            self._later(AGAIN_SECONDS, lambda: self._attach_again(news.port, port))
+
+    def _attach_again(self, name: str, was: _Attached) -> None:
+        """A port that fell off, unless its owner has brought others sockets since, or is gone."""
+        if self._ports.get(name) is was:
+            self._attach(name)
 
     def _died(self) -> None:
         assert self._loop is not None

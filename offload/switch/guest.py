@@ -16,6 +16,7 @@ from offload.nic.capabilities import PROFILES, Direction
 from offload.nic.rings import Plug
 from offload.switch import port_protocol
 from offload.switch.adapters import Plugged
+from offload.switch.outbox import Outbox
 from offload.switch.port_protocol import Claim, Denied, Join, Leave, Moved, Told, Used, Welcome, facts
 from sadb.sa import SaPair
 
@@ -54,6 +55,7 @@ class Guest:
         self._trouble = trouble
         self._loop: asyncio.AbstractEventLoop | None = None
         self._socket: socket.socket | None = None
+        self._outbox: Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pairs: dict[int, _Pair] = {}
         self._next = 0
@@ -130,7 +132,12 @@ class Guest:
             self._later(f"the host's switch is not reachable at {self.path}: {error.strerror}")
             return
         self._socket = sock
+        self._outbox = Outbox(self._loop, sock, lambda: self._deaf(sock))
         self._loop.add_reader(sock, self._hear)
+
+    def _deaf(self, sock: socket.socket) -> None:
+        if sock is self._socket:
+            self._lost("the host's switch does not listen")
 
     def _later(self, why: str) -> None:
         assert self._loop is not None
@@ -160,9 +167,10 @@ class Guest:
                 for one in self._pairs.values():
                     self._claim(one)
             case Denied(reason):
-                self._hang_up()
-                self._later(f"the host's switch refuses: {reason}")
-            case port_protocol.Plugged(profile, slots, room, packets) if profile in PROFILES:
+                self._lost(f"the host's switch refuses: {reason}")
+            case port_protocol.Plugged(profile, slots, room, packets) if (
+                profile in PROFILES and len(filenos) == 4
+            ):
                 memory, bell, other_bell, control = filenos
                 plug = Plug(memory, bell, other_bell, slots, room)
                 self._deliver(Plugged(plug, control, profile, packets))
@@ -174,8 +182,7 @@ class Guest:
             case _:
                 for fileno in filenos:
                     os.close(fileno)
-                self._hang_up()
-                self._later("the host's switch has gone")
+                self._lost("the host's switch has gone")
 
     def _join(self) -> None:
         raw, natt = self._sockets
@@ -187,19 +194,20 @@ class Guest:
         self._send(one.told)
 
     def _send(self, message: port_protocol.FromGuest, filenos: Sequence[int] = ()) -> None:
-        """Not waited for: what a host that is busy does not take is said again when the connection is new."""
-        if self._socket is None or not self.port:
-            return
-        try:
-            socket.send_fds(self._socket, [port_protocol.encode(message)], list(filenos))
-        except OSError:
-            self._hang_up()
-            self._later("the host's switch does not listen")
+        """Not waited for; everything is said again when the connection is new."""
+        if self._outbox is not None and self.port:
+            self._outbox.put(port_protocol.encode(message), filenos, most=2 * len(self._pairs))
+
+    def _lost(self, why: str) -> None:
+        self._hang_up()
+        self._later(why)
 
     def _hang_up(self) -> None:
         """What was in the adapter of a host that is gone, the worker finds out itself."""
         sock, self._socket, self.port = self._socket, None, ""
         if sock is not None:
             assert self._loop is not None
+            assert self._outbox is not None
+            self._outbox.close()
             self._loop.remove_reader(sock)
             sock.close()

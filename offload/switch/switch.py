@@ -19,10 +19,12 @@ from typing import Final
 
 import msgspec
 
+from offload.meter import Bucket
 from offload.nic.capabilities import Direction
-from offload.nic.management import Status
+from offload.nic.management import Quota, Status
 from offload.switch import port_protocol
 from offload.switch.adapters import AdapterProcess, Plugged
+from offload.switch.outbox import Outbox
 from offload.switch.placement import Decision
 from offload.switch.port_protocol import Claim, Denied, Join, Leave, Moved, Told, Used, Welcome
 from offload.switch.ports import HOST, Port, Ports
@@ -30,6 +32,8 @@ from offload.switch.steering import Member, Steering
 from sadb.sa import SaPair
 
 MOST_PAIRS: Final = 20_000  # of one guest that are considered at all
+JOINS: Final = (1.0, 5.0)  # how often a port may bring sockets, in a second and at once: others wait for that
+PATIENCE: Final = 10.0  # seconds that a guest may have more in the adapter than it is to have
 Move = Callable[[frozenset[Direction], bool], None]
 
 
@@ -39,13 +43,14 @@ class _Guest:
 
     port: str
     socket: socket.socket
+    outbox: Outbox = field(init=False)
     members: dict[int, Member] = field(default_factory=dict)
     filenos: list[int] = field(default_factory=list)
 
 
 class Switch:
     """Decides for all ports: `offload.switch.pair_steering.Arbiter` for the host's own. `decided` hears of
-    every decision, `gone` when the adapter ends."""
+    every decision, `gone` when the adapter ends, `warn` of guests that do not play fair."""
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class Switch:
         directory: Path,
         decided: Callable[[Member, Decision, Member | None], None],
         gone: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
         self.ports = ports
         self.adapter = AdapterProcess(ports.capabilities.name, packet_mode=ports.packet_mode)
@@ -60,10 +66,13 @@ class Switch:
         self.steering = Steering(ports, decided)
         self.status: Status | None = None
         self._directory = directory
-        self._tell_gone = gone
+        self._tell_gone, self._warn = gone, warn
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listening: dict[str, socket.socket] = {}
         self._guests: dict[str, _Guest] = {}
+        self._quotas: set[str] = set()  # ports that the adapter knows of
+        self._joins: dict[str, Bucket] = {}  # by port
+        self._above: dict[str, float] = {}  # ports that have more than they are to have, and since when
 
     # Life ------------------------------------------------------------------------------------------------
 
@@ -91,8 +100,13 @@ class Switch:
                 self._leave(guest)
         for name in names - self._listening.keys():
             self._listen(name)
+        for name in self._quotas - names - {HOST}:
+            self.adapter.allow(Quota(name, 0))
+        pools = len(self.ports.capabilities.pools)
         for port in self.ports:
-            self.adapter.limit(port.name, self.ports.limit(port))
+            kept = tuple(port.share(pool, pools) for pool in range(pools))
+            self.adapter.allow(Quota(port.name, self.ports.limit(port), port.trusted, kept))
+        self._quotas = names | {HOST}
         self.steering.rebalance(self._loop.time())
 
     def path(self, port: str) -> Path:
@@ -156,12 +170,26 @@ class Switch:
             if not self.steering.up:
                 self.steering.link(True, self._now())
 
-        self.adapter.attach(port, self.ports.limit(self.ports[port]), raw, natt, delivered)
+        self.adapter.attach(port, raw, natt, delivered)
 
     def _status(self, status: Status) -> None:
         self.status = status
         if status.up != self.steering.up:
             self.steering.link(status.up, self._now())
+        self._show_out(status)
+
+    def _show_out(self, status: Status) -> None:
+        """Guests that do not give back what they are to: their ports are detached, and their slots empty."""
+        now = self._now()
+        above = [name for name in self._guests if status.used.get(name, 0) > self.ports[name].used]
+        self._above = {name: self._above.get(name, now) for name in above}
+        for name, since in list(self._above.items()):
+            if now - since >= PATIENCE:
+                del self._above[name]
+                self._warn(
+                    f"port {name}: whoever is behind it keeps slots that are not its own; it is detached"
+                )
+                self._leave(self._guests[name])
 
     def _gone(self, reason: str) -> None:
         self.status = None
@@ -204,6 +232,7 @@ class Switch:
                 sock.send(port_protocol.encode(Denied("another daemon is behind this port")))
             return
         guest = self._guests[name] = _Guest(name, sock)
+        guest.outbox = Outbox(self._loop, sock, lambda: self._leave(guest))
         self._loop.add_reader(sock, self._hear, guest)
         self._send(guest, Welcome(name))
 
@@ -224,8 +253,9 @@ class Switch:
             if not isinstance(message, Join):
                 _close(filenos)
             self._act(guest, message, filenos)
-        except (ValueError, KeyError, msgspec.DecodeError):
-            _close(filenos)
+        except (ValueError, KeyError, OSError, msgspec.DecodeError):
+            if filenos is not guest.filenos:
+                _close(filenos)
             self._leave(guest)
 
     def _act(self, guest: _Guest, message: port_protocol.FromGuest, filenos: list[int]) -> None:
@@ -234,6 +264,8 @@ class Switch:
             case Join(raw, natt):
                 if raw < 0 or natt < 0 or raw + natt != len(filenos):
                     raise ValueError("descriptors are missing")
+                if not self._joins.setdefault(guest.port, Bucket(*JOINS)).take(now):
+                    raise ValueError("it joins too often")
                 _close(guest.filenos)
                 guest.filenos = filenos
                 self._attach(
@@ -251,6 +283,8 @@ class Switch:
                     direction = Direction.INBOUND if inbound else Direction.OUTBOUND
                     self.steering.came(member, direction, what, now)
             case Used(rows):
+                if len(rows) > port_protocol.ROWS:
+                    raise ValueError("more than a guest says at once")
                 for ident, octets, offloaded in rows:
                     member = guest.members.get(ident)
                     if member is not None and octets >= 0 and offloaded >= 0:
@@ -294,17 +328,14 @@ class Switch:
 
     def _send(self, guest: _Guest, message: port_protocol.FromHost, filenos: Sequence[int] = ()) -> None:
         """A guest that does not listen is shown out, later: this may be in the middle of a decision."""
-        try:
-            socket.send_fds(guest.socket, [port_protocol.encode(message)], list(filenos))
-        except OSError:
-            assert self._loop is not None
-            self._loop.call_soon(self._leave, guest)
+        guest.outbox.put(port_protocol.encode(message), filenos, most=2 * len(guest.members))
 
     def _leave(self, guest: _Guest) -> None:
         if self._guests.get(guest.port) is not guest:
             return
         assert self._loop is not None
         del self._guests[guest.port]
+        guest.outbox.close()
         self._loop.remove_reader(guest.socket)
         guest.socket.close()
         self.adapter.detach(guest.port)

@@ -32,6 +32,7 @@ from offload.nic import requests
 from offload.nic.adapter import Adapter
 from offload.nic.capabilities import PROFILES
 from offload.nic.descriptors import Task, Transmit
+from offload.nic.management import Quota
 from offload.nic.requests import Added, AddSa, Refused, UpdateSa
 from offload.outer import Arrived, CryptoStatus, Mark
 from offload.software import Frame, SoftwareEngine
@@ -139,7 +140,7 @@ def test_ah_is_not_esp() -> None:
 
 def test_a_port_has_no_more_than_its_limit_and_may_give_back_only_its_own() -> None:
     one, (a, b) = adapter(), hosts()
-    one.limits["guest"] = 1
+    one.quotas["guest"] = Quota("guest", 1)
     mine = handle(one, a.pair.inbound, "guest")
     assert one.request("guest", requests.add(2, a.pair.outbound, None)) == Refused(2, "port_limit")
     other = handle(one, b.pair.inbound)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 import pytest
+from support.engines import GCM, GCM_ESN, association, segments
 
-from offload.nic import management
-from offload.nic.process import Nic
-from offload.nic.rings import wire
+from offload import vnet
+from offload.channel import Decoder, framed
+from offload.nic import management, requests
+from offload.nic.descriptors import MOST_PACKETS, Completion, Task, Transmit
+from offload.nic.process import MOST_DONE, TURNS, Nic
+from offload.nic.requests import Added, Answer, Refused
+from offload.nic.rings import HostPort, wire
+from sadb.address import Path, SocketAddress
+from sadb.algorithms import QuickSuite
+from sadb.sa import Mode, SecurityAssociation
+from sadb.selector import Selector
 
 pytestmark = pytest.mark.parametrize("engine", ["python"])
 
@@ -33,8 +45,71 @@ def attach(made: Nic, natt: list[int], raw: list[int]) -> socket.socket:
     host.close()
     guest, control = socket.socketpair()
     filenos = [*plug.filenos(), control.detach(), *raw, *natt]
-    made._attach(management.Attach("vm", 10, plug.slots, plug.room, len(raw), len(natt)), filenos)
+    made._attach(management.Attach("vm", plug.slots, plug.room, len(raw), len(natt)), filenos)
     return guest
+
+
+@dataclass
+class Guest:
+    """Who is behind a port, and does as he likes."""
+
+    nic: Nic
+    name: str
+    rings: HostPort
+    control: socket.socket
+
+    def asks(self, *messages: requests.Request) -> list[Answer]:
+        """Say something to the adapter, and hear what it answers."""
+        decoder, found = Decoder(Answer, 1 << 16), list[Answer]()
+        self.control.sendall(b"".join(map(framed, messages)))
+        for _ in range(3):
+            self.nic.turn(0)
+            if self.name not in self.nic.ports:
+                break
+            with suppress(BlockingIOError):
+                found += decoder.feed(self.control.recv(1 << 16, socket.MSG_DONTWAIT))  # type: ignore[arg-type]
+        return found
+
+    def adds(self, spi: int, suite: QuickSuite = GCM, *, inbound: bool = True, packets: bool = False) -> int:
+        """Put an SA into the adapter; its handle, or 0 when it is refused."""
+        (answer,) = self.asks(requests.add(1, sa(spi, suite, inbound=inbound), 0, packets=packets))
+        self.refused = answer.reason if isinstance(answer, Refused) else ""
+        return answer.handle if isinstance(answer, Added) else 0
+
+    def sends(self, *descriptors: Transmit) -> list[Completion]:
+        """Give the adapter something to do; what is done then."""
+        for one in descriptors:
+            assert self.rings.transmit.put(one)
+        self.rings.publish()
+        for _ in range(3):
+            self.nic.turn(0)
+        return self.rings.completed.take(100)
+
+
+def sa(spi: int, suite: QuickSuite, *, inbound: bool) -> SecurityAssociation:
+    ends = ("192.0.2.1", "192.0.2.2")
+    return association(suite, spi, Mode.TRANSPORT, ends[::-1] if inbound else ends, Selector((), ()), inbound)
+
+
+@pytest.fixture
+def guests(adapter: tuple[Nic, socket.socket]) -> Iterator[tuple[Guest, Guest]]:
+    """Two guests of one adapter."""
+    made, _ = adapter
+    with ExitStack() as stack:
+        found = []
+        for name in ("bad", "good"):
+            host, plug = wire()
+            ours, theirs = socket.socketpair()
+            rings = HostPort(host)
+            stack.callback(rings.close)
+            stack.enter_context(ours)
+            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            udp.bind(("127.0.0.1", 0))
+            filenos = [*plug.filenos(), theirs.detach(), udp.detach()]
+            made._attach(management.Attach(name, plug.slots, plug.room, 0, 1), filenos)
+            stack.callback(made._detach, name)
+            found.append(Guest(made, name, rings, ours))
+        yield found[0], found[1]
 
 
 def test_sockets_of_a_guest_may_be_anything(adapter: tuple[Nic, socket.socket], engine: str) -> None:
@@ -55,6 +130,13 @@ def test_sockets_of_a_guest_may_be_anything(adapter: tuple[Nic, socket.socket], 
         made._detach("vm")
 
 
+def test_descriptors_that_found_no_place(adapter: tuple[Nic, socket.socket], engine: str) -> None:
+    """A process that may have no more open gets fewer than were sent: one port less, not no adapter."""
+    made, manager = adapter
+    made._attach(management.Attach("vm", 8, 4096, 2, 4), [os.open("/dev/null", os.O_RDWR) for _ in range(3)])
+    assert management.news_of(manager.recv(1000)) == management.Gone("vm")
+
+
 def test_a_guest_that_is_gone_while_the_link_is_down(adapter: tuple[Nic, socket.socket], engine: str) -> None:
     """Telling it of the link must not end the adapter."""
     made, _ = adapter
@@ -66,7 +148,122 @@ def test_a_guest_that_is_gone_while_the_link_is_down(adapter: tuple[Nic, socket.
     guest, control = socket.socketpair()
     guest.close()
     made._attach(
-        management.Attach("vm", 10, plug.slots, plug.room, 0, 1),
+        management.Attach("vm", plug.slots, plug.room, 0, 1),
         [*plug.filenos(), control.detach(), good.detach()],
     )
     assert "vm" not in made.ports
+
+
+# Hostile guests ------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_all_numbers_fits_a_completion(guests: tuple[Guest, Guest], engine: str) -> None:
+    """Behind the last of 64 bits there is none: what a fence says then must not end the adapter, and costs
+    what is left of the lease, which is nothing."""
+    bad, good = guests
+    which = bad.adds(1, GCM_ESN, inbound=False, packets=True)
+    plain = bytes(vnet.HEADER) + segments(4, [100])[0]
+    done = bad.sends(
+        Transmit(1, which, Task.LEASE, number=2**64 - 1, segment=1),
+        Transmit(2, which, Task.PACKETS, plain),
+        Transmit(3, which, Task.FENCE),
+    )
+    assert done == [Completion(1, True), Completion(2, True), Completion(3, True, 0)]
+    assert good.adds(1)
+
+
+def test_a_bug_of_ours_costs_one_port(
+    guests: tuple[Guest, Guest],
+    engine: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever else a guest finds: it is told, and the port is gone, not the adapter."""
+    bad, good = guests
+    whole = bad.nic.adapter.transmit
+
+    def broken(port: str, descriptors: list[Transmit]) -> object:
+        if port == "bad":
+            raise ZeroDivisionError("a bug")
+        return whole(port, descriptors)
+
+    monkeypatch.setattr(bad.nic.adapter, "transmit", broken)
+    bad.sends(Transmit(1, 7, Task.FENCE))
+    assert list(bad.nic.ports) == ["good"]
+    assert good.sends(Transmit(1, 7, Task.FENCE)) == [Completion(1, True)]
+    assert "ZeroDivisionError: a bug" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["large", "packets", "train", "long"])
+def test_no_descriptor_keeps_the_others_waiting(guests: tuple[Guest, Guest], engine: str, kind: str) -> None:
+    """One octet in each of 60 000 packets, or a train of some hundred thousand, would take the adapter
+    seconds: the ports beside it would count what they have there as lost."""
+    bad, _ = guests
+    which = bad.adds(1, inbound=False, packets=kind == "packets")
+    if kind == "packets":
+        bad.sends(Transmit(1, which, Task.LEASE, number=1, segment=65535))
+    (frame,) = vnet.frames(segments(4, [600] * 100))
+    tiny = frame[:4] + (1).to_bytes(2, "little") + frame[6:]
+    piece, here = bytes(3) + b"\1" + bytes(36), SocketAddress(ip_address("127.0.0.1"), 9)
+    path = Path(here, here)
+    one = {
+        "large": Transmit(2, which, Task.LARGE, tiny, number=1),
+        "packets": Transmit(2, which, Task.PACKETS, tiny),
+        "train": Transmit(2, which, Task.SECURE, piece * 1600, path=path, segment=len(piece)),
+        "long": Transmit(2, which, Task.SECURE, piece * 100_000),
+    }[kind]
+    begun = time.process_time()
+    assert bad.sends(one) == [Completion(2, False)]
+    assert time.process_time() - begun < 0.5
+    fits = replace(one, ident=3, data=frame, number=1)
+    if kind in ("large", "packets"):
+        assert vnet.outline(frame)[2] <= MOST_PACKETS
+        assert bad.sends(fits) == [Completion(3, True)]
+
+
+def test_who_takes_no_completions_is_not_served(guests: tuple[Guest, Guest], engine: str) -> None:
+    """They would pile up in the adapter, which has all the ports' memory, for as long as he likes. When he
+    takes them, everything goes on."""
+    bad, good = guests
+    port, asked, given = bad.nic.ports["bad"], 0, 0
+    while asked < 4 * MOST_DONE:
+        while bad.rings.transmit.put(Transmit(asked + 1, 7, Task.FENCE)):
+            asked += 1
+        bad.rings.publish()
+        for _ in range(2 * MOST_DONE // TURNS):
+            bad.nic.turn(0)
+        assert len(port.done) <= MOST_DONE + TURNS
+        if len(port.done) >= MOST_DONE and not bad.rings.transmit.put(Transmit(asked + 1, 7, Task.FENCE)):
+            break
+    assert good.sends(Transmit(1, 7, Task.FENCE)) == [Completion(1, True)]
+    for _ in range(200):
+        given += len(bad.rings.completed.take(1000))
+        bad.rings.publish()
+        bad.nic.turn(0)
+    assert given >= asked > 2 * MOST_DONE
+
+
+def test_guests_have_what_they_are_granted_whatever_they_ask_for(
+    guests: tuple[Guest, Guest], engine: str
+) -> None:
+    """The host decides who has slots, but a guest speaks with the adapter itself: that holds it to its limit,
+    to inbound SAs if it is not trusted, and keeps what is reserved for others."""
+    bad, good = guests
+    quotas = bad.nic.adapter.quotas
+    slots = bad.nic.adapter.capabilities.rx_slots
+    quotas["bad"] = management.Quota("bad", 2 * slots, outbound=False)
+    quotas["good"] = management.Quota("good", 10, kept=(2, 0))
+    assert not bad.adds(1, inbound=False)
+    assert bad.refused == "trust"
+    many = [requests.add(spi, sa(spi, GCM, inbound=True), None) for spi in range(1, slots + 1)]
+    added = [one for at in range(0, slots, 64) for one in bad.asks(*many[at : at + 64])]
+    for _ in range(200):
+        added += bad.asks()
+    assert sum(isinstance(one, Added) for one in added) == slots - 2
+    assert {one.reason for one in added if isinstance(one, Refused)} == {"slots_full"}
+    assert good.adds(1)
+    assert good.adds(2)
+    assert not good.adds(3)
+    quotas["bad"] = management.Quota("bad", 5)
+    assert not bad.adds(5000, inbound=False)
+    assert bad.refused == "port_limit"
