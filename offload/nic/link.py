@@ -22,6 +22,7 @@ from offload.outer import Arrived
 TURNS = 64
 LONGEST = 1 << 16  # octets of an answer
 MOST_WAITING = 4 << 20  # octets of requests that the adapter does not take: some 30 000
+READS = 16  # of 64 KiB: more than the socket holds
 BACKLOG = 64  # descriptors that found no place; then nothing more is read from the host
 
 
@@ -95,8 +96,9 @@ class NicLink:
         self._open_packets([self.rings.native.value(octets)])
 
     def hear(self, now: float) -> None:
-        """Answers so far. Raises `Broken` when the adapter is gone."""
-        while True:
+        """Answers so far: no more than a socket holds, or one that never ends would end our work. Raises
+        `Broken` when the adapter is gone."""
+        for _ in range(READS):
             try:
                 data = self.control.recv(1 << 16)
             except BlockingIOError:
