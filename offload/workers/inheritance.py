@@ -33,6 +33,7 @@ INVENTORY_SECONDS: Final = 20.0  # for all of them to name their pairs
 FAREWELL_SECONDS: Final = 2.0  # for them to end
 LONGEST_ANSWER: Final = 1 << 20  # octets; a pair may have many selectors
 MOST_DESCRIPTORS: Final = 4096
+MOST_SAID: Final = 10_000  # messages of a worker besides its pairs, before it is taken
 _CREDENTIALS: Final = struct.Struct("=iII")  # SO_PEERCRED: process, user, group
 
 
@@ -63,14 +64,17 @@ class Orphan:
     said: list[object] = field(default_factory=list)
 
     def take(self, messages: Iterable[object]) -> None:
-        """Pairs, out of what it says; raises `Garbled` for one that cannot be counted."""
+        """Pairs, out of what it says; raises `Garbled` for one that cannot be counted, and for too much of
+        anything else."""
         for message in messages:
             if isinstance(message, Held):
                 if not 0 <= message.pair.slot < self.slots:
                     raise Garbled("a pair without an account")
                 self.pairs[message.pair.slot] = message
-            else:
+            elif len(self.said) < MOST_SAID:
                 self.said.append(message)
+            else:
+                raise Garbled("it does not stop talking")
 
     def close(self) -> None:
         """Let go of it; unless it was told that it is taken, it waits on."""
@@ -161,7 +165,9 @@ def _handover(sock: socket.socket, decoder: Decoder, filenos: list[int]) -> tupl
     """The first message, with its descriptors put into `filenos`, and others that came with it; raises
     `OSError` or `Garbled`."""
     space = socket.CMSG_SPACE(253 * array.array("i").itemsize)
+    deadline = time.monotonic() + GREETING_SECONDS  # for all of it, or an octet now and then would do
     while True:
+        sock.settimeout(max(0.01, deadline - time.monotonic()))
         data, ancillary, _, _ = sock.recvmsg(1 << 16, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, value in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

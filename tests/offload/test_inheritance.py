@@ -23,6 +23,7 @@ from support.require import require
 from offload import channel
 from offload.host.tun import Queue, Tun
 from offload.ledger import Ledger
+from offload.workers import inheritance
 from offload.workers.inheritance import Estate, Orphan, claim, ended, place_of
 from offload.workers.pool import Workers
 from offload.workers.processes import Bequest, Kind, spawn
@@ -211,6 +212,17 @@ def test_pair_without_an_account_is_no_pair(made: list[Former], tmp_path: Path) 
     assert old.alive() == [False]
 
 
+def test_worker_that_does_not_stop_talking(made: list[Former], tmp_path: Path) -> None:
+    """What it says before it is taken is kept for its daemon to hear, but not without end."""
+    old = former(made, tmp_path)
+    old.die()
+    estate, _ = old.claimed()
+    assert estate is not None
+    with pytest.raises(channel.Garbled):
+        estate.orphans[0].take(channel.Report({}, 0) for _ in range(1_000_000))
+    estate.close()
+
+
 def test_workers_go_on_under_another_daemon(made: list[Former], tmp_path: Path) -> None:
     """A slot that an old pair has must not be given to a new one: two keys would count the same numbers. Nor
     may what cannot be used keep its slot for ever, or be used."""
@@ -313,7 +325,9 @@ sock.bind(sys.argv[1])
 sock.listen()
 print(flush=True)
 other, _ = sock.accept()
-other.sendall(eval(sys.argv[2]))
+for one in eval(sys.argv[2]):
+    other.sendall(one)
+    time.sleep(0.1)
 time.sleep(60)
 """
 
@@ -327,9 +341,15 @@ def liar(place: Path, says: str, user: int) -> subprocess.Popen[bytes]:
     return process
 
 
-@pytest.mark.parametrize("says", ["b'\\xff' * 100", "bytes((0, 0, 0, 1, 0x90))"])
-def test_what_speaks_nonsense_is_ended(tmp_path: Path, says: str) -> None:
-    """It is a worker that somebody has taken over, or of a version whose language nobody knows."""
+@pytest.mark.parametrize(
+    "says",
+    ["[b'\\xff' * 100]", "[bytes((0, 0, 0, 1, 0x90))]", "[bytes((0, 0, 1, 0)), *[b'x'] * 256]"],
+    ids=["garbage", "no handover", "an octet now and then"],
+)
+def test_what_speaks_nonsense_is_ended(tmp_path: Path, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a worker that somebody has taken over, or of a version whose language nobody knows. The next
+    daemon does not wait for it longer than it would for any other."""
+    monkeypatch.setattr(inheritance, "GREETING_SECONDS", 0.5)
     control = tmp_path / "control.sock"
     with liar(place_of(control, 0), says, os.getuid()) as process:
         assert claim(control, SAME, lambda orphan: "") == (None, "")
