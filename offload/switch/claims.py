@@ -103,7 +103,7 @@ class Table:
         """Take a slot, and an address where that is new."""
         self._count(claim, direction, 1)
         if direction is Direction.INBOUND:
-            self._addresses[claim.address] += 1
+            self._refer(claim.address, 1)
         claim.placed.add(direction)
 
     def leave(self, claim: Claim) -> None:
@@ -111,10 +111,21 @@ class Table:
         for direction in claim.placed:
             self._count(claim, direction, -1)
         if Direction.INBOUND in claim.placed:
-            self._addresses[claim.address] -= 1
-            if not self._addresses[claim.address]:
-                del self._addresses[claim.address]
+            self._refer(claim.address, -1)
         claim.placed.clear()
+
+    def move(self, claim: Claim, address: Address) -> None:
+        """The inbound destination of a claim is another one. Its owner has moved already, so that is not a
+        question of room."""
+        if Direction.INBOUND in claim.placed:
+            self._refer(claim.address, -1)
+            self._refer(address, 1)
+        claim.address = address
+
+    def _refer(self, address: Address, amount: int) -> None:
+        self._addresses[address] += amount
+        if not self._addresses[address]:
+            del self._addresses[address]
 
     def _count(self, claim: Claim, direction: Direction, amount: int) -> None:
         pool = self.capabilities.pool(direction)

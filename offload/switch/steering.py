@@ -173,7 +173,9 @@ class Steering:
         return reason or member.failed.get(direction)
 
     def _bar(self, member: Member) -> None:
-        """What eligibility says now: states of SAs, links and rules change."""
+        """What is so now: addresses and states of SAs, links and rules change."""
+        if member.inbound.destination != member.claim.address:
+            self.placement.table.move(member.claim, member.inbound.destination)
         at = Circumstances(
             self.ports.capabilities,
             wished=member.wished,

@@ -4,11 +4,12 @@ remembered."""
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from support.engines import GCM, association
 
-from offload.nic.capabilities import PROFILES, Direction
+from offload.nic.capabilities import PROFILES, Capabilities, Direction
 from offload.nic.eligibility import Reason
 from offload.switch.placement import RESIDENT, Outcome
 from offload.switch.ports import HOST, Ports
@@ -24,10 +25,10 @@ SMALL = replace(PROFILES["82599"], rx_slots=2, tx_slots=2)  # one of two is kept
 class Plane:
     """Does what it is told, and says so when it is asked to."""
 
-    def __init__(self) -> None:
+    def __init__(self, capabilities: Capabilities = SMALL) -> None:
         self.told: list[tuple[int, frozenset[Direction], bool]] = []
         self.steering = Steering(
-            Ports(SMALL), lambda member, decision, other: self.events.append(decision.outcome)
+            Ports(capabilities), lambda member, decision, other: self.events.append(decision.outcome)
         )
         self.events: list[Outcome] = []
         self.steering.link(True, 0.0)
@@ -135,3 +136,24 @@ def test_octets_are_of_the_plane_that_carried_them() -> None:
     port = one.port
     assert (port.octets_offloaded, port.octets_software) == (400, 1100)
     assert (one.octets, one.octets_offloaded) == (1500, 400)
+
+
+def test_a_host_that_moved_has_one_receive_address() -> None:
+    """Were the old one still counted, an adapter of few addresses would be full of some that nobody has."""
+    plane = Plane(replace(SMALL, rx_slots=8, tx_slots=8, rx_addresses=1))
+    one, two = plane.pair(1), plane.pair(2)
+    for member in (one, two):
+        plane.done(member, "placed", 0.0)
+    table = plane.steering.placement.table
+    for member in (one, two):
+        member.inbound.destination = ip_address("192.0.2.9")
+    plane.steering.rebalance(1.0)
+    assert table.addresses == 1
+    three = plane.pair(3, 2.0)  # to the address that was
+    assert three.claim.placed == {Direction.OUTBOUND}
+    three.inbound.destination = ip_address("192.0.2.9")
+    plane.steering.rebalance(3.0)
+    assert three.claim.placed == BOTH
+    for member in (one, two, three):
+        plane.steering.leave(member, 4.0)
+    assert table.addresses == 0
