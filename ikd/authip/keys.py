@@ -122,6 +122,8 @@ class Transcript:
 
     __slots__ = ("_messages",)
 
+    MOST_OCTETS = 1 << 18  # of a negotiation's messages, all attempts to authenticate included
+
     def __init__(self) -> None:
         self._messages: list[bytes] = []
 
@@ -133,6 +135,11 @@ class Transcript:
     def length(self) -> int:
         """How many messages there are."""
         return len(self._messages)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is more than any honest peer says: a stranger must not have us keep without end."""
+        return sum(map(len, self._messages)) > self.MOST_OCTETS
 
     def cut(self, keep: int) -> None:
         """Forget all but the first `keep` messages."""

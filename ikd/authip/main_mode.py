@@ -175,6 +175,7 @@ def respond(session: Session, request: Message, cookie_r: bytes) -> Steps[Messag
         answer or methods.own_name(session, rule),
         *([KeyExchange(public=exchange.public)] if exchange else []),
     )
+    del request  # a stranger's offer may be large, and nobody needs it while he is waited for
     request = yield from tokens.respond(session, COURSE, acceptance, Send(second), session.arm, _is_quick)
     # <--  HDR*, HASH(Auth1), IDi, IDr, SA, Ni(qm), [KE]
     session.seal_transcript()

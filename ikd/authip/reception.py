@@ -177,6 +177,10 @@ class Reception(Listener):
         transcripts = session.transcript, session.transcript_em
         lengths = [one.length for one in transcripts]
         self.talks.cover(talk, message, message.covered)
+        for one, length in zip(transcripts, lengths, strict=True):
+            if one.length > length and one.full:
+                one.cut(length)
+                raise Malformed("more messages than a negotiation has")
 
         def accept() -> None:
             self._note(talk, message, mark)

@@ -6,6 +6,8 @@ and there is one group to propose. Loading such a rule says so.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ikd.auth import Declined, Identity
 from ikd.exchange import Send, Step, Steps, Wait
 from ikd.ikev1 import phase1, shapes
@@ -132,6 +134,9 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         *phase1.announcements(session, (), initiator=False),
         *phase1.discovery(session),
     )
+    # a stranger's offer may be large, and nobody needs it while he is waited for
+    request = replace(request, payloads=(payload,))
+    del offered
     # <--  HDR*, [CERT,] HASH_I or SIG_I
     step: Step = Send(second)
     while True:

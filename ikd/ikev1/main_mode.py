@@ -141,6 +141,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         accept_main(choice, encode_name(terms.name)),
         *phase1.announcements(session, (choice.method,), initiator=False),
     )
+    del request, payload  # a stranger's offer may be large, and nobody needs it while he is waited for
     # <--  HDR, KE, Ni, [GSSi,] [NAT-D, NAT-D]
     shared = yield from expect(Send(second), take_keys)
     session.public_r, session.nonce_r = exchange.public, session.env.random(phase1.NONCE)

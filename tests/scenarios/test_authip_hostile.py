@@ -30,6 +30,7 @@ from support.authip import (
     with_token,
     with_users,
 )
+from support.hostile import weight
 from support.link import BOTH, LEFT, RIGHT, Flight, Host, Link, agree, host, story, tunnel_rules
 from support.lives import PATIENT
 from support.phases import certified, sets
@@ -503,6 +504,46 @@ def test_a_peer_that_begins_anew_for_ever(data: bytes, code: int, flags: GssFlag
     link.run(31)
     assert not link.right.ikes
     assert link.right.endpoint.half_open == 0
+
+
+def test_a_large_offer_is_not_kept() -> None:
+    """What has come is kept, for the proofs cover it, but not what was read out of it, which is much more."""
+    link = Link(*hosts())
+
+    def change(every: list[Body]) -> list[Body]:
+        offer = next(one for one in every if isinstance(one, SecurityAssociation))
+        (proposal,) = offer.proposals
+        (good,) = proposal.transforms
+        many = tuple(replace(good, attributes=((0x7FFF, b""),) * 250) for _ in range(58))
+        large = replace(offer, proposals=(replace(proposal, transforms=(*many, good)),))
+        return [large if one is offer else one for one in every]
+
+    link.up("net")
+    data = rewritten(link.flights[0].data, change)
+    before = weight(link.right)
+    link.inject(link.right, data)
+    assert link.right.endpoint.half_open == 1
+    assert weight(link.right) - before < 3 * len(data)
+
+
+def test_large_tokens_without_end() -> None:
+    """Somebody who says of every method that he has no token for it, in sixty thousand octets each time: the
+    proofs cover them, but we do not keep it all, for a thousand such may wait."""
+    link = Link(*hosts())
+    link.up("net")
+    for _ in range(2):
+        link.step()
+    link.fate = lambda flight: setattr(flight, "lost", True)
+    link._queue.clear()
+    before, cookies = weight(link.right), b"".join(main_mode(link.left).spis)
+    for n in range(160):
+        flags = GssFlags.NEW if n % 20 == 0 else 0
+        token = GssApi(status=13801, flags=flags, token=n.to_bytes(2, "big") * 30000)
+        data = datagram(link.left, replace(plain(Exchange.MAIN, 0, token), sequence=n + 1))
+        link.inject(link.right, cookies + data[16:])
+    assert weight(link.right) - before < 1_000_000
+    link.run(60)
+    assert not link.right.ikes
 
 
 @pytest.mark.parametrize("entries", [(5,), (), (4, 5), (2, 3), (4, 4)])

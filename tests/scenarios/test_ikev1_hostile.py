@@ -11,6 +11,7 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.hostile import weight
 from support.ikev1 import IKE_SCAN, WINDOWS, first_message, payload, sa, transform
 from support.link import RIGHT, Host, Link, agree, host, psk, story, tunnel_rules
 from support.lives import PATIENT, SIDES, Lives, quiet
@@ -373,6 +374,24 @@ def test_fragments_behind_a_first_message(mode: str) -> None:
         link.inject(right, first[:16] + bytes((FRAGMENT,)) + first[17:24] + length + body)
     assert right.drops == ["malformed"] * 63
     assert len(link.flights) == 1
+
+
+@MODES
+def test_a_large_offer_is_not_kept(mode: str) -> None:
+    """Sixty thousand octets of transforms are a million in memory, and a thousand strangers may wait."""
+    link = Link(*hosts(left_rule=mode, right_rule=mode))
+    good = "80010007 800e0080 80020004 80030001 80040013"
+    many = [transform(3, n, good + "ffff0000" * 250) for n in range(58)]
+    link.up("net")
+    header, chain = link.flights[0].data[:HEADER_SIZE], link.flights[0].data[HEADER_SIZE:]
+    size = int.from_bytes(chain[2:4], "big")
+    large = payload(chain[0], sa(*many, transform(0, 255, good))) + chain[size:]
+    data = header[:24] + (HEADER_SIZE + len(large)).to_bytes(4, "big") + large
+    link._queue.clear()
+    before = weight(link.right)
+    link.inject(link.right, data)
+    assert link.right.endpoint.half_open == 1
+    assert weight(link.right) - before < 3 * len(data)
 
 
 @MODES
