@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import gcd
 from typing import Any
 
 import pytest
@@ -479,6 +480,33 @@ def test_certificates(protocol: str, which: str, monkeypatch: pytest.MonkeyPatch
         return made
 
     endure(Trial(monkeypatch, protocol), change)
+
+
+def _costly() -> rsa.RSAPrivateKey:
+    """A key whose public exponent is as long as its modulus: verifying costs what signing does."""
+    numbers = certificates.key("rsa-2048").private_numbers()  # type: ignore[union-attr]
+    p, q = numbers.p, numbers.q
+    phi = (p - 1) * (q - 1)
+    e = next(n for n in range(phi // 2 | 1, phi, 2) if gcd(n, phi) == 1)
+    d = pow(e, -1, phi)
+    halves = d % (p - 1), d % (q - 1), pow(q, -1, p)
+    return rsa.RSAPrivateNumbers(p, q, d, *halves, rsa.RSAPublicNumbers(e, p * q)).private_key()
+
+
+@pytest.mark.parametrize("protocol", ["ikev2", "authip"])
+def test_a_huge_exponent_of_a_key_that_is_there(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a good signature by it, and inside TLS, too."""
+    key = _costly()
+    leaf = pki.issue(authority(), "CN=left.example", ["left.example"], now=POSIX - 3600, key=key)
+    material = replace(certified("left"), hosts=(HostCertificate((leaf.certificate,), key),))
+    trial = Trial(monkeypatch, protocol, material=material)
+    trial.link.up("net")
+    trial.link.run(200)
+    trial.unharmed()
+    assert not trial.victim.pairs
+    assert "absurd exponent" in " ".join(failure.reason for failure in trial.victim.failures)
+    trial.served()
+    trial.over()
 
 
 @EVERY
