@@ -87,9 +87,10 @@ a certificate, the names in it. A pattern fits names of its own form only:
 
 `*` stands for any characters, `?` for one; `*` alone fits every name. Groups are those of the file that
 `identity.groups` names, and the SIDs that a Kerberos ticket of Active Directory has. Without `peer` everybody
-is accepted whom the authentication proves. `deny` comes before `allow`; with `allow`, who is not listed is
-refused. `machines` are compared with what the first authentication has proven, `users` with the second; a
-rule that lists users admits nobody without one, even where the set leaves the second authentication open.
+is accepted whom the authentication proves. `deny` comes before `allow` and applies in any case of letters;
+with `allow`, who is not listed is refused. `machines` are compared with what the first authentication has
+proven, `users` with the second; a rule that lists users admits nobody without one, even where the set leaves
+the second authentication open.
 """
 
 _SETS = """\

@@ -57,7 +57,7 @@ def admits(rule: Rule, names: Sequence[str], users: Sequence[str] = ()) -> Verdi
     deny = rule.deny or AccessList()
     if deny.machines and not names:
         return Verdict(False, f'rule "{rule.name}" asks for a machine, and none was proven')
-    if matches_any(deny.machines, names) or matches_any(deny.users, users):
+    if _denied(deny.machines, names) or _denied(deny.users, users):
         return Verdict(False, f'rule "{rule.name}" denies {shown}')
     allow = rule.allow or AccessList()
     if allow.machines and not matches_any(allow.machines, names):
@@ -67,6 +67,11 @@ def admits(rule: Rule, names: Sequence[str], users: Sequence[str] = ()) -> Verdi
     if allow.users and not matches_any(allow.users, users):
         return Verdict(False, f'rule "{rule.name}" does not allow user {_shown(users)}')
     return Verdict(True)
+
+
+def _denied(patterns: Sequence[str], names: Sequence[str]) -> bool:
+    """In any case of letters: to Active Directory Clerk@CORP is clerk@CORP; a ticket has what was typed."""
+    return matches_any(map(str.lower, patterns), [name.lower() for name in names])
 
 
 def _shown(names: Sequence[str]) -> str:

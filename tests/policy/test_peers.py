@@ -139,6 +139,15 @@ def test_without_lists_everybody_proven_is_admitted() -> None:
     assert admits(rule(), ("whoever.example",))
 
 
+@pytest.mark.parametrize("name", ["Clerk@CORP.EXAMPLE", "keyid:BRANCH-7", "SECOND$@CORP.EXAMPLE"])
+def test_deny_in_any_case_of_letters(name: str) -> None:
+    """Whoever types an account's name in other letters gets a ticket that says so, and is denied all the
+    same."""
+    denied = AccessList(("clerk@corp.example", "keyid:branch-7", "second$@corp.example"))
+    assert not admits(rule(deny=denied), (name,))
+    assert admits(rule(deny=denied), ("other@corp.example",))
+
+
 def test_deny_comes_before_allow() -> None:
     """The exception inside an allowed domain is the point of deny."""
     both = rule(
