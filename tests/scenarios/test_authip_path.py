@@ -29,7 +29,7 @@ from support.link import (
     story,
     tunnel_rules,
 )
-from support.phases import both, certified, large, sets
+from support.phases import both, certified, ends, large, sets
 
 from ikd.authip.message import status
 from ikd.authip.numbers import RELIABLE, Exchange, Status, Subject
@@ -187,29 +187,11 @@ def test_everything_works_through_a_nat(nat: str) -> None:
     agree(link, ikes=0, pairs=0)
 
 
-ENDS = """
-[[rule]]
-name = "host"
-local = "{local}"
-remote = "{remote}"
-security = "require"
-auth = "machine"
-keying = ["authip"]
-crypto = "old"
-[auth.machine]
-first = ["certificate"]
-"""
-
-
 @NATTED
 def test_transport_mode_through_a_nat(nat: str) -> None:
     """RFC 3947 section 5: each side has selectors with the addresses it sees itself, in UDP-encapsulated
     transport mode."""
-    made = []
-    for name, own, peer in (("left", LEFT, RIGHT), ("right", RIGHT, LEFT)):
-        seen = NAT if nat == ("right" if name == "left" else "left") else peer
-        made.append(host(name, own, ENDS.format(local=own, remote=seen) + sets(), certified(name)))
-    link = Link(*made, nat=nat)
+    link = ends(nat=nat, keying="authip", material=certified)
     inside = link.named(nat)
     outside = link.other(inside)
     link.up("host", inside)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from support.link import (
     BOTH,
-    LEFT,
     NAT,
     RIGHT,
     SHIFT,
@@ -23,11 +22,9 @@ from support.link import (
     Host,
     Link,
     agree,
-    host,
-    psk,
     story,
 )
-from support.phases import AGGRESSIVE, RULE, both, connected, hosts, large, main_mode, sets
+from support.phases import AGGRESSIVE, both, connected, ends, hosts, large, main_mode
 
 from ikd.events import PeerMoved
 from ikd.ikev1 import quick_mode
@@ -45,17 +42,6 @@ NATTED = pytest.mark.parametrize("nat", BOTH)
 ORDERS = pytest.mark.parametrize("first", BOTH)
 MODES = pytest.mark.parametrize("mode", ["", AGGRESSIVE], ids=["main", "aggressive"])
 TEXTS = pytest.mark.parametrize("text", [Traversal.RFC_3947, Traversal.DRAFT_02], ids=lambda one: one.value)
-ENDS = """
-[[rule]]
-name = "host"
-local = "{local}"
-remote = "{remote}"
-security = "require"
-auth = "any"
-{extra}
-[auth.any]
-first = ["psk"]
-"""
 
 
 def unknown(*vendors: Known) -> Callable[[Flight], None]:
@@ -170,13 +156,7 @@ def test_everything_works_through_a_nat(nat: str) -> None:
 def test_transport_mode_through_a_nat(nat: str, first: str, text: Traversal) -> None:
     """RFC 3947 section 5: each side has selectors with the addresses it sees itself, and both say what the
     addresses really were."""
-    made = []
-    for name, own, peer in (("left", LEFT, RIGHT), ("right", RIGHT, LEFT)):
-        other = "right" if name == "left" else "left"
-        seen = NAT if nat == other else peer
-        rules = ENDS.format(local=own, remote=seen, extra=RULE) + sets()
-        made.append(host(name, own, rules, psk(f"{name}.example", f"{other}.example")))
-    link = Link(*made, nat=nat)
+    link = ends(nat=nat)
     link.fate = without(text)
     inside = link.named(nat)
     outside = link.other(inside)

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import pytest
 from support import certificates
-from support.link import POSIX, Host, Link, mirrored, tunnel_hosts
+from support.link import (
+    BOTH,
+    LEFT,
+    NAT,
+    POSIX,
+    RIGHT,
+    Host,
+    Link,
+    host,
+    mirrored,
+    psk,
+    tunnel_hosts,
+)
 
 from ikd import pki
 from ikd.auth.certificate import HostCertificate
@@ -111,3 +124,56 @@ def both(left: Material, right: Material) -> dict[str, Material]:
 def without_identity(material: Material) -> Material:
     """The same, known by address only."""
     return replace(material, identity=None)
+
+
+ORDERS = pytest.mark.parametrize("first", BOTH)
+ENDS = """
+[[rule]]
+name = "host"
+local = "{local}"
+remote = "{remote}"
+security = "require"
+auth = "machine"
+keying = ["{keying}"]
+crypto = "old"
+{extra}
+[auth.machine]
+first = ["{method}"]
+"""
+
+
+def shared(name: str) -> Material:
+    """Credentials of `left` or `right` with the key that both have."""
+    return psk(f"{name}.example", "right.example" if name == "left" else "left.example")
+
+
+def ends(
+    left: str = "",
+    right: str = "",
+    *,
+    nat: str = "",
+    keying: str = "ikev1",
+    material: Callable[[str], Material] = shared,
+    **keys: str,
+) -> Link:
+    """Two hosts with the rule `host` in transport mode for the traffic between them; `left` and `right` are
+    lines of its two sides, `material` makes the credentials of each."""
+    made = []
+    for name, lines, own, other in (("left", left, LEFT, RIGHT), ("right", right, RIGHT, LEFT)):
+        seen = NAT if nat == ("right" if name == "left" else "left") else other
+        found = material(name)
+        method = "psk" if found.keys else "certificate"
+        rules = ENDS.format(local=own, remote=seen, keying=keying, method=method, extra=lines)
+        made.append(host(name, own, rules + sets(**keys), found))
+    return Link(*made, nat=nat)
+
+
+def lives(one: Host) -> tuple[float | None, int | None]:
+    """The hard limits of a host's pair."""
+    limits = one.pairs[0].inbound.lifetime
+    return limits.hard_seconds, limits.hard_octets
+
+
+def rule_of(one: Host) -> Any:
+    """The rule `net` of a host."""
+    return one.endpoint.policy.rule("net")
