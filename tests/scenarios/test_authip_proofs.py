@@ -66,15 +66,14 @@ def test_wrong_proofs(side: str, which: str, kind: str, monkeypatch: pytest.Monk
     made = MAKERS[kind]()
     link = Link(*made)
     one = link.named(side)
-    session = Session
-    original = session.seal_transcript
+    original = Session.seal_transcript
 
     def sealing(self: Any) -> None:
         original(self)
         if self.initiator is (side == "left"):
             setattr(self, which, bytes(32))
 
-    monkeypatch.setattr(session, "seal_transcript", sealing)
+    monkeypatch.setattr(Session, "seal_transcript", sealing)
     link.up("net")
     link.run(70)
     assert one.failures or one.of(IkeClosed)
