@@ -109,7 +109,7 @@ class Daemon:
             configuration.ports,
             self.control_path.parent / "ports",
             self._wished,
-            lambda ports: save_ports(settings.directory, ports),
+            lambda ports: save_ports(settings.directory, settings.directory / settings.daemon.state, ports),
         )
         self.plane: Plane = make_plane(
             settings.dataplane, self.transport, self._guarded, self.publisher.publish, adapter

@@ -109,7 +109,7 @@ def load(directory: Path) -> Configuration:
         complaints += error.complaints
     ports = None
     try:
-        ports = load_ports(directory)
+        ports = load_ports(directory, directory / settings.daemon.state)
     except SettingsError as error:
         complaints += error.complaints
     if not complaints:

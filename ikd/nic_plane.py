@@ -151,8 +151,8 @@ class AdapterPlane(HostPlane):
         return self.switch
 
     def _follow(self, switch: Switch) -> None:
-        self._save(switch.ports)
         switch.follow()
+        self._save(switch.ports)
 
     # What happens ----------------------------------------------------------------------------------------
 

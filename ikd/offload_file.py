@@ -1,14 +1,18 @@
 """Shell. `offload.toml`: the adapter and the ports that share it, read and written.
 
 `ikctl offload` changes ports while the daemon runs; what it sets is written back, whole and in one step, so
-that a crash leaves either the former file or the new one. Reading is strict: every complaint is reported at
-once, each with its file, line, key and remedy.
+that a crash leaves either the former file or the new one. A daemon that may not write its configuration, as
+under systemd, has a copy in its state directory instead, which counts until somebody changes the file.
+Reading is strict: every complaint is reported at once, each with its file, line, key and remedy.
 """
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +29,8 @@ FILE: Final = "offload.toml"
 _HEAD: Final = """\
 # Written by ikd: ikctl offload set-port, enable and disable change it. Comments are lost when they do.
 """
+_INSTEAD: Final = "# Instead of offload.toml with the SHA-256 "
+_READ_ONLY: Final = frozenset((errno.EROFS, errno.EACCES, errno.EPERM))
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _TRUTH: Final = "true or false"
 _COUNT: Final = "a whole number of SAs"
@@ -128,21 +134,39 @@ def _value(value: bool | int) -> str:
     return str(value).lower()
 
 
-def load(directory: Path) -> Ports | None:
-    """The ports of a configuration directory, None where it has no such file and this host no adapter. Raises
-    `SettingsError`."""
+def load(directory: Path, state: Path) -> Ports | None:
+    """The ports of a configuration directory, as they were last changed; None where it has no such file and
+    this host no adapter. Raises `SettingsError`."""
     path = directory / FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        octets = path.read_bytes()
+        text = octets.decode()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError((f"{path}: cannot be read: {error}",)) from None
+    with suppress(
+        OSError, ValueError, SettingsError
+    ):  # what we have written ourselves is whole, or not there
+        first, _, kept = (state / FILE).read_text(encoding="utf-8").partition("\n")
+        if first == _instead(octets):
+            return parse(kept, str(state / FILE))
     return parse(text, str(path))
 
 
-def save(directory: Path, ports: Ports) -> None:
-    """Replace the file in one step; its mode stays. Raises `OSError`, and then the former file is there."""
-    path = directory / FILE
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-    atomic.replace(path, render(ports).encode(), mode)
+def save(directory: Path, state: Path, ports: Ports) -> None:
+    """Replace the file in one step; its mode stays. Where that is not allowed, keep a copy in the state
+    directory instead. Raises `OSError`, and then what was there is."""
+    path, text = directory / FILE, render(ports)
+    try:
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
+        atomic.replace(path, text.encode(), mode)
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        atomic.replace(state / FILE, f"{_instead(path.read_bytes())}\n{text}".encode(), 0o600)
+
+
+def _instead(octets: bytes) -> str:
+    """The first line of a copy, which says of what."""
+    return _INSTEAD + sha256(octets).hexdigest()

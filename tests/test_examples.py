@@ -30,9 +30,9 @@ def test_settings_load(path: Path) -> None:
     assert settings.load(path.parent).directory == path.parent
 
 
-def test_offload_loads() -> None:
+def test_offload_loads(tmp_path: Path) -> None:
     """Its comments show every key; what they say must be what is read."""
-    ports = offload_file.load(CONF)
+    ports = offload_file.load(CONF, tmp_path)
     assert ports is not None
     assert [port.name for port in ports] == ["host", "build", "db"]
     assert (ports["build"].limit, ports["db"].reserve, ports["db"].weight) == (64, 32, 100)

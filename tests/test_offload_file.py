@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ikd import atomic
 from ikd.offload_file import FILE, load, parse, render, save
 from ikd.settings import SettingsError
 from offload.nic.capabilities import PROFILES
@@ -124,21 +126,21 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 def test_without_a_file_there_is_no_adapter(tmp_path: Path) -> None:
     """A host that was never given one must not carry SAs in it."""
-    assert load(tmp_path) is None
+    assert load(tmp_path, tmp_path / "state") is None
     (tmp_path / FILE).write_bytes(b"\xff")
     with pytest.raises(SettingsError, match="cannot be read"):
-        load(tmp_path)
+        load(tmp_path, tmp_path / "state")
 
 
 def test_the_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk or a crash must leave the former quotas, and nothing lying about."""
     ports = Ports(PROFILES["82599"])
-    save(tmp_path, ports)
+    save(tmp_path, tmp_path / "state", ports)
     path = tmp_path / FILE
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     path.chmod(0o600)
     ports.attach("vm1", limit=64)
-    save(tmp_path, ports)
+    save(tmp_path, tmp_path / "state", ports)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     former = path.read_text()
     ports.change("vm1", limit=0)
@@ -149,9 +151,45 @@ def test_the_file_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fails)
         with pytest.raises(OSError, match="no space"):
-            save(tmp_path, ports)
+            save(tmp_path, tmp_path / "state", ports)
     assert path.read_text() == former
     assert os.listdir(tmp_path) == [FILE]
-    again = load(tmp_path)
+    again = load(tmp_path, tmp_path / "state")
     assert again is not None
     assert again["vm1"].limit == 64
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_configuration_that_is_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Under systemd it is: what `ikctl offload` sets must outlive a restart all the same, and must not stand
+    against what an administrator writes afterwards."""
+    state = tmp_path / "state"
+    state.mkdir()
+    (tmp_path / FILE).write_text(written := '[adapter]\nprofile = "82599"\n[port.vm1]\nlimit = 64\n')
+    ports = load(tmp_path, state)
+    assert ports is not None
+    ports.change("vm1", limit=16)
+    replace = atomic.replace
+
+    def refused(path: Path, octets: bytes, mode: int) -> None:
+        if path.parent == tmp_path:
+            raise OSError(number, os.strerror(number))
+        replace(path, octets, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "replace", refused)
+        save(tmp_path, state, ports)
+    assert (tmp_path / FILE).read_text() == written
+    again = load(tmp_path, state)
+    assert again is not None
+    assert again["vm1"].limit == 16
+    (tmp_path / FILE).write_text(written.replace("64", "32"))
+    edited = load(tmp_path, state)
+    assert edited is not None
+    assert edited["vm1"].limit == 32
+    (tmp_path / FILE).write_text(written)
+    for nonsense in (b"", b"\xff", (state / FILE).read_bytes()[:-20]):
+        (state / FILE).write_bytes(nonsense)
+        assert load(tmp_path, state) is not None

@@ -100,7 +100,8 @@ def _doing(work: Callable[[], None], remedy: str = "ikctl offload shows the port
     except Unavailable as error:
         raise ControlError("no-adapter", str(error)) from None
     except OSError as error:
-        raise ControlError("configuration", f"offload.toml cannot be written: {error}") from None
+        why = f"it is in force, and lost at the next start: offload.toml cannot be written: {error}"
+        raise ControlError("configuration", why, "make room for it, and say it again") from None
 
 
 def _guest(daemon: Daemon, plane: AdapterPlane) -> Json:
