@@ -158,6 +158,7 @@ class Daemon:
     async def run(self, *, signals: bool = True, ready: Callable[[], None] | None = None) -> None:
         """Serve until stopped; raises `CannotStart`. Nothing of ours is left afterwards."""
         async with AsyncExitStack() as stack:
+            stack.callback(self.log.close)
             if signals:  # also to what comes while it starts: workers that are there would wait for an heir
                 self._listen_to_signals(stack)
             try:

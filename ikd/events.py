@@ -207,7 +207,8 @@ class ReloadRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatagramDropped(Event):
-    """An IKE datagram was dropped. `reason` is one of a few words, for counting; `detail` is for people."""
+    """An IKE datagram was dropped. `reason` is one of a few words, for counting; `detail` is for people. Of
+    those for SAs that are gone (unknown-spi) the log has one a minute for each address."""
 
     group: ClassVar[str] = "network"
     level: ClassVar[str] = "warning"

@@ -45,6 +45,10 @@ class Journal:
             socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         )
 
+    def close(self) -> None:
+        """Everything from now on is lost."""
+        self._sock.close()
+
     def msg(self, fields: Fields) -> None:
         """Send one message."""
         if not self._sent(encode(fields)):

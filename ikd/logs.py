@@ -1,8 +1,9 @@
 """Shell. The log: events as text, as JSON lines, or for journald, on standard error or to journald itself.
 
 Each group of events has its own level. What strangers cause can come thousands of times a second, so of
-each kind of event only the first few of a second are written, and then how many were not. Octets of
-strangers never reach a terminal unescaped.
+each kind of event only the first few of a second are written, and then how many were not. Messages for SAs
+that are gone, of which a peer sends some for each after this host was restarted, are told once a minute for
+each address. Octets of strangers never reach a terminal unescaped.
 """
 
 from __future__ import annotations
@@ -24,22 +25,26 @@ from ikd.settings import LEVELS, Levels
 MOST_PER_SECOND: Final = 50  # of one kind of event and reason
 MOST_PER_SECOND_DEBUG: Final = 2000  # whoever asks for these wants to see them
 MOST_KINDS: Final = 1024
+MINUTE: Final = 60.0
+STALE: Final = "unknown-spi"  # the reason of datagrams for SAs that are gone
 _PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog's, as sd-daemon(3) wants them
 
 Later = Callable[[float, Callable[[], None]], Any]
 
 
 class Limiter:
-    """Lets the first so many of a kind pass in each second, and counts the rest."""
+    """Lets the first so many of a kind pass in each period of so many seconds, and counts the rest."""
 
-    __slots__ = ("_counts", "_second")
+    __slots__ = ("_counts", "_now", "period", "waiting")
 
-    def __init__(self) -> None:
-        self._second = 0
+    def __init__(self, period: float = 1.0) -> None:
+        self.period = period
+        self.waiting = False  # for the moment to report
+        self._now = 0  # the number of the period
         self._counts: dict[str, int] = {}
 
     def passes(self, kind: str, most: int) -> bool:
-        """Whether this one is written; `report` should be asked before, when the second has changed."""
+        """Whether this one is written; `report` should be asked before, when the period has changed."""
         count = self._counts.get(kind, 0) + 1
         if count == 1 and len(self._counts) >= MOST_KINDS:
             return False
@@ -47,14 +52,14 @@ class Limiter:
         return count <= most
 
     def turned(self, now: float) -> bool:
-        """Whether another second has begun."""
-        return int(now) != self._second
+        """Whether another period has begun."""
+        return int(now // self.period) != self._now
 
     def report(self, now: float, most: Callable[[str], int]) -> list[tuple[str, int]]:
-        """Begin a second: which kinds were cut short in the one before, and by how many."""
+        """Begin a period: which kinds were cut short in the one before, and by how many."""
         cut = [(kind, count - most(kind)) for kind, count in self._counts.items() if count > most(kind)]
         self._counts.clear()
-        self._second = int(now)
+        self._now = int(now // self.period)
         return cut
 
 
@@ -76,16 +81,22 @@ class Log:
         self._later = later
         self._monotonic = monotonic
         self._clock = clock
-        self._limiter = Limiter()
-        self._waiting = False
+        self._limiter, self._stale = Limiter(), Limiter(MINUTE)
         self._most: dict[str, int] = {}
         target: Any = structlog.WriteLogger(stream)
         form_of = _FORMS[self.form]
+        self._journal: Journal | None = None
         if self.form == automatic(stream) == "journald":
-            target, form_of = Journal(), _fields
+            target = self._journal = Journal()
+            form_of = _fields
         self._lost = 0  # lines that could not be written, since the last one that could
         self.trouble = ""  # why not
         self._logger: Any = structlog.wrap_logger(target, processors=[self._stamped, form_of])
+
+    def close(self) -> None:
+        """There is nothing more to say."""
+        if self._journal is not None:
+            self._journal.close()
 
     def writer(self, kind: type[Event]) -> Callable[[Event], None] | None:
         """What writes events of a kind, None when its level is off; ask again after `set_level`."""
@@ -95,36 +106,43 @@ class Log:
     def write(self, event: Event) -> None:
         """Write one event, unless its kind has been written too often in this second."""
         now = self._monotonic()
-        if self._limiter.turned(now):
-            self.flush(now)
+        for one in (self._limiter, self._stale):
+            if one.turned(now):
+                self.flush(one, now)
+        if (stale := _stale(event)) and not self._stale.passes(stale, 1):
+            self._flush_later(self._stale)
+            return
         kind = type(event)
         name = _counted_as(event)
         most = MOST_PER_SECOND_DEBUG if kind.level == "debug" else MOST_PER_SECOND
         if not self._limiter.passes(name, most):
             self._most[name] = most
-            self._flush_later()
+            self._flush_later(self._limiter)
             return
         self._put(kind.level, _NAMES[kind], group=kind.group, said=event)
 
-    def flush(self, now: float | None = None) -> None:
-        """Say what was suppressed in the second that is over."""
-        moment = self._monotonic() if now is None else now
-        for name, count in self._limiter.report(moment, lambda kind: self._most.get(kind, MOST_PER_SECOND)):
+    def flush(self, limiter: Limiter, now: float) -> None:
+        """Say what was suppressed in the period that is over."""
+        stale = limiter is self._stale
+        for name, count in limiter.report(
+            now, lambda kind: 1 if stale else self._most.get(kind, MOST_PER_SECOND)
+        ):
             self._put("warning", "suppressed", group="daemon", said=f"{count} more of {name}", count=count)
-        self._most.clear()
+        if not stale:
+            self._most.clear()
 
     def set_level(self, level: str, group: str) -> None:
         """Another level for one group, or for all when `group` is empty."""
         self.levels = self.levels.changed(level, group)
 
-    def _flush_later(self) -> None:
-        if self._later is not None and not self._waiting:
-            self._waiting = True
-            self._later(1.0, self._flush_now)
+    def _flush_later(self, limiter: Limiter) -> None:
+        def flush() -> None:
+            limiter.waiting = False
+            self.flush(limiter, self._monotonic())
 
-    def _flush_now(self) -> None:
-        self._waiting = False
-        self.flush()
+        if self._later is not None and not limiter.waiting:
+            limiter.waiting = True
+            self._later(limiter.period, flush)
 
     def _put(self, level: str, name: str, **values: Any) -> None:
         """Write a line. When nobody reads the log or the disk is full, negotiating goes on, and how many were
@@ -169,6 +187,13 @@ def _counted_as(event: Event) -> str:
     """What is counted together: the kind, and its reason where it has one of a few."""
     name = _NAMES[type(event)]
     return f"{name} ({printable(event.reason)[:60]})" if isinstance(event, DatagramDropped) else name
+
+
+def _stale(event: Event) -> str:
+    """What a message for an SA that is gone is counted as; empty for everything else."""
+    if not isinstance(event, DatagramDropped) or event.reason != STALE or event.path is None:
+        return ""
+    return f"{_counted_as(event)} from {event.path.peer.address}"
 
 
 def _said(values: EventDict) -> str:

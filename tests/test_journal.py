@@ -9,6 +9,7 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def journal_of(write: Callable[[Log], None], monkeypatch: pytest.MonkeyPatch) ->
     with open(reading) as stream, open(writing, "w") as error:
         status = os.fstat(writing)
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-        write(Log(Levels(), "auto", error))
+        with closing(Log(Levels(), "auto", error)) as made:
+            write(made)
         error.close()
         return stream.read()
 
@@ -97,25 +99,26 @@ def test_long_message_goes_as_a_sealed_file(journald: socket.socket, monkeypatch
 
 def test_journald_that_does_not_read_costs_messages_and_no_time(journald: socket.socket) -> None:
     """A full journal must not stop the daemon; how much is missing is said."""
-    log = Journal()
-    for _ in range(5000):
+    with closing(Journal()) as log:
+        for _ in range(5000):
+            log.msg([("MESSAGE", "m")])
+        journald.setblocking(False)
+        taken = 0
+        try:
+            while journald.recv(100):
+                taken += 1
+        except BlockingIOError:
+            pass
+        assert 0 < taken < 5000
         log.msg([("MESSAGE", "m")])
-    journald.setblocking(False)
-    taken = 0
-    try:
-        while journald.recv(100):
-            taken += 1
-    except BlockingIOError:
-        pass
-    assert 0 < taken < 5000
-    log.msg([("MESSAGE", "m")])
-    assert fields(journald.recv(1000)) == [("MESSAGE", "m")]
-    assert ("IKD_COUNT", str(5000 - taken)) in fields(journald.recv(1000))
+        assert fields(journald.recv(1000)) == [("MESSAGE", "m")]
+        assert ("IKD_COUNT", str(5000 - taken)) in fields(journald.recv(1000))
 
 
 def test_without_journald_nothing_is_raised(tmp_path: Path) -> None:
     """It may be restarting, or not be there."""
-    Journal(str(tmp_path / "nothing")).msg([("MESSAGE", "m")])
+    with closing(Journal(str(tmp_path / "nothing"))) as log:
+        log.msg([("MESSAGE", "m")])
 
 
 def test_every_key_is_a_field_of_its_own() -> None:

@@ -90,6 +90,31 @@ def test_flood_is_cut_and_counted_by_reason() -> None:
     assert len(stream.getvalue().splitlines()) == MOST_PER_SECOND + 3
 
 
+def test_messages_for_sas_that_are_gone_are_told_once_a_minute() -> None:
+    """After a restart each peer goes on for a while with what it had: a warning for each message says
+    nothing new, and frightens."""
+    made, stream, now, later = log("text")
+
+    def hears(address: str) -> None:
+        peer = Path(SocketAddress(parse("192.0.2.1"), 500), SocketAddress(parse(address), 500))
+        made.write(DatagramDropped(reason="unknown-spi", detail="no IKE SA", path=peer))
+
+    for _ in range(12):
+        hears("192.0.2.2")
+        now[0] += 1.5
+    hears("192.0.2.3")
+    lines = stream.getvalue().splitlines()
+    assert ["192.0.2.2" in one for one in lines] == [True, False]
+    assert len(later) == 1
+    now[0] += 60
+    later[0]()
+    tail = stream.getvalue().splitlines()[2:]
+    assert len(tail) == 1
+    assert "11 more of datagram-dropped (unknown-spi) from 192.0.2.2" in tail[0]
+    hears("192.0.2.2")
+    assert len(stream.getvalue().splitlines()) == 4
+
+
 def test_suppressed_is_told_by_the_next_event_without_a_timer() -> None:
     """Without an event loop the count must not get lost either."""
     made, stream, now, _ = log("text")
