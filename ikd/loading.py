@@ -7,8 +7,10 @@ start, its reload and `ikctl check` are this one function.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from ikd import network
 from ikd.auth.credentials import Material
@@ -23,6 +25,8 @@ from policy.engine import Policy
 from policy.load import PolicyError
 from policy.load import load as load_policy
 from policy.parse import Keywords
+
+SETTLES: Final = 0.5  # seconds in which files that go together are replaced
 
 
 class ConfigurationError(Exception):
@@ -104,7 +108,7 @@ def load(directory: Path) -> Configuration:
     try:
         # settings that cannot be read name no certificates: what follows from that is not told
         identity = IdentitySettings() if complaints else settings.identity
-        material = load_material(directory, identity, time.time(), directory / settings.daemon.state)
+        material = _settled(directory, identity, directory / settings.daemon.state)
     except MaterialError as error:
         complaints += error.complaints
     ports = None
@@ -117,6 +121,28 @@ def load(directory: Path) -> Configuration:
     if complaints:
         raise ConfigurationError(tuple(complaints))
     return Configuration(settings, policy, material, ports)
+
+
+def _settled(directory: Path, identity: IdentitySettings, state: Path) -> Material:
+    """The credentials. Who renews a certificate replaces two files, one after the other: what does not go
+    together and has just been changed is read once more. Raises `MaterialError`."""
+    try:
+        return load_material(directory, identity, time.time(), state)
+    except MaterialError:
+        if not _is_changing(directory, identity):
+            raise
+        time.sleep(SETTLES)
+        return load_material(directory, identity, time.time(), state)
+
+
+def _is_changing(directory: Path, identity: IdentitySettings) -> bool:
+    """Whether a certificate or a key of ours is as new as that."""
+    names = (identity.certificate, identity.key, identity.health_certificate, identity.health_key)
+    for name in (*names, identity.user_certificate, identity.user_key):
+        with suppress(OSError):
+            if name and 0 <= time.time() - (directory / name).stat().st_ctime < SETTLES:
+                return True
+    return False
 
 
 def _adapter(settings: Settings, ports: Ports | None) -> list[str]:

@@ -4,6 +4,7 @@ events."""
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ikd import loading, network, systemd
+from ikd import loading, network, pki, systemd
 from ikd.auth.credentials import Material
 from ikd.events import Event, Started, Warned
 from ikd.loading import Configuration
@@ -66,6 +67,36 @@ def test_settings_and_adapter_go_together(tmp_path: Path, engine: str, ports: st
     assert len(complaints) == 1
     assert said in complaints[0]
     assert bool(said) == bool(complaints[0])
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_certificate_is_being_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    """`ikctl cert renew` replaces the key and then the certificate: a daemon that starts in between must not
+    say that they do not belong together, unless it stays like that."""
+    authority = pki.make_ca("CN=Some CA", time.time(), days=2)
+    old, new = (
+        pki.issue(authority, "CN=this.test", ["this.test"], now=time.time(), days=1) for _ in range(2)
+    )
+    (tmp_path / "ikd.toml").write_text('[identity]\ncertificate = "host.pem"\nkey = "host.key"\n')
+    (tmp_path / "policy.toml").write_text("")
+    (tmp_path / "host.pem").write_bytes(pki.certificate_pem(old.certificate))
+    key = tmp_path / "host.key"
+    key.touch(mode=0o600)
+    key.write_bytes(pki.key_pem(new.key))
+    slept = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if again:
+            (tmp_path / "host.pem").write_bytes(pki.certificate_pem(new.certificate))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    if again:
+        assert loading.load(tmp_path).material.hosts
+    else:
+        with pytest.raises(loading.ConfigurationError, match="key"):
+            loading.load(tmp_path)
+    assert slept == [loading.SETTLES]
 
 
 async def test_names_are_resolved_and_kept_when_the_server_is_away() -> None:
