@@ -72,6 +72,9 @@ def test_service_serves_with_the_rights_it_needs(running: Machine) -> None:
     assert int(daemon["CapEff"], 16) == sum(1 << number for number in RIGHTS.values())
     assert (daemon["CapBnd"], daemon["NoNewPrivs"], daemon["Seccomp"]) == (daemon["CapEff"], "1", "2")
     assert running("stat", "-c", "%U", f"/proc/{main}").strip() == "ikd"
+    mounts = [line.split() for line in running("cat", f"/proc/{main}/mountinfo").splitlines()]
+    *_, own = [options for _, _, _, _, place, options, *_ in mounts if place == "/etc/ikd"]
+    assert own.split(",")[0] == "ro"  # what it is told to do at the next start
     workers = [status_of(running, int(one)) for one in children(running, main)]
     assert workers
     assert {(one["CapEff"], one["CapPrm"], one["NoNewPrivs"]) for one in workers} == {
