@@ -1,7 +1,8 @@
 """Shell. The control socket: who may connect, reading lines, answering, streaming events.
 
-What a request does is in `control.requests`. Every connection is bounded: line length, requests under way,
-connections at a time, and events waiting for a slow reader, which loses the oldest and is told how many.
+What a request does is in `control.requests`. Every connection is bounded: line length, connections at a time,
+requests whose answer has not been taken, and events waiting for a slow reader, which loses the oldest and is
+told how many.
 """
 
 from __future__ import annotations
@@ -141,6 +142,8 @@ class Connection:
         self._wake = asyncio.Event()
         self._closing: list[Callable[[], None]] = []
         self._under_way: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(MOST_UNDER_WAY)  # for requests until their answer is taken
+        self._ending = False
 
     @property
     def user(self) -> int:
@@ -162,12 +165,15 @@ class Connection:
 
     def hang_up(self) -> None:
         """End it from this side: what is under way is cancelled, what is answered goes out."""
+        self._ending = True
         for task in self._under_way:
             task.cancel()
         self.reader.feed_eof()
+        self._room.release()  # for who waits there
 
     async def run(self) -> None:
         """Serve until the client hangs up."""
+        await self._room.acquire()
         self._answer({"ikd": __version__, "protocol": PROTOCOL})
         writing = asyncio.create_task(self._write())
         try:
@@ -190,8 +196,9 @@ class Connection:
 
     async def _read(self) -> None:
         while line := await self.reader.readline():
-            if len(self._under_way) >= MOST_UNDER_WAY:
-                await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            await self._room.acquire()
+            if self._ending:
+                return
             task = asyncio.create_task(self._request(line))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
@@ -225,8 +232,11 @@ class Connection:
                 if self._lost and not self._answers:
                     lost, self._lost = self._lost, 0
                     self.writer.write(encode({"event": "lost", "count": lost}))
+                answers = bool(self._answers)
                 self.writer.write((self._answers or self._events).popleft())
                 await self.writer.drain()
+                if answers:
+                    self._room.release()
 
 
 class Server:

@@ -17,7 +17,7 @@ import pytest
 from ikd.control import requests
 from ikd.control.client import Client
 from ikd.control.protocol import EXIT_CODES, LARGEST_LINE, Caller, ControlError, Json, hyphened, plain, stamp
-from ikd.control.server import MOST_WAITING, Occupied, Server, SocketFile
+from ikd.control.server import MOST_UNDER_WAY, MOST_WAITING, Occupied, Server, SocketFile
 from sadb.address import SocketAddress, parse
 from sadb.secret import Secret
 
@@ -207,6 +207,33 @@ async def test_slow_request_does_not_hold_up_others(tmp_path: Path) -> None:
                 return json.loads(file.readline())
 
         assert (await run(both))["id"] == 2
+
+
+async def test_who_reads_no_answers_is_not_read(tmp_path: Path) -> None:
+    """Answers that nobody takes must not take the daemon's memory; and there are others who ask."""
+    request = json.dumps({"do": "help", "pad": "x" * 4096}).encode() + b"\n"
+
+    def flood(path: Path) -> int:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(0.5)
+            sock.connect(str(path))
+            for count in range(3 * LARGEST_LINE // 4096):
+                try:
+                    sock.sendall(request)
+                except TimeoutError:
+                    return one(path, "version") and count
+        return 0
+
+    async with serving(tmp_path / "c", FakeHost()) as run:
+        assert await run(flood)
+
+
+async def test_more_requests_than_there_is_room_for_are_answered(tmp_path: Path) -> None:
+    """In time: a client may send many at once, if it reads."""
+    lines = [b'{"id":%d,"do":"version"}\n' % n for n in range(10 * MOST_UNDER_WAY)]
+    async with serving(tmp_path / "c", FakeHost()) as run:
+        _, *answers = await run(raw, *lines)
+    assert [answer["id"] for answer in answers] == list(range(10 * MOST_UNDER_WAY))
 
 
 async def test_progress_comes_before_the_answer(tmp_path: Path) -> None:
