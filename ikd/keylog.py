@@ -115,8 +115,9 @@ class KeyLog:
 
 
 def _open(path: Path) -> TextIO:
-    """A file of ours that nobody else may read; anything else in its place is refused."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    """A file of ours that nobody else may read; anything else in its place is refused, a pipe without waiting
+    for its reader."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():

@@ -3,6 +3,7 @@ tshark decrypts with them is shown in tests/interop/test_strongswan_path.py."""
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -87,11 +88,13 @@ def test_file_is_private_appended_and_closed(tmp_path: Path) -> None:
 
 
 def test_prepared_places_are_refused(tmp_path: Path) -> None:
-    """A link or a device in place of the file would hand the keys to somebody else."""
+    """A link or a device in place of the file would hand the keys to somebody else; a pipe that nobody reads
+    would hold up the daemon."""
     log = KeyLog(lambda text: None)
     (tmp_path / "real").touch()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    for name in (str(tmp_path / "link"), "/dev/null", str(tmp_path / "no" / "keys"), "relative"):
+    os.mkfifo(tmp_path / "pipe")
+    for name in (str(tmp_path / "link"), str(tmp_path / "pipe"), "/dev/null", str(tmp_path / "no" / "keys"), "relative"):
         with pytest.raises(ControlError):
             log.export(name)
         assert not log.on
