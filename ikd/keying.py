@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ikd.auth import UNPROVEN, Authenticated, Identity
+from ikd.auth import UNPROVEN, Authenticated, Declined, Identity
 from ikd.auth.credentials import Credentials
 from ikd.events import (
     REFUSED_BY_PEER,
@@ -282,10 +282,11 @@ class MainMode(ABC):
 
     def unproven(self, error: Exception, rule: str, *, by_peer: bool) -> AuthenticationFailed:
         """The event that the peer has not proven itself or, `by_peer`, does not believe us."""
+        named = error.claimed if isinstance(error, Declined) else ""
         return AuthenticationFailed(
             ike=self.number,
             rule=rule,
-            identity=str(self.claimed) if self.claimed else "",
+            identity=str(self.claimed or named),
             address=str(self.path.peer.address),
             reason=str(error),
             method=self.tried or method_names(self.env.policy.rule(rule) or self.rule),

@@ -37,13 +37,16 @@ NOT_ADMITTED: Final = "not-admitted"  # proven, and the rule is for others
 class Declined(Exception):
     """The token proves nothing, or we cannot make one. `str()` is for the administrator of this host only;
     `remedy` says what to do; `token` is what the mechanism itself would tell the peer, if anything; `cause`
-    is the reason in one of a few words, for counting."""
+    is the reason in one of a few words, for counting; `claimed` whom the token names, where it does."""
 
-    def __init__(self, reason: str, remedy: str = "", token: bytes = b"", *, cause: str = UNPROVEN) -> None:
+    def __init__(
+        self, reason: str, remedy: str = "", token: bytes = b"", *, cause: str = UNPROVEN, claimed: str = ""
+    ) -> None:
         super().__init__(reason)
         self.remedy = remedy
         self.token = token
         self.cause = cause
+        self.claimed = claimed
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,9 +152,13 @@ class Trust:
         """Without the memory."""
         when = dt.datetime.fromtimestamp(now, dt.UTC)
         leaf, *others = [parse(data) for data in dict.fromkeys(presented)]
-        path = self._path(leaf, [other for other in others if other not in self._anchors], when)
-        facts = Facts.of(path)
-        until = min(self._revocation.check(path, when).timestamp(), facts.expires)
+        try:
+            path = self._path(leaf, [other for other in others if other not in self._anchors], when)
+            facts = Facts.of(path)
+            until = min(self._revocation.check(path, when).timestamp(), facts.expires)
+        except Declined as declined:
+            declined.claimed = title(leaf)
+            raise
         return Chain(tuple(path), facts, now, until)
 
     def _path(

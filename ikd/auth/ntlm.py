@@ -250,12 +250,14 @@ class NtlmAcceptor:
                 f"the peer calls itself {clean(claimed)}, an account that this host does not know",
                 "add it as [[ntlm]] to secrets.toml, or let the peer use another account",
                 cause="unknown-account",
+                claimed=clean(claimed),
             )
         if not genuine:
             raise Declined(
                 f"the peer's password for {account.name} is not the one we have",
                 f"compare the password of {account.name} in both hosts' secrets.toml",
                 cause="wrong-key",
+                claimed=account.name,
             )
         if not answer.protected(key, self._messages):
             raise Declined("an NTLM message of the peer was altered on the way (its MIC is wrong)")
@@ -263,6 +265,7 @@ class NtlmAcceptor:
             raise Declined(
                 f"the peer proved to be user {account.name}, and a machine is wanted",
                 "let the peer use its machine's account, NAME$",
+                claimed=account.name,
             )
         return Step(None, self.groups.joined(proven(account)), key)
 

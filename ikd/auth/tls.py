@@ -247,7 +247,8 @@ class _Side(ABC):
             facts = self._credentials.trust.verify(presented, self._clock()).facts
             check_wanted(self._methods, facts)
         except Declined as declined:
-            raise Declined(str(declined), declined.remedy, _CERTIFICATE_UNKNOWN) from None
+            declined.token = _CERTIFICATE_UNKNOWN
+            raise
         return facts
 
     def _authenticated(self, connection: SSL.Connection) -> Authenticated:

@@ -14,7 +14,7 @@ from OpenSSL import SSL, crypto
 
 from ikd.auth import Declined
 from ikd.auth.chain import Trust, parse
-from ikd.auth.facts import shown, title
+from ikd.auth.facts import is_authority, shown, title
 
 _Codes = SSL.X509VerificationCodes
 _UNTRUSTED = frozenset(
@@ -96,7 +96,8 @@ def explain(error: SSL.Error, objection: Objection, trust: Trust, now: float, al
     said = reason_of(error)
     if said == _VERIFY_FAILED and objection.code:
         found = _of_certificate(objection, trust, now)
-        return Declined(str(found), found.remedy, alert)
+        found.token = alert
+        return found
     if match := re.search(r"\balert (.+)", said):
         reason, remedy = _ALERTS.get(
             match[1], (f"the peer broke off the TLS handshake: {match[1]}", _PEER_WHY)
@@ -122,8 +123,11 @@ def _of_certificate(objection: Objection, trust: Trust, now: float) -> Declined:
     except Declined as declined:
         return declined
     if objection.code in _UNTRUSTED:
-        return trust.untrusted(certificate)
-    return trust.fault(certificate, now) or _unacceptable(certificate, objection.code)
+        found = trust.untrusted(certificate)
+    else:
+        found = trust.fault(certificate, now) or _unacceptable(certificate, objection.code)
+    found.claimed = "" if is_authority(certificate) else title(certificate)
+    return found
 
 
 def _unacceptable(certificate: x509.Certificate, code: int) -> Declined:

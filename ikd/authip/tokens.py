@@ -102,7 +102,8 @@ def initiate(session: Session, course: Course, rule: Rule, opened: Opening | Non
         return Proven(Method.ANONYMOUS, ANONYMOUS, Secret(b""), one_way=True)
     attempts = 0
     refusals: list[str] = []
-    remedy, unbelieved = "", False
+    remedy = ""
+    unbelieved: Declined | None = None  # what we did not believe of the peer first
     for number in session.methods:
         sides = methods.initiators(
             session.env, rule, number, session.principal, session.profile, second=course.second
@@ -121,15 +122,16 @@ def initiate(session: Session, course: Course, rule: Rule, opened: Opening | Non
                 return outcome
             refusals.append(f"{method_name(number)}: {outcome.reason}")
             remedy = remedy or outcome.reason.remedy
-            unbelieved = unbelieved or outcome.ours
+            if outcome.ours:
+                unbelieved = unbelieved or outcome.reason
             retry = outcome.status
             if not course.second and not session.profile.failed_attempts_count:
                 session.transcript.begin_attempt(0)
             if outcome.status and not outcome.retry:
                 break
     text = "; ".join(refusals) or "no method is left to authenticate with"
-    if unbelieved:
-        raise Declined(text, remedy)
+    if unbelieved is not None:
+        raise Declined(text, remedy, cause=unbelieved.cause, claimed=unbelieved.claimed)
     raise Refused(Status.AUTH_FAIL, text, remedy)
 
 
@@ -348,14 +350,15 @@ class Acceptance:
         return GssApi(status=status, flags=flags)
 
     def _event(self, number: int, declined: Declined) -> AuthenticationFailed:
-        session = self._session
+        session, name = self._session, methods.NAMES.get(number, "")
+        of_user = self._course.second and methods.of_user(self._rule, number)
         return AuthenticationFailed(
             ike=session.number,
             rule=self._rule.name,
-            identity=str(session.claimed) if session.claimed else "",
+            identity=declined.claimed or str(session.claimed or ""),
             address=str(session.path.peer.address),
             reason=str(declined),
-            method=methods.NAMES.get(number, ""),
+            method=f"user-{name}" if of_user else name,
             cause=declined.cause,
         )
 

@@ -22,7 +22,7 @@ from ikd.auth.certificate import HostCertificate
 from ikd.auth.credentials import Material
 from ikd.auth.ntlm import NtlmAccount, nt_hash
 from ikd.authip.numbers import Exchange
-from ikd.events import UserAuthenticated
+from ikd.events import AuthenticationFailed, UserAuthenticated
 from ikd.settings import IkeSettings
 
 LEFT, RIGHT = certified("left"), certified("right")
@@ -185,6 +185,41 @@ def test_who_does_not_prove_himself_gets_nothing(name: str, left: Material, reas
     agree(link, ikes=0, pairs=0)
     assert link.left.failures, story(link)
     assert reason in " ".join(one.reason for one in link.left.failures)
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "entry"),
+    [
+        (
+            "ntlm",
+            both(LEFT, account("CORP\\LEFT$", "machine", "wrong")),
+            ("CORP\\LEFT$", "ntlm", "wrong-key"),
+        ),
+        ("user ntlm", both(LEFT, account(CLERK, "user", "wrong")), (CLERK, "user-ntlm", "wrong-key")),
+    ],
+)
+def test_the_security_log_names_who_failed(name: str, left: Material, entry: tuple[str, ...]) -> None:
+    """An entry that says neither whose password is being guessed nor in a word why helps nobody."""
+    sets, materials = METHODS[name]
+    link = Link(*hosts(auth=sets, **(materials | {"left": left})))
+    link.up("net")
+    link.run(30)
+    failed = link.right.of(AuthenticationFailed)
+    assert {(one.identity, one.method, one.cause) for one in failed} == {entry}, failed
+    assert {one.rule for one in failed} == {"net"}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_foreign_certificate_is_untrusted_on_either_side(side: str) -> None:
+    """The initiator's reasons of several attempts are one event, which must not forget the cause."""
+    sets, materials = METHODS["certificate"]
+    foreign = replace(certified(side), hosts=certified(side, ca="CN=Another CA").hosts)
+    link = Link(*hosts(auth=sets, **(materials | {side: foreign})))
+    link.up("net")
+    link.run(30)
+    other = link.other(link.named(side))
+    found = {(one.identity, one.cause) for one in other.of(AuthenticationFailed) if "trusted" in one.reason}
+    assert found == {(f"CN={side}.example", "untrusted")}
 
 
 USERS_ONLY = 'allow = {{ users = ["{}"] }}\n'
