@@ -41,25 +41,28 @@ def write(target: Path, directory: Path, call: Call) -> Json:
         raise ControlError(
             "usage", f"cannot make {target}: {error.strerror}", "name a file that is not there yet"
         ) from None
+    missing: dict[str, str] = {}
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)
-            names = _fill(file, directory, call)
+            names = _fill(file, directory, call, missing)
     except BaseException as error:
         target.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise ControlError("usage", f"cannot write {target}: {error.strerror}", "") from None
         raise
-    return {"file": str(target), "members": names, "warning": WARNING}
+    return {"file": str(target), "members": names, "missing": missing, "warning": WARNING}
 
 
-def _fill(file: io.BufferedWriter, directory: Path, call: Call) -> list[str]:
-    """Write all members; their names."""
+def _fill(file: io.BufferedWriter, directory: Path, call: Call, missing: dict[str, str]) -> list[str]:
+    """Write all members; their names. Those that have only the reason for their absence are `missing`."""
     hidden = _hidden(directory)
     names = []
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, value in _members(directory, call):
             clean = redact.scrubbed(value, hidden)
+            if reason := _lacking(clean):
+                missing[name] = reason
             text = clean if isinstance(clean, str) else json.dumps(clean, indent=2, ensure_ascii=False) + "\n"
             octets = text.encode("utf-8", "backslashreplace")
             entry = tarfile.TarInfo(f"{_FOLDER}/{name}")
@@ -67,6 +70,16 @@ def _fill(file: io.BufferedWriter, directory: Path, call: Call) -> list[str]:
             archive.addfile(entry, io.BytesIO(octets))
             names.append(name)
     return names
+
+
+def _lacking(value: Json) -> str:
+    """Why a member has nothing to tell, empty when it has; an adapter need not be there."""
+    match value:
+        case {"error": {"code": code, "message": str(reason)}}:
+            return "" if code == "no-adapter" else reason
+        case {"error": str(reason)}:
+            return reason
+    return ""
 
 
 def _members(directory: Path, call: Call) -> Iterator[tuple[str, Json]]:
@@ -89,7 +102,7 @@ def _members(directory: Path, call: Call) -> Iterator[tuple[str, Json]]:
         try:
             value = redact.document(name, path.read_text(encoding="utf-8"))
         except OSError as error:
-            value = {"error": error.strerror}
+            value = {"error": f"{path}: {error.strerror}"}
         except UnicodeDecodeError:  # whose text has octets of the file
             value = {"error": f"{name} is no UTF-8"}
         except ValueError as error:

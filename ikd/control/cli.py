@@ -206,7 +206,7 @@ def policy() -> None:
     """The rules: show those in force, check files."""
 
 
-@policy.command("show")
+@policy.command("show", short_help="Rules in the order of matching, with every default.")
 @click.argument("rule", default="", shell_complete=complete_names)
 @with_json
 def policy_show(shared: Context, rule: str) -> None:
@@ -220,7 +220,7 @@ def policy_show(shared: Context, rule: str) -> None:
     shared.show(answer, "policy")
 
 
-@policy.command("check")
+@policy.command("check", short_help="Check the policy files without a daemon.")
 @click.argument("directory", type=_DIRECTORY, required=False)
 @with_json
 def policy_check(shared: Context, directory: Path | None) -> None:
@@ -406,6 +406,9 @@ def bundle(shared: Context, file: Path) -> None:
     if shared.as_json:
         click.echo(json.dumps(answer))
     else:
+        for reason in dict.fromkeys(answer["missing"].values()):
+            names = ", ".join(name for name, why in answer["missing"].items() if why == reason)
+            click.echo(f"warning: without {names}: {printable(reason)}", err=True)
         click.echo(f"{answer['file']}: {len(answer['members'])} files; {answer['warning']}")
 
 
@@ -423,6 +426,8 @@ def capture(shared: Context, name: str, file: Path, seconds: float | None) -> No
 
     with shared.client() as client:
         count = capture.run(client, name, file, capture.warn, seconds)
+    if count == 0:
+        click.echo("warning: none passed in the network namespace that ikctl runs in", err=True)
     click.echo(json.dumps({"file": str(file), "packets": count}) if shared.as_json else f"{count} packets")
 
 

@@ -35,7 +35,7 @@ def _names(known: Collection[str]) -> Any:
     return read
 
 
-@group.command()
+@group.command(short_help="Establishments a second, and their processor time.")
 @click.option(
     "--seconds", type=click.FloatRange(0.1, 3600), default=3.0, show_default=True, help="Of each run."
 )
@@ -78,7 +78,7 @@ def ike(
     _show(shared, _measured(measure, plan), render.ike)
 
 
-@group.command()
+@group.command(short_help="Data planes of IPsec beside each other.")
 @click.option(
     "--planes",
     default=",".join(PLANES),
@@ -138,7 +138,7 @@ def _sizes(context: click.Context, parameter: click.Parameter, text: str) -> tup
     return sizes
 
 
-@group.command()
+@group.command(short_help="What receiving costs a host, and offload saves.")
 @click.option(
     "--profile", type=click.Choice([*PROFILES, "both"]), default="both", show_default=True, help="Of the CPU."
 )
@@ -199,7 +199,7 @@ def offload(
     _show(shared, answer, render.offload)
 
 
-@group.command()
+@group.command(short_help="A peer that is up, while strangers flood.")
 @click.option(
     "--initiations",
     type=click.IntRange(100, 10_000_000),
@@ -225,7 +225,7 @@ def flood(shared: Context, initiations: int, rate: float, runs: int) -> None:
     _show(shared, _measured(measure, Plan(initiations, rate, runs)), render.flood)
 
 
-@group.command()
+@group.command(short_help="SA pairs: memory, lookup, installation.")
 @click.option("--pairs", type=click.IntRange(1, 4_000_000), default=100_000, show_default=True)
 @with_json
 def sadb(shared: Context, pairs: int) -> None:

@@ -55,7 +55,7 @@ def set_port(
     render_offload.ports(render.console(), [answer])
 
 
-@group.command("remove-port")
+@group.command("remove-port", short_help="Take a port off the switch.")
 @click.argument("name")
 @with_json
 def remove_port(shared: Context, name: str) -> None:
@@ -77,7 +77,7 @@ def disable(shared: Context) -> None:
     _told(shared, "offload-enable", enabled=False)
 
 
-@group.command()
+@group.command(short_help="Have the simulated adapter fail, for trials.")
 @click.argument("name")
 @click.argument("value")
 @with_json

@@ -209,12 +209,12 @@ class DaemonHost:
     # Inside ----------------------------------------------------------------------------------------------
 
     def _under_way(self, name: str) -> list[Json]:
-        """Negotiations of a rule or with a peer that have no end yet."""
+        """Negotiations of a rule or with a peer, or all, that have no end yet."""
         return [
             one
             for one in self.associations()
             if one["state"] == "connecting"
-            and (name in one["rules"] or name in (one["peer"], one["peer_address"]))
+            and (not name or name in one["rules"] or name in (one["peer"], one["peer_address"]))
         ]
 
     def _forget(self, caller: Caller) -> None:

@@ -99,7 +99,9 @@ async def side(home: Path) -> AsyncIterator[Running]:
     await running.stop()
 
 
-async def test_a_bundle_of_a_running_daemon(side: Running, tmp_path: Path) -> None:
+async def test_a_bundle_of_a_running_daemon(
+    side: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All parts are there and can be read; no canary is, in any form; nobody else may read it."""
     target = tmp_path / "report.tar.gz"
     before = os.umask(0)
@@ -108,6 +110,7 @@ async def test_a_bundle_of_a_running_daemon(side: Running, tmp_path: Path) -> No
         assert await asyncio.to_thread(run, words) == 0
     finally:
         os.umask(before)
+    assert "without" not in capsys.readouterr().err  # that there is no adapter is no news
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     members = unpacked(target)
     assert not shows(b"".join(members.values()), CANARY, SECRET, HASH)
@@ -133,7 +136,8 @@ async def test_a_bundle_of_a_running_daemon(side: Running, tmp_path: Path) -> No
 def test_without_a_daemon(home: Path, tmp_path: Path) -> None:
     """It is when the daemon does not start that a report is wanted most."""
     target = tmp_path / "report.tar.gz"
-    bundle.write(target, home, unreachable)
+    told = bundle.write(target, home, unreachable)
+    assert set(told["missing"]) == {f"{name}.json" for name in bundle.REQUESTS}
     members = unpacked(target)
     assert json.loads(members["status.json"])["error"]["code"] == "not-reachable"
     assert "configuration/policy.json" in members

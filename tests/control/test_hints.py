@@ -42,6 +42,14 @@ def test_every_hint_is_a_command_there_is() -> None:
         assert words[:2] in known or words[:1] in known
 
 
+def test_no_line_of_a_list_of_commands_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence that ends in dots tells less than a short one."""
+    groups = {words[:1] for words in commands() if len(words) > 1}
+    for words in [(), *sorted(groups)]:
+        ikctl.run([*words, "--help"])
+        assert "..." not in capsys.readouterr().out.partition("Commands:")[2], words
+
+
 def test_the_table_in_the_guide_says_the_same() -> None:
     """Who reads docs/operator.md and who types what they know would be sent to different commands."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "operator.md").read_text(encoding="utf-8")
