@@ -238,7 +238,7 @@ def doubts(rules: Iterable[Rule]) -> tuple[str, ...]:
 
 
 def _ties(ranked: Sequence[Rule]) -> Iterator[str]:
-    """Overlapping rules that are equally specific and do different things (section 10.1)."""
+    """Overlapping rules that are equally specific and do different things."""
     groups: dict[tuple[Measure, ...], dict[tuple[Measure, ...], list[Rule]]] = {}
     for rule in ranked:
         kind = tuple(criterion.measure(rule) for criterion in TIES)

@@ -1,8 +1,8 @@
 """Shell. `ikctl bench offload --plot`: the rows as a picture, with matplotlib, which is loaded for that only.
 
-The upper two rows are the figures of the paper, processor time and throughput of received data over the size
-of the buffer; the third is the processor time for a gigabyte, which alone compares like with like when the
-throughput differs. The adapter's own is drawn there too, dashed.
+The upper two rows are the figures of the paper that docs/bench.md names, processor time and throughput of
+received data over the size of the buffer; the third is the processor time for a gigabyte, which alone
+compares like with like when the throughput differs. The adapter's own is drawn there too, dashed.
 """
 
 from __future__ import annotations

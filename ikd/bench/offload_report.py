@@ -114,8 +114,8 @@ def ratios(runs: Sequence[Run]) -> dict[str, Json]:
 
 
 def targets(found: Mapping[str, Json], sizes: Sequence[int]) -> list[Json]:
-    """Whether the shape is that of the paper's figures where it has to be: `worst` is the worst median of all
-    large buffers. Nothing for what was not measured."""
+    """Whether the shape is that of the paper's figures (docs/bench.md) where it has to be: `worst` is the
+    worst median of all large buffers. Nothing for what was not measured."""
     made: list[Json] = []
     for name, pairs in COMPARED.items():
         for series, base in pairs.items():

@@ -16,8 +16,8 @@ class Lie(Enum):
 
 @dataclass(slots=True)
 class Faults:
-    """Failure injections, by the names of the reference (section 8.7). Probabilities are from 0 to 1; what is
-    `once` is used up."""
+    """Failure injections, by the names of docs/offload.md. Probabilities are from 0 to 1; what is `once` is
+    used up."""
 
     full: bool = False  # answers Add with no capacity
     refuse_once: bool = False  # refuses an SA that is eligible

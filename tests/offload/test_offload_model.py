@@ -445,7 +445,7 @@ MODES = pytest.mark.parametrize("kinds", [KINDS, PACKET_KINDS], ids=["crypto", "
 @MODES
 @pytest.mark.parametrize("name", CASES)
 def test_each_fault_costs_no_packet_but_those_it_corrupts(name: str, kinds: Sequence[Kind]) -> None:
-    """Section 8.7 of the reference, one row after the other."""
+    """One after the other, beside every kind of request."""
     examined(name, range(len(kinds)), 30, kinds)
 
 

@@ -94,7 +94,7 @@ def test_second_lists() -> None:
         ('first = [{ method = "certificate", minimum_rsa_bits = 512 }]', "512 is not in 1024 to 16384"),
         ('first = [{ method = "certificate", key = 1 }]', "key: unknown key in an authentication method"),
         ('frist = ["psk"]', 'auth.own.frist: unknown key in an authentication set; did you mean "first"?'),
-        # section 4.3, constraint 1
+        # MS-FASP section 2.2.65
         ('first = ["psk", "psk"]', 'auth.own.first: "psk" stands in the list twice'),
         ('first = ["kerberos", "psk", "kerberos"]', '"kerberos" stands in the list twice'),
         ('first = ["ntlm", "psk"]', "ntlm and psk may not stand in one set"),
