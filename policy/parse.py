@@ -60,8 +60,8 @@ def _document(source: str, text: str, notes: Notes) -> Section | None:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # the last for thousands of brackets inside each other
         where = re.search(r" \(at line (\d+), column (\d+)\)", str(error))
-        at = f"{source}:{where[1]}" if where else source
-        notes.complaints.append(f"{at}: not TOML: {str(error).split(' (at ')[0]}")
+        line = where[1] if where else max(1, len(text.splitlines()))  # else it is the end of the document
+        notes.complaints.append(f"{source}:{line}: not TOML: {str(error).split(' (at ')[0]}")
         return None
     return Section(Place(source, positions(text)), FILE, values, notes)
 

@@ -73,6 +73,7 @@ def test_wrong_type_names_key_and_form(key: Key) -> None:
         ('crypto.x = "y"', "policy.toml:1: crypto.x: a set is a table: write [crypto.x] above its keys"),
         ('[[rule]]\nremote = "any"', "policy.toml:1: rule[1].name: missing: every rule has a name"),
         ("[[rule]", "policy.toml:1: not TOML: Expected ']]' at the end of an array declaration"),
+        ("a = 1\nb = [\n", "policy.toml:2: not TOML: Invalid value"),
         ("a = 1\na = 2\nb = 3", "policy.toml:2: not TOML: Cannot overwrite a value"),
     ],
 )
