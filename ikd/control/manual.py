@@ -82,7 +82,8 @@ in JSON; what is null is left out.
     journalctl -t ikd IKD_RULE=branch -o json
 
 Of one kind of event the log has at most {most} a second (level debug: {most_debug}), then a line
-`suppressed` with the number of the others; the counters miss none.
+`suppressed` with the number of the others (`count`); the counters miss none. Behind lines that could not be
+written, because a disk was full, `lines-lost` has their number. These two are of the log only.
 
 ## Audit
 
@@ -90,7 +91,8 @@ Every authentication that succeeds or fails is one of these events, with the ide
 claimed, the method, the rule and, for a failure, the reason in words (`reason`) and in a word (`cause`). They
 are in group `auth`, which is written unless its level is raised. A peer that does not believe this host and
 says so leaves `authentication-failed` with the cause `refused-by-peer`; one that falls silent instead, as in
-main mode of IKEv1, leaves only `negotiation-failed`.
+main mode of IKEv1, leaves only `negotiation-failed`. A wrong pre-shared key shows there in messages that
+cannot be read: `identity` is empty then, because the name is in one of them.
 """
 
 
