@@ -198,7 +198,10 @@ def sa(shared: Context, words: tuple[str, ...]) -> None:
     if len(kinds) > 1 or len(others) > 1:
         raise click.UsageError("at most one of main, quick and extended, and one name, peer or SPI")
     answer = shared.call("sa", kind=kinds[0] if kinds else "", match=others[0] if others else "")
-    shared.show(answer, "sa")
+    if others and not any(answer.values()) and not shared.as_json:
+        click.echo(f"no SA of {printable(others[0])}; those there are: ikctl sa")
+    else:
+        shared.show(answer, "sa")
 
 
 @cli.group(cls=Commands)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,15 @@ def test_errors_obey_nobody(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert status == 3
     assert "peer \\x1b[2J says" in said
     assert "\x9b" not in said
+
+
+def test_a_name_without_an_sa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever mistypes a name would read that there are no SAs at all."""
+    monkeypatch.setattr(ikctl.Context, "call", lambda *_, **__: {"main": [], "quick": []})
+    assert ikctl.run(["sa", "dbb"]) == 0
+    assert capsys.readouterr().out == "no SA of dbb; those there are: ikctl sa\n"
+    assert ikctl.run(["sa", "dbb", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"main": [], "quick": []}
 
 
 def test_a_socket_that_is_not_ours_to_read(
