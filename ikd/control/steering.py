@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from ikd.control import rule_views
@@ -48,7 +49,7 @@ async def up(daemon: Daemon, name: str, caller: Caller, timeout: float, childles
         raise ControlError(
             "negotiation-failed",
             f"{name}: no result within {timeout:g} s" + (f", waiting for: {waiting}" if waiting else ""),
-            f"it goes on; once it has failed, this tells more: ikctl why {name}",
+            f"it goes on; once it has failed, this tells more: ikctl why {quote(name)}",
         ) from None
     finally:
         attempt.end()
@@ -152,11 +153,11 @@ class _Attempt:
                 self._done(_ike_up(self.rule, event.ike))
             case NegotiationFailed() if event.rule in ("", self.rule.name):
                 text = f"{self.rule.name}: {event.reason}"
-                remedy = event.remedy or f"this tells more: ikctl why {event.rule or event.peer}"
+                remedy = event.remedy or f"this tells more: ikctl why {quote(event.rule or event.peer)}"
                 self._failed(ControlError("negotiation-failed", text, remedy))
             case IkeClosed():  # what failed is told with it, and tells more
                 text = f"{self.rule.name}: {event.reason}"
-                error = ControlError("negotiation-failed", text, f"ikctl why {self.rule.name}")
+                error = ControlError("negotiation-failed", text, f"ikctl why {quote(self.rule.name)}")
                 self.daemon.loop.call_soon(self._failed, error)
 
     def _done(self, answer: Json) -> None:
@@ -209,7 +210,7 @@ async def rekey(daemon: Daemon, name: str) -> Json:
     targets = _find(daemon, name)
     associations = () if targets.rule else targets.associations
     if not targets.pairs and not associations:
-        raise ControlError("no-such-sa", f"{name}: nothing is up", f"ikctl up {name}")
+        raise ControlError("no-such-sa", f"{name}: nothing is up", f"ikctl up {quote(name)}")
     endpoint, now = daemon.endpoint, daemon.loop.time
     if targets.pairs:
         await _replace(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ikd import __version__
@@ -215,14 +216,14 @@ def failed_peer(one: Failure, now: float) -> Json:
         "octets_out": 0,
         "quick": 0,
         "plane": "-",
-        "reason": f"{event.reason}, see: ikctl why {_whose(event)}",
+        "reason": f"{event.reason}, see: ikctl why {quote(_whose(event))}",
     }
 
 
 def wrong(failures: Iterable[Failure], now: float) -> list[str]:
     """A sentence for each failure that has not been mended and is not old."""
     recent = [one.event for one in failures if one.mended is None and now - one.last < RECENT]
-    return [f"{_whose(event)}: {event.reason}; see: ikctl why {_whose(event)}" for event in recent]
+    return [f"{_whose(event)}: {event.reason}; see: ikctl why {quote(_whose(event))}" for event in recent]
 
 
 def _whose(event: NegotiationFailed) -> str:

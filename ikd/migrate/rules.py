@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from shlex import quote
 
 from ikd.auth import secret_tables
 from ikd.control import toml
@@ -332,7 +333,9 @@ class _Rule:
     def remarks(self) -> None:
         """What works in another way."""
         if (one := self.settings.get("start")) and one.text not in ("trap", "start|trap", "trap|start"):
-            self.note(one, f"ikd negotiates when a packet needs it, or with: ikctl up {self.child.name}")
+            self.note(
+                one, f"ikd negotiates when a packet needs it, or with: ikctl up {quote(self.child.name)}"
+            )
         for key, text in (
             ("pinned", "any certificate of a trusted authority with this name is accepted"),
             ("authorities", "name it in identity.trust of ikd.toml, and its subject as ca in the rule's set"),

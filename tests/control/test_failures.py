@@ -171,3 +171,11 @@ def test_answer_has_both_sides_aligned() -> None:
     ]
     assert (one["ours_title"], one["ago"], one["remedy"]) == ("we offered", 12.0, "ask for x25519")
     assert views.why([], "net", clock.now) == {"about": " for net", "under_way": [], "failures": []}
+
+
+def test_a_command_that_is_printed_can_be_typed() -> None:
+    """A rule's name may have spaces and anything else that means something to a shell."""
+    failures, clock = table()
+    feed(failures, failed("my $rule", "192.0.2.2"))
+    (sentence,) = views.wrong(failures, clock.now)
+    assert sentence.endswith("see: ikctl why 'my $rule'")
