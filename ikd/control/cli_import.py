@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ikd import network
 from ikd.control.cli import Commands, Context, with_json
 from ikd.control.placing import place
 from ikd.control.protocol import ControlError
+from ikd.events import count
 from ikd.migrate import ipsec, rules, swanctl
 from ikd.migrate.model import Source, Unreadable
 from ikd.migrate.sources import Files
@@ -117,6 +119,9 @@ def _translate(
     if not result.rules:
         raise ControlError("configuration", f"{files.first}: nothing of it could be translated", "")
     click.echo("\n".join(("written and checked:", *(f"    {one}" for one in placed))) if placed else policy)
-    keys = "keys too" if placed else "keys are written with --out only"
-    click.echo(f"{len(result.rules)} rules, {len(result.keys)} {keys}, {len(findings)} remarks", err=True)
+    keys = count(len(result.keys), "key") + ("" if placed else " (written with --out only)")
+    click.echo(f"{count(len(result.rules), 'rule')}, {keys}, {count(len(findings), 'remark')}", err=True)
+    if placed and out is not None:
+        where = shlex.quote(str(out.absolute()))
+        click.echo(f"next: see to the remarks, then: ikctl check {where}; ikctl --config {where} policy show")
     return 0

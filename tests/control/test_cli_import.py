@@ -55,6 +55,8 @@ def test_directory_that_the_daemon_takes(inside: Path) -> None:
     """What is called translated would not start; or everybody could read the keys."""
     done = run("swanctl", "swanctl.conf", "--out", "out")
     assert done.exit_code == 0, done.output
+    assert "1 rule, 1 key, 1 remark" in done.stderr
+    assert f"then: ikctl check {inside / 'out'}; " in done.stdout
     found = loading.load(inside / "out")
     assert found.warnings == ()
     assert [rule.name for rule in found.policy.rules] == ["net"]
