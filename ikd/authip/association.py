@@ -79,21 +79,6 @@ class AuthipAssociation(Reception):
     # Facts -----------------------------------------------------------------------------------------------
 
     @property
-    def spis(self) -> tuple[bytes, bytes]:
-        """Cookies of initiator and responder; the latter zero while unknown."""
-        return self.session.channel.cookie_i, self.session.channel.cookie_r
-
-    @property
-    def waiting(self) -> str:
-        """What it waits for, for people; empty when nothing."""
-        return self.talks.waiting
-
-    @property
-    def answered(self) -> bool:
-        """Whether the other end has agreed to a proposal of ours."""
-        return self.session.suite is not None
-
-    @property
     def usable(self) -> bool:
         """Whether new quick-mode SAs may be made on it."""
         return self.state is State.ESTABLISHED and not self._retired and self._leaving_at is None

@@ -42,28 +42,17 @@ COOKIE_EXCHANGES = (Exchange.MAIN, Exchange.NOTIFY, 5)  # OQ-26
 class Reception(Listener):
     """The half of a main-mode SA that listens."""
 
-    __slots__ = ("notices", "session", "talks")
+    __slots__ = ("notices",)
 
+    conversing = Conversations
     session: Session
     talks: Conversations
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
         Listener.__init__(self, session, owner, now)
-        self.session = session
-        self.talks = Conversations(
-            session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
-        )
         self.notices = Notices(self.talks)
 
     # What the other half does with it --------------------------------------------------------------------
-
-    @abstractmethod
-    def _broke_off(self, talk: Talk, error: Exception, now: float) -> None:
-        """An exchange ended with an exception."""
-
-    @abstractmethod
-    def _gone(self) -> None:
-        """The peer does not answer."""
 
     @abstractmethod
     def _deleted(self, refused: Refused) -> None:

@@ -105,6 +105,7 @@ class Session(IsakmpSession):
         "transcript_em",
     )
 
+    channel: Channel
     keying = "authip"
 
     def __init__(self, initiator: bool, env: Environment, channel: Channel, path: Path, now: float) -> None:
@@ -126,11 +127,6 @@ class Session(IsakmpSession):
         self.extends = False  # as the initiator, we begin extended mode behind the first quick mode
         self.pending: Agreed | None = None  # a quick mode whose keys wait for extended mode
         self.quick_ids: dict[int, int] = {}  # inbound SPI -> message ID of its quick mode
-
-    @property
-    def armed(self) -> bool:
-        """Whether there are keys."""
-        return self.channel.armed
 
     def emit(self, output: Output) -> None:
         """Hand an output or event to the world."""

@@ -44,28 +44,17 @@ _WRONG_KEY = Declined(
 class Reception(Listener):
     """The half of an ISAKMP SA that listens."""
 
-    __slots__ = ("liveness", "session", "talks")
+    __slots__ = ("liveness",)
 
+    conversing = Conversations
     session: Session
     talks: Conversations
 
     def __init__(self, session: Session, owner: Owner, now: float) -> None:
         Listener.__init__(self, session, owner, now)
-        self.session = session
-        self.talks = Conversations(
-            session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
-        )
         self.liveness = Liveness(session, self._inform)
 
     # What the other half does with it --------------------------------------------------------------------
-
-    @abstractmethod
-    def _broke_off(self, talk: Talk, error: Exception, now: float) -> None:
-        """An exchange ended with an exception."""
-
-    @abstractmethod
-    def _gone(self) -> None:
-        """The peer does not answer."""
 
     @abstractmethod
     def _end(self, reason: str, by_peer: bool) -> None:

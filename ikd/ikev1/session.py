@@ -7,20 +7,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from ikd import keying
 from ikd.ikev1.channel import Channel
 from ikd.ikev1.keys import IkeKeys, Transcript
+from ikd.ikev1.message import Message
 from ikd.isakmp.numbers import UNDECIDED
 from ikd.isakmp.session import IsakmpSession
 from ikd.keying import Environment
 from ikd.outputs import Output
 from sadb.address import Path
 from sadb.sa import SaPair
-
-if TYPE_CHECKING:
-    from ikd.ikev1.message import Message
 
 
 class Proving(Protocol):
@@ -72,6 +70,7 @@ class Session(IsakmpSession):
         "sa",
     )
 
+    channel: Channel
     keying = "ikev1"
 
     def __init__(self, initiator: bool, env: Environment, channel: Channel, path: Path, now: float) -> None:
@@ -86,11 +85,6 @@ class Session(IsakmpSession):
         self.pair_messages = 0  # of such pairs, so far
         self.public_i = self.public_r = b""
         self.sa = b""  # the initiator's SA payload as it was on the wire, which the hashes cover
-
-    @property
-    def armed(self) -> bool:
-        """Whether there are keys."""
-        return self.channel.armed
 
     def emit(self, output: Output) -> None:
         """Hand an output or event to the world."""

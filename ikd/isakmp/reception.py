@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from ikd.association import Association, Owner
 from ikd.isakmp.conversations import Conversations
@@ -24,19 +25,53 @@ MOST_SEEN = 4096  # message IDs of the peer that are remembered
 class Listener(Association):
     """An association that listens; which exchange a message is for each protocol tells itself."""
 
-    __slots__ = ("_fragments", "_seen")
+    __slots__ = ("_fragments", "_seen", "session", "talks")
 
+    conversing: ClassVar[Callable[..., Any]]  # what makes its `talks`
     session: IsakmpSession
     talks: Conversations[Any, Any]
 
     def __init__(self, session: IsakmpSession, owner: Owner, now: float) -> None:
         Association.__init__(self, session, owner, now)
+        self.session = session
+        self.talks = self.conversing(
+            session, lambda talk, question: owner.ask(self, talk, question), self._broke_off, self._gone
+        )
         self._fragments = Fragments()
         self._seen: OrderedDict[int, None] = OrderedDict()
+
+    # What the other half does with it --------------------------------------------------------------------
+
+    @abstractmethod
+    def _broke_off(self, talk: Any, error: Exception, now: float) -> None:
+        """An exchange ended with an exception."""
+
+    @abstractmethod
+    def _gone(self) -> None:
+        """The peer does not answer."""
 
     @abstractmethod
     def _settle(self, now: float) -> None:
         """The end of every step."""
+
+    # Facts -----------------------------------------------------------------------------------------------
+
+    @property
+    def spis(self) -> tuple[bytes, bytes]:
+        """Cookies of initiator and responder; the latter zero while unknown."""
+        return self.session.channel.cookie_i, self.session.channel.cookie_r
+
+    @property
+    def waiting(self) -> str:
+        """What it waits for, for people; empty when nothing."""
+        return self.talks.waiting
+
+    @property
+    def answered(self) -> bool:
+        """Whether the other end has agreed to a proposal of ours."""
+        return self.session.suite is not None
+
+    # What comes ------------------------------------------------------------------------------------------
 
     def hurry(self, now: float) -> None:
         """Repeat at once what is not answered: there is a way to the peer again."""

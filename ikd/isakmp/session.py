@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from typing import Protocol
 
 from ikd import keying
 from ikd.isakmp.numbers import ENCAPSULATIONS, Traversal
@@ -16,10 +16,23 @@ from sadb.algorithms import Prf
 from sadb.sa import Mode
 
 
+class Cookies(Protocol):
+    """What a session knows of its channel; the rest is each protocol's."""
+
+    cookie_i: bytes
+    cookie_r: bytes
+
+    @property
+    def armed(self) -> bool:
+        """Whether it has keys."""
+
+
 class IsakmpSession(keying.MainMode):
     """One ISAKMP SA."""
 
     __slots__ = ("_initiator", "had_another", "nonce_i", "nonce_r", "traversal")
+
+    channel: Cookies
 
     def __init__(self, initiator: bool, env: Environment, path: Path, now: float) -> None:
         keying.MainMode.__init__(self, 0, env, path, now)
@@ -34,9 +47,9 @@ class IsakmpSession(keying.MainMode):
         return self._initiator
 
     @property
-    @abstractmethod
     def armed(self) -> bool:
         """Whether there are keys."""
+        return self.channel.armed
 
     @property
     def may_fragment(self) -> bool:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
 from dataclasses import fields as dataclass_fields
-from typing import Any, ClassVar, TypeVar, dataclass_transform, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform, get_origin
 
 T = TypeVar("T")
 
@@ -278,14 +278,14 @@ class Structure:
     __slots__ = ()
     layout: ClassVar[Layout] = ()
 
-    @classmethod
-    def read(cls: type[T], reader: Reader) -> T:
-        """One structure from a reader that may hold more after it; raises `Malformed`."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # `wire` makes them for each class
 
-    def encode(self) -> bytes:
-        """The octets."""
-        raise NotImplementedError
+        @classmethod
+        def read(cls: type[T], reader: Reader) -> T:
+            """One structure from a reader that may hold more after it; raises `Malformed`."""
+
+        def encode(self) -> bytes:
+            """The octets."""
 
 
 def _runs(layout: Layout) -> list[list[tuple[str, Field | _Derived]]]:
