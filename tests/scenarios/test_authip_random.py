@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import lives as lives_of
 from support.authip import CERTIFICATE, connected, hosts, person
 from support.link import Link, agree
-from support.lives import PATIENT, SIDES, Lives, quiet
+from support.lives import CUTS, PATIENT, SIDES, Lives, damaged, quiet, say_to_both
 from support.phases import sets
-
-from ikd.events import Broken
 
 QUICK = settings(PATIENT, max_examples=25)
 SHORT = sets(lifetime='{ main = "9 min", quick = "2 min" }')
@@ -54,27 +53,13 @@ TestOneWay = pytest.mark.long(lives(12, auth=ONE_WAY))
 
 
 def stage(number: int) -> Link:
-    """A negotiation or a main-mode SA at some point: before, between and after each of its messages."""
-    if number < 10:
-        link = Link(*hosts())
-        link.up("net")
-        for _ in range(number):
-            link.step()
-        return link
-    link = connected()
-    (Link.rekey_child, Link.rekey, Link.close_child, Link.close)[number % 4](link, link.left)
-    for _ in range(number % 3):
-        link.step()
-    return link
+    """Any moment of a main-mode SA."""
+    return lives_of.stage(number, lambda: Link(*hosts()), connected, 10)
 
 
 def unharmed(link: Link) -> None:
     """Nothing broke, and tables are small."""
-    for one in (link.left, link.right):
-        assert not one.of(Broken), one.of(Broken)[0].text
-        assert len(one.ikes) <= 6
-        assert len(list(one.database.pairs())) <= 3
-        assert one.endpoint.half_open <= 2
+    lives_of.unharmed(link, ikes=6)
 
 
 @QUICK
@@ -94,7 +79,7 @@ def test_random_octets(number: int, data: bytes, side: str) -> None:
     number=st.integers(0, 20),
     which=st.integers(0, 12),
     side=SIDES,
-    cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4),
+    cuts=CUTS,
     shorter=st.integers(0, 3),
 )
 def test_mutated_datagrams(
@@ -104,14 +89,7 @@ def test_mutated_datagrams(
     may end that negotiation, nothing else, and the next one goes on."""
     link = stage(number)
     flight = link.flights[which % len(link.flights)]
-    data = bytearray(flight.data)
-    for at, value in cuts:
-        data[int(at * (len(data) - 1))] = value
-    if shorter:
-        del data[-shorter * 7 :]
-        data[24:28] = len(data).to_bytes(4, "big")
-    link.inject(link.named(side), bytes(data))
-    link.inject(link.other(link.named(side)), bytes(data))
+    say_to_both(link, damaged(flight.data, cuts, 7 * shorter), side)
     unharmed(link)
     link.run(150)
     agree(link)

@@ -11,10 +11,11 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import lives
 from support.hostile import weight
 from support.ikev1 import IKE_SCAN, WINDOWS, first_message, payload, sa, transform
 from support.link import RIGHT, Host, Link, agree, host, psk, story, tunnel_rules
-from support.lives import PATIENT, SIDES, Lives, quiet
+from support.lives import CUTS, PATIENT, SIDES, Lives, damaged, quiet, say_to_both
 from support.phases import AGGRESSIVE, RULE, connected, hosts, main_mode, sets
 
 from ikd.events import Broken, IkeClosed
@@ -34,27 +35,15 @@ STAGES = 16
 
 
 def stage(number: int, mode: str = "") -> Link:
-    """A negotiation or an ISAKMP SA at some point: before, between and after each of its messages."""
-    if number < 9:
-        link = Link(*hosts(left_rule=mode, right_rule=mode))
-        link.up("net")
-        for _ in range(number):
-            link.step()
-        return link
-    link = connected(left_rule=mode, right_rule=mode)
-    (Link.rekey_child, Link.rekey, Link.close_child, Link.close)[number % 4](link, link.left)
-    for _ in range(number % 3):
-        link.step()
-    return link
+    """Any moment of an ISAKMP SA."""
+    both = {"left_rule": mode, "right_rule": mode}
+    return lives.stage(number, lambda: Link(*hosts(**both)), lambda: connected(**both), 9)
 
 
 def unharmed(link: Link) -> None:
     """Nothing broke, and tables are small."""
+    lives.unharmed(link, ikes=6, pairs=4, half_open=4)
     for one in (link.left, link.right):
-        assert not one.of(Broken), one.of(Broken)[0].text
-        assert len(one.ikes) <= 6
-        assert len(list(one.database.pairs())) <= 4
-        assert one.endpoint.half_open <= 4
         for association in one.ikes:
             if hasattr(association, "predecessor"):
                 assert len(association.talks.talks) <= 64  # type: ignore[attr-defined]
@@ -99,7 +88,7 @@ def test_random_octets(number: int, data: bytes, side: str, exchange: int) -> No
     which=st.integers(0, 12),
     side=SIDES,
     mode=st.sampled_from(["", AGGRESSIVE]),
-    cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4),
+    cuts=CUTS,
     shorter=st.integers(0, 3),
 )
 def test_mutated_datagrams(
@@ -108,14 +97,7 @@ def test_mutated_datagrams(
     """Real datagrams with some octets changed, and with a length that still fits, to either side."""
     link = stage(number, mode)
     flight = link.flights[which % len(link.flights)]
-    data = bytearray(flight.data)
-    for at, value in cuts:
-        data[int(at * (len(data) - 1))] = value
-    if shorter:
-        del data[-shorter * 16 :]
-    data[24:28] = len(data).to_bytes(4, "big")
-    link.inject(link.named(side), bytes(data))
-    link.inject(link.other(link.named(side)), bytes(data))
+    say_to_both(link, damaged(flight.data, cuts, 16 * shorter, fitting=True), side)
     unharmed(link)
     recovered(link)
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
+from support import lives
 from support.link import (
     RIGHT,
     Link,
@@ -22,7 +23,7 @@ from support.link import (
     tunnel_hosts,
     tunnel_rules,
 )
-from support.lives import PATIENT, SIDES, Lives, quiet
+from support.lives import CUTS, PATIENT, SIDES, Lives, damaged, quiet, say_to_both
 
 from ikd.events import Broken
 from ikd.ikev2.message import Message
@@ -57,27 +58,13 @@ TestTwoHosts.settings = settings(PATIENT, max_examples=60, stateful_step_count=2
 
 
 def stage(number: int) -> Link:
-    """A negotiation or an IKE SA at some point: before, between and after each of its messages."""
-    if number < 5:
-        link = Link(*tunnel_hosts())
-        link.up("net")
-        for _ in range(number):
-            link.step()
-        return link
-    link = connected()
-    (Link.rekey_child, Link.rekey, Link.close_child, Link.close)[number % 4](link, link.left)
-    for _ in range(number % 3):
-        link.step()
-    return link
+    """Any moment of an IKE SA."""
+    return lives.stage(number, lambda: Link(*tunnel_hosts()), connected, 5)
 
 
 def unharmed(link: Link) -> None:
-    """Nothing broke, tables are small, and the two sides come together or are together."""
-    for one in (link.left, link.right):
-        assert not one.of(Broken), one.of(Broken)[0].text
-        assert len(one.ikes) <= 5
-        assert len(list(one.database.pairs())) <= 3
-        assert one.endpoint.half_open <= 2
+    """Nothing broke, and tables are small."""
+    lives.unharmed(link, ikes=5)
 
 
 @QUICK
@@ -97,7 +84,7 @@ def test_random_octets(number: int, data: bytes, side: str) -> None:
     number=st.integers(0, 16),
     which=st.integers(0, 10),
     side=SIDES,
-    cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4),
+    cuts=CUTS,
     shorter=st.integers(0, 3),
 )
 def test_mutated_datagrams(
@@ -106,14 +93,7 @@ def test_mutated_datagrams(
     """Real datagrams with some octets changed, and with a length that still fits."""
     link = stage(number)
     flight = link.flights[which % len(link.flights)]
-    data = bytearray(flight.data)
-    for at, value in cuts:
-        data[int(at * (len(data) - 1))] = value
-    if shorter:
-        del data[-shorter * 7 :]
-        data[24:28] = len(data).to_bytes(4, "big")
-    link.inject(link.named(side), bytes(data))
-    link.inject(link.other(link.named(side)), bytes(data))
+    say_to_both(link, damaged(flight.data, cuts, 7 * shorter), side)
     unharmed(link)
     link.run(100)
     agree(link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -124,3 +125,53 @@ def quiet(link: Link) -> None:
         if settled and len(link.left.ikes) == len(link.right.ikes):
             return
         link.run(0.5)
+
+
+# Octets at any moment ---------------------------------------------------------------------------------------
+
+
+def stage(number: int, begun: Callable[[], Link], up: Callable[[], Link], steps: int) -> Link:
+    """A negotiation or a main-mode SA at some point: before, between and after each of its first `steps`
+    messages on a link that is `begun`, or of what is done with one that is `up`."""
+    if number < steps:
+        link = begun()
+        link.up("net")
+        for _ in range(number):
+            link.step()
+        return link
+    link = up()
+    (Link.rekey_child, Link.rekey, Link.close_child, Link.close)[number % 4](link, link.left)
+    for _ in range(number % 3):
+        link.step()
+    return link
+
+
+def unharmed(link: Link, *, ikes: int, pairs: int = 3, half_open: int = 2) -> None:
+    """Nothing broke, and tables are small."""
+    for one in (link.left, link.right):
+        assert not one.of(Broken), one.of(Broken)[0].text
+        assert len(one.ikes) <= ikes
+        assert len(list(one.database.pairs())) <= pairs
+        assert one.endpoint.half_open <= half_open
+
+
+CUTS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4)
+
+
+def damaged(data: bytes, cuts: list[tuple[float, int]], shorter: int, *, fitting: bool = False) -> bytes:
+    """A datagram with some octets changed, and without its last ones; what its header says of its length is
+    true when some are missing, or it is to be `fitting`."""
+    made = bytearray(data)
+    for at, value in cuts:
+        made[int(at * (len(made) - 1))] = value
+    if shorter:
+        del made[-shorter:]
+    if shorter or fitting:
+        made[24:28] = len(made).to_bytes(4, "big")
+    return bytes(made)
+
+
+def say_to_both(link: Link, data: bytes, first: str) -> None:
+    """The same datagram to either side."""
+    link.inject(link.named(first), data)
+    link.inject(link.other(link.named(first)), data)
