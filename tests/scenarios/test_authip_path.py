@@ -9,7 +9,6 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -33,13 +32,12 @@ from support.phases import both, certified, ends, large, sets
 
 from ikd.authip.message import status
 from ikd.authip.numbers import RELIABLE, Exchange, Status, Subject
-from ikd.events import CookieDemanded, MessageReceived, PeerMoved
+from ikd.events import CookieDemanded, MessageReceived
 from ikd.isakmp.numbers import Traversal
 from ikd.riders.fragment1 import FRAGMENT
 from ikd.riders.vendor import Known
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import HEADER_SIZE, Header
-from sadb.address import Path, SocketAddress
 from sadb.sa import Mode
 
 NATTED = pytest.mark.parametrize("nat", BOTH)
@@ -149,14 +147,6 @@ def test_loss_behind_a_nat(nat: str) -> None:
         assert link.other(link.named(nat)).pairs[0].outbound.encapsulation == (4500, SHIFT + 4500)
 
 
-def test_without_a_nat() -> None:
-    """Nothing is encapsulated, and everything stays on port 500."""
-    link = connected()
-    assert not link.left.ikes[0].nat
-    assert link.left.pairs[0].outbound.encapsulation is None
-    assert {one.path.peer.port for one in link.flights} == {500}
-
-
 @ORDERS
 def test_no_nat_traversal_in_ipv6(first: str) -> None:
     """There it is neither announced nor looked for (section 3.2.4)."""
@@ -167,24 +157,6 @@ def test_no_nat_traversal_in_ipv6(first: str) -> None:
     agree(link, ikes=1, pairs=1)
     assert not any(Known.RFC_3947.value in one.data for one in link.flights[:2])
     assert main_mode(link.left).session.traversal is Traversal.NONE
-
-
-@NATTED
-def test_everything_works_through_a_nat(nat: str) -> None:
-    """Replacing both kinds of SA from either side, and deleting, with the ports kept."""
-    link = connected(nat=nat)
-    link.watch()
-    for one in (link.left, link.right):
-        link.rekey_child(one)
-        link.run(15)
-        link.rekey(one)
-        link.run(70)
-        agree(link, ikes=1, pairs=1)
-        assert link.other(link.named(nat)).pairs[0].outbound.encapsulation == (4500, SHIFT + 4500)
-    assert not link.gaps, story(link)
-    link.close(link.other(link.named(nat)))
-    link.run(10)  # what is deleted acknowledges for a while
-    agree(link, ikes=0, pairs=0)
 
 
 @NATTED
@@ -201,54 +173,6 @@ def test_transport_mode_through_a_nat(nat: str) -> None:
     assert (ours.selector.local[0].low, ours.selector.remote[0].low) == (inside.address, outside.address)
     assert (theirs.selector.local[0].low, theirs.selector.remote[0].low) == (outside.address, NAT)
     assert bytes(ours.inbound.encryption_key) == bytes(theirs.outbound.encryption_key)
-
-
-@NATTED
-def test_keepalives_come_from_inside_only(nat: str) -> None:
-    """Whoever is behind the NAT keeps its mapping open, every twenty seconds."""
-    link = connected(nat=nat, settings=IkeSettings(liveness=0))
-    link.run(100)
-    inside = link.named(nat)
-    assert {round(later - one) for one, later in pairwise(inside.keepalives)} == {20}
-    assert not link.other(inside).keepalives
-
-
-@NATTED
-def test_the_nat_takes_another_port(nat: str) -> None:
-    """It forgot its mapping: the next authentic message from inside tells the new port, and pairs follow."""
-    link = connected(nat=nat)
-    outside = link.other(link.named(nat))
-    link.shift = 20000
-    link.run(60)  # liveness of the inside
-    (moved,) = outside.of(PeerMoved) or (None,)
-    assert moved is None or moved.new.peer == SocketAddress(NAT, 24500)
-    assert outside.pairs[0].outbound.encapsulation == (4500, 24500)
-    link.rekey_child(outside)
-    link.run(15)
-    agree(link, ikes=1, pairs=1)
-
-
-@NATTED
-def test_a_recording_from_elsewhere_moves_nobody(nat: str) -> None:
-    """Only new authentic messages count: what was recorded, acknowledgements included, does not."""
-    link = connected(nat=nat)
-    inside = link.named(nat)
-    outside = link.other(inside)
-    for one in (inside, outside, inside):
-        link.rekey_child(one)
-        link.run(40)
-    path = outside.ikes[0].path
-    thief = Path(SocketAddress(outside.address, 4500), SocketAddress(ip_address("203.0.113.66"), 4500))
-    count = len(link.flights)
-    for flight in list(link.flights):
-        if flight.sender is inside:
-            for data in (flight.data, flight.data[:-1] + bytes((flight.data[-1] ^ 1,))):
-                link.perform(outside, outside.endpoint.receive(data, thief, link.now))
-                assert outside.ikes[0].path == path, str(flight)
-    assert outside.pairs[0].outbound.encapsulation == (4500, SHIFT + 4500)
-    for flight in link.flights[count:]:
-        if flight.path.peer == thief.peer:  # a first message is anybody's
-            assert flight.header.spi_r != outside.ikes[0].spi_r
 
 
 def test_recordings_keep_nobody_alive() -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from ipaddress import ip_address
-from itertools import pairwise
 from typing import Any
 
 import pytest
 from support.link import (
     BOTH,
     NAT,
-    RIGHT,
     SHIFT,
     Flight,
     Host,
@@ -26,7 +24,6 @@ from support.link import (
 )
 from support.phases import AGGRESSIVE, both, connected, ends, hosts, large, main_mode
 
-from ikd.events import PeerMoved
 from ikd.ikev1 import quick_mode
 from ikd.ikev1.message import Message
 from ikd.isakmp.numbers import Exchange, Traversal
@@ -35,7 +32,6 @@ from ikd.riders.fragment1 import FRAGMENT
 from ikd.riders.vendor import Known
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import HEADER_SIZE, Header
-from sadb.address import Path, SocketAddress
 from sadb.sa import Mode
 
 NATTED = pytest.mark.parametrize("nat", BOTH)
@@ -98,14 +94,6 @@ def test_nat_in_aggressive_mode(nat: str) -> None:
     assert link.other(link.named(nat)).pairs[0].outbound.encapsulation == (4500, SHIFT + 4500)
 
 
-def test_without_a_nat() -> None:
-    """Nothing is encapsulated, and IKE stays on port 500."""
-    link = connected()
-    assert not link.left.ikes[0].nat
-    assert link.left.pairs[0].outbound.encapsulation is None
-    assert {one.path.peer.port for one in link.flights} == {500}
-
-
 @NATTED
 def test_a_peer_that_knows_nothing_of_nat(nat: str) -> None:
     """No NAT-D, no other port; and what it does not know is not used."""
@@ -130,24 +118,6 @@ def test_no_nat_traversal_in_ipv6(first: str) -> None:
         assert Known.RFC_3947.value not in flight.data
         assert Known.NAT_DRAFT_02.value not in flight.data
     assert main_mode(link.left).session.traversal is Traversal.NONE
-
-
-@NATTED
-def test_everything_works_through_a_nat(nat: str) -> None:
-    """Replacing both kinds of SA from either side, and deleting, with the ports kept."""
-    link = connected(nat=nat)
-    link.watch()
-    for one in (link.left, link.right):
-        link.rekey_child(one)
-        link.run(15)
-        link.rekey(one)
-        link.run(70)
-        agree(link, ikes=1, pairs=1)
-        assert link.other(link.named(nat)).pairs[0].outbound.encapsulation == (4500, SHIFT + 4500)
-    assert not link.gaps, story(link)
-    link.close(link.other(link.named(nat)))
-    link.run(2)
-    agree(link, ikes=0, pairs=0)
 
 
 @TEXTS
@@ -186,68 +156,6 @@ def test_transport_mode_through_a_nat(nat: str, first: str, text: Traversal) -> 
     kind = NatOriginalAddress if text is Traversal.RFC_3947 else NatOriginalAddressDraft
     for message in said:
         assert [len(one.address) for one in message.every(kind)] == [4, 4]
-
-
-@NATTED
-def test_keepalives_come_from_inside_only(nat: str) -> None:
-    """RFC 3948 section 4: whoever is behind the NAT keeps its mapping open."""
-    link = connected(nat=nat, settings=IkeSettings(liveness=0))
-    link.run(100)
-    inside = link.named(nat)
-    assert {round(later - one) for one, later in pairwise(inside.keepalives)} == {20}
-    assert 4 <= len(inside.keepalives) <= 5
-    assert not link.other(inside).keepalives
-
-
-@NATTED
-def test_the_nat_takes_another_port(nat: str) -> None:
-    """It forgot its mapping: the next authentic message from inside tells the new port, and pairs follow."""
-    link = connected(nat=nat)
-    inside = link.named(nat)
-    outside = link.other(inside)
-    link.shift = 20000
-    link.run(60)  # liveness of the inside
-    (moved,) = outside.of(PeerMoved) or (None,)
-    assert moved is None or moved.new.peer == SocketAddress(NAT, 24500)
-    assert outside.pairs[0].outbound.encapsulation == (4500, 24500)
-    link.rekey_child(outside)
-    link.run(15)
-    agree(link, ikes=1, pairs=1)
-    assert outside.pairs[0].outbound.encapsulation == (4500, 24500)
-
-
-@NATTED
-def test_a_recording_from_elsewhere_moves_nobody(nat: str) -> None:
-    """Only new authentic messages count; what was recorded, or changed, or made up does not."""
-    link = connected(nat=nat)
-    inside = link.named(nat)
-    outside = link.other(inside)
-    link.rekey_child(inside)
-    link.run(40)
-    path = outside.ikes[0].path
-    thief = Path(SocketAddress(outside.address, 4500), SocketAddress(ip_address("203.0.113.66"), 4500))
-    count = len(link.flights)
-    for flight in list(link.flights):
-        if flight.sender is inside:
-            for data in (flight.data, flight.data[:-1] + bytes((flight.data[-1] ^ 1,))):
-                link.perform(outside, outside.endpoint.receive(data, thief, link.now))
-    assert outside.ikes[0].path == path
-    assert outside.pairs[0].outbound.encapsulation == (4500, SHIFT + 4500)
-    for flight in link.flights[count:]:
-        if flight.path.peer == thief.peer:  # a first message is anybody's
-            assert flight.header.spi_r != outside.ikes[0].spi_r
-
-
-def test_without_a_nat_a_peer_does_not_move() -> None:
-    """Another address is not the peer's."""
-    link = connected()
-    path = link.right.ikes[0].path
-    link.fate = lambda flight: setattr(flight, "lost", True)
-    link.rekey_child(link.left)
-    elsewhere = Path(SocketAddress(RIGHT, 500), SocketAddress(ip_address("203.0.113.66"), 500))
-    link.perform(link.right, link.right.endpoint.receive(link.flights[-1].data, elsewhere, link.now))
-    assert link.right.ikes[0].path == path
-    assert link.flights[-1].path == path
 
 
 # Fragments --------------------------------------------------------------------------------------------------

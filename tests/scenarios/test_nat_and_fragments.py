@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import cache
 from ipaddress import ip_address
-from itertools import pairwise
 
 import pytest
 from support import certificates
@@ -61,45 +60,6 @@ def test_nat_in_front_of_the_initiator(nat: str) -> None:
     assert theirs.outbound.destination == NAT
     assert theirs.inbound.encapsulation == (SHIFT + 4500, 4500)
     assert [one.path.peer.port for one in link.flights[2:]] == [4500, SHIFT + 4500]
-
-
-def test_without_nat_nothing_is_encapsulated() -> None:
-    """And IKE stays on port 500, unless it may move: then another path may have a NAT."""
-    link = connected(settings=IkeSettings(mobike=False))
-    assert not link.left.ikes[0].nat
-    assert link.left.pairs[0].outbound.encapsulation is None
-    assert {one.path.peer.port for one in link.flights} == {500}
-
-
-@NATTED
-def test_everything_works_through_a_nat(nat: str) -> None:
-    """Replacing both kinds of SA from either side, and deleting, with the ports kept."""
-    link = connected(nat=nat)
-    link.watch()
-    for one in (link.left, link.right):
-        link.rekey_child(one)
-        link.run(5)
-        link.rekey(one)
-        link.run(5)
-        agree(link, ikes=1, pairs=1)
-        assert link.other(link.named(nat)).pairs[0].outbound.encapsulation == (4500, SHIFT + 4500)
-    assert not link.gaps
-    link.close(link.other(link.named(nat)))
-    link.run(5)
-    agree(link, ikes=0, pairs=0)
-
-
-@NATTED
-def test_keepalives_come_from_inside_only(nat: str) -> None:
-    """RFC 3948 section 2.3: whoever is behind the NAT keeps its mapping, the other side has nothing to
-    keep."""
-    link = connected(nat=nat, settings=IkeSettings(liveness=0))
-    link.run(100)
-    inside = link.named(nat)
-    times = inside.keepalives
-    assert {round(later - one) for one, later in pairwise(times)} == {20}
-    assert 4 <= len(inside.keepalives) <= 5
-    assert not link.other(inside).keepalives
 
 
 @NATTED
@@ -159,18 +119,6 @@ def test_a_copy_from_elsewhere_moves_nobody(nat: str, mobike: bool) -> None:
         one.path.peer.address != thief.peer.address or one.header.exchange == 34 or one.data in said
         for one in link.flights[count:]
     )
-
-
-def test_without_nat_a_peer_does_not_move() -> None:
-    """Section 2.23: no NAT was found, so another address is not the peer's; MOBIKE is another protocol."""
-    link = connected(settings=IkeSettings(mobike=False))
-    path = link.right.ikes[0].path
-    link.fate = lambda flight: setattr(flight, "lost", True)
-    link.rekey_child(link.left)
-    elsewhere = Path(SocketAddress(RIGHT, 500), SocketAddress(ip_address("203.0.113.66"), 500))
-    link.perform(link.right, link.right.endpoint.receive(link.flights[-1].data, elsewhere, link.now))
-    assert link.right.ikes[0].path == path
-    assert link.flights[-1].path == path
 
 
 @ORDERS
