@@ -3,13 +3,13 @@ standing in its registry."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_type_hints
 
 from hypothesis import strategies as st
 
-from ikd.wire.codec import Field, Structure
+from ikd.wire.codec import Field, Malformed, Structure, decode
 
 NUMBER = st.one_of(st.integers(0, 0x7FFF), st.sampled_from([0, 14, 0x7FFF]))
 ATTRIBUTES = st.lists(
@@ -52,3 +52,19 @@ class Values:
         if isinstance(item, type) and issubclass(item, Structure):
             return st.lists(self.of(item), min_size=int(item in self.linked), max_size=4).map(tuple)
         return ATTRIBUTES
+
+
+def read_in_noise(cls: type[Any], values: st.SearchStrategy[Any], data: st.DataObject) -> Iterator[Any]:
+    """What can be read in noise, and in honest octets with one changed or cut; the rest is `Malformed`. What
+    is read stays itself when it is written again."""
+    octets = bytearray(data.draw(st.one_of(st.binary(max_size=80), values.map(lambda v: v.encode()))))
+    if octets and data.draw(st.booleans()):
+        octets[data.draw(st.integers(0, len(octets) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(octets)))
+    for tried in (bytes(octets), bytes(octets[:cut]), bytes(octets) + b"\0"):
+        try:
+            value = decode(cls, tried)
+        except Malformed:
+            continue
+        assert decode(cls, value.encode()) == value
+        yield value
