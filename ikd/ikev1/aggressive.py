@@ -17,7 +17,7 @@ from ikd.ikev1.session import Session
 from ikd.isakmp.message import Refused, expect
 from ikd.isakmp.numbers import Exchange, Method, N
 from ikd.isakmp.payloads import Identification, KeyExchange, Nonce, SecurityAssociation
-from ikd.isakmp.proposals import accept_main, choose_main, compare_main, main_chosen, offer_main
+from ikd.isakmp.proposals import accept_main, main_chosen, offer_main
 from ikd.isakmp.quick import agree
 from ikd.wire.codec import Malformed
 from policy.peers import admits
@@ -104,18 +104,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     name = (str(session.claimed),)
     rule = session.rule = next((rule for rule in rules if admits(rule, name)), rules[0])
     terms = phase1.terms(session, (rule,), tokens=False)
-    offered = request.one(SecurityAssociation)
-    phase1.hear(session, request)
-    choice = choose_main(offered, terms.suites, terms.methods)
-    if choice is None:
-        raise Refused(
-            N.NO_PROPOSAL_CHOSEN,
-            phase1.why_nothing(session, offered, terms),
-            "make `crypto` and `auth` of the rule and the peer's proposals meet",
-            comparison=compare_main(offered, terms.suites, terms.methods, sent=False),
-        )
-    session.sa = request.body(SecurityAssociation)
-    phase1.chosen(session, choice, terms)
+    choice = phase1.choose(session, request, terms)
     exchange = DiffieHellman(choice.suite.group)
     public, session.nonce_i = take_public(request, exchange.group)
     session.public_i, session.public_r = public, exchange.public
@@ -136,7 +125,6 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
     )
     # a stranger's offer may be large, and nobody needs it while he is waited for
     request = replace(request, payloads=(payload,))
-    del offered
     # <--  HDR*, [CERT,] HASH_I or SIG_I
     step: Step = Send(second)
     while True:

@@ -16,7 +16,7 @@ from ikd.ikev1.session import Session
 from ikd.isakmp.message import Refused, expect
 from ikd.isakmp.numbers import Exchange, N
 from ikd.isakmp.payloads import GssToken, Identification, KeyExchange, Nonce, SecurityAssociation
-from ikd.isakmp.proposals import MainChoice, accept_main, choose_main, compare_main, main_chosen, offer_main
+from ikd.isakmp.proposals import MainChoice, accept_main, main_chosen, offer_main
 from ikd.isakmp.quick import agree
 from ikd.wire.codec import Malformed
 from policy.peers import admits
@@ -113,18 +113,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
             'add a rule for this peer, or "ikev1" to its `keying`',
         )
     terms = phase1.terms(session, rules)
-    payload = request.one(SecurityAssociation)
-    phase1.hear(session, request)
-    choice = choose_main(payload, terms.suites, terms.understood(session))
-    if choice is None:
-        raise Refused(
-            N.NO_PROPOSAL_CHOSEN,
-            phase1.why_nothing(session, payload, terms),
-            "make `crypto` and `auth` of the rule and the peer's proposals meet",
-            comparison=compare_main(payload, terms.suites, terms.methods, sent=False),
-        )
-    session.sa = request.body(SecurityAssociation)
-    phase1.chosen(session, choice, terms)
+    choice = phase1.choose(session, request, terms)
     proof = phase1.proof(session)
     exchange = DiffieHellman(choice.suite.group)
 
@@ -141,7 +130,7 @@ def respond(session: Session, request: Message) -> Steps[Message | None]:
         accept_main(choice, encode_name(terms.name)),
         *phase1.announcements(session, (choice.method,), initiator=False),
     )
-    del request, payload  # a stranger's offer may be large, and nobody needs it while he is waited for
+    del request  # a stranger's offer may be large, and nobody needs it while he is waited for
     # <--  HDR, KE, Ni, [GSSi,] [NAT-D, NAT-D]
     shared = yield from expect(Send(second), take_keys)
     session.public_r, session.nonce_r = exchange.public, session.env.random(phase1.NONCE)

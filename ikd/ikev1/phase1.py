@@ -20,7 +20,7 @@ from ikd.ikev1.session import Session
 from ikd.isakmp.message import Refused
 from ikd.isakmp.numbers import Method, N, ProtocolId, Traversal
 from ikd.isakmp.payloads import Identification, NatDiscovery, NatDiscoveryDraft, SecurityAssociation, VendorId
-from ikd.isakmp.proposals import Life, MainChoice, choose_main, offers_method, speaks
+from ikd.isakmp.proposals import Life, MainChoice, choose_main, compare_main, offers_method, speaks
 from ikd.keying import methods as methods_of
 from ikd.riders import failover, vendor
 from ikd.riders.vendor import Known
@@ -98,6 +98,23 @@ def why_nothing(session: Session, offered: SecurityAssociation, terms: Terms) ->
     if choose_main(offered, terms.suites, terms.methods):
         return XAUTH
     return "the peer offered nothing that our rules accept"
+
+
+def choose(session: Session, request: Message, terms: Terms) -> MainChoice:
+    """What of a peer's offer is taken, and noted; raises `Refused`."""
+    payload = request.one(SecurityAssociation)
+    hear(session, request)
+    choice = choose_main(payload, terms.suites, terms.understood(session))
+    if choice is None:
+        raise Refused(
+            N.NO_PROPOSAL_CHOSEN,
+            why_nothing(session, payload, terms),
+            "make `crypto` and `auth` of the rule and the peer's proposals meet",
+            comparison=compare_main(payload, terms.suites, terms.methods, sent=False),
+        )
+    session.sa = request.body(SecurityAssociation)
+    chosen(session, choice, terms)
+    return choice
 
 
 def chosen(session: Session, choice: MainChoice, terms: Terms) -> None:

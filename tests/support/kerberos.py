@@ -3,6 +3,7 @@ directory, ended by its process id."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -14,8 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from support.hosts import Host, Local, Namespace
 
+from ikd.auth import Declined
 from ikd.auth.files import load_material
 from ikd.auth.keytab import Keytab
 from ikd.settings import IdentitySettings
@@ -192,6 +195,36 @@ class Kdc:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+
+_ACCEPT = """
+import json, sys, time
+from ikd.auth import Declined, Token
+from ikd.auth.kerberos import KerberosAcceptor
+from ikd.auth.keytab import Keytab
+try:
+    keytab = Keytab(sys.argv[1], replays=sys.argv[2])
+    KerberosAcceptor(keytab, time.time).step(Token(bytes.fromhex(sys.stdin.read())))
+except Declined as error:
+    print(json.dumps([str(error), error.remedy, error.token.hex()]))
+"""
+# another host's clock -> what its administrator reads, what he shall do, what the peer's administrator reads
+CLOCKS = pytest.mark.parametrize(
+    ("clock", "reason", "remedy", "told"),
+    [
+        ("+600s", "the peer's clock and ours differ too much", "NTP", "its clock and ours differ"),
+        ("-600s", "the peer's ticket is not valid yet", "NTP", "ticket is not valid yet"),
+        ("+12h", "the peer's ticket has expired", "new ticket", "our ticket has expired"),
+    ],
+)
+
+
+def refusal_at(kdc: Kdc, clock: str, keytab: Keytab, request: bytes) -> Declined:
+    """What another process, maybe with another clock, says to an AP-REQ that is good here."""
+    said = json.loads(
+        kdc.python(_ACCEPT, str(keytab.path), str(keytab.replays), stdin=request.hex(), clock=clock)
+    )
+    return Declined(said[0], said[1], bytes.fromhex(said[2]))
 
 
 def _free() -> int:
