@@ -1,5 +1,4 @@
-"""What strangers, and whoever sees or changes messages, can do at any moment of AuthIP (authip.md section
-22).
+"""What strangers, and whoever sees or changes messages, can do at any moment of AuthIP (MS-AIPS section 5).
 
 If one of these fails, a datagram stops the daemon, fills its tables, or changes an SA that is not its
 sender's."""
