@@ -370,6 +370,7 @@ def respond(session: Session, request: Message) -> Steps[Message]:
     """IKE_SA_INIT and IKE_AUTH, responder; returns the last answer."""
     # <--  HDR, SAi1, KEi, Ni
     reply = _first_answer(session, request)
+    del request  # a stranger's offer may be large, and nobody needs it while he is waited for
     # HDR, SAr1, KEr, Nr, [CERTREQ]  -->
     request = yield from send(reply)
     # <--  HDR, SK {IDi, [CERT,] [CERTREQ,] [IDr,] AUTH, SAi2, TSi, TSr}

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from itertools import combinations
 
 import pytest
+from support.hostile import weight
 from support.link import (
     BOTH,
     RIGHT,
@@ -29,7 +30,7 @@ from ikd.events import CookieDemanded, NegotiationFailed
 from ikd.ikev2.channel import clear
 from ikd.ikev2.message import status
 from ikd.ikev2.numbers import Exchange, N
-from ikd.ikev2.payloads import PAYLOADS, Nonce, Notify
+from ikd.ikev2.payloads import PAYLOADS, Nonce, Notify, SecurityAssociation
 from ikd.outputs import AllocateSpi
 from ikd.settings import IkeSettings
 from ikd.wire.isakmp import HEADER_SIZE, Body, Flags, Header, chain, encode_chain
@@ -508,6 +509,23 @@ def test_with_cookies_a_flood_of_forged_addresses_keeps_nothing() -> None:
     link.up("net")
     link.run(5)
     assert link.left.pairs
+
+
+def test_a_large_offer_is_not_kept() -> None:
+    """Sixty thousand octets of transforms are a million in memory, and a thousand strangers may wait."""
+    link = Link(*tunnel_hosts())
+    link.up("net")
+    offer, *others = payloads(link.flights[0].data)
+    assert isinstance(offer, SecurityAssociation)
+    first, *more = offer.proposals
+    many = tuple(replace(first.transforms[0], attributes=((0x7FFF, b""),) * 250) for _ in range(58))
+    large = replace(first, transforms=(*first.transforms, *many))
+    data = clear(link.flights[0].header, [replace(offer, proposals=(large, *more)), *others])
+    link._queue.clear()
+    before = weight(link.right)
+    link.inject(link.right, data)
+    assert link.right.endpoint.half_open == 1
+    assert weight(link.right) - before < 3 * len(data)
 
 
 def test_a_half_open_peer_that_comes_too_late() -> None:
