@@ -118,6 +118,21 @@ def check_wanted(methods: tuple[AuthMethod, ...], facts: Facts) -> None:
         )
 
 
+def proven(identity: Identity, facts: Facts, how: str, groups: Groups, whose: str = "host") -> Authenticated:
+    """A peer whose certificate is good, by the identity it claims or is known by; `how` it was proven, and
+    `whose` certificate it is, are for people."""
+    claimed = str(identity)
+    peer = Authenticated(
+        identity,
+        "certificate",
+        f"{whose} cert {facts.title} ({how})",
+        facts.expires,
+        (claimed, *(name for name in facts.names if name != claimed)),
+        health=facts.ailment is None,
+    )
+    return groups.joined(peer)
+
+
 # The two sides -------------------------------------------------------------------------------------------
 
 
@@ -166,16 +181,7 @@ class CertificateVerifier:
         if facts.key is None:
             raise Declined(f"the key of certificate {facts.title} has a type that is not accepted")
         scheme = self._verify(facts, token)
-        claimed = str(self.identity)
-        peer = Authenticated(
-            self.identity,
-            "certificate",
-            f"host cert {facts.title} ({scheme})",
-            facts.expires,
-            (claimed, *(name for name in facts.names if name != claimed)),
-            health=facts.ailment is None,
-        )
-        return Step(peer=self.groups.joined(peer))
+        return Step(peer=proven(self.identity, facts, scheme, self.groups))
 
     def _verify(self, facts: Facts, token: Token) -> str:
         """How the peer signed; raises `Declined`."""

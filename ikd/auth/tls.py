@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 from OpenSSL import SSL, crypto
 
 from ikd.auth import ANONYMOUS, Authenticated, Declined, Step, Token
-from ikd.auth.certificate import HostCertificate, check_wanted
+from ikd.auth.certificate import HostCertificate, check_wanted, proven
 from ikd.auth.chain import MAX_DEPTH, Trust
 from ikd.auth.facts import Facts
 from ikd.auth.groups import NO_GROUPS, Groups
@@ -255,16 +255,8 @@ class _Side(ABC):
         facts = self._facts
         if facts is None:  # the library has been told to complete nothing without a certificate
             raise Declined("the peer has sent no certificate, and one is wanted")
-        proven = str(facts.identity)
-        peer = Authenticated(
-            facts.identity,
-            "certificate",
-            f"{self._whose} cert {facts.title} (tls {connection.get_cipher_name()})",
-            facts.expires,
-            (proven, *(name for name in facts.names if name != proven)),
-            health=facts.ailment is None,
-        )
-        return self._groups.joined(peer)
+        how = f"tls {connection.get_cipher_name()}"
+        return proven(facts.identity, facts, how, self._groups, self._whose)
 
 
 class TlsInitiator(_Side):
