@@ -136,6 +136,9 @@ class Table:
     def admit(self, slot: int, key: bytes, /) -> None:
         """A slot's inbound SA is for this flow."""
 
+    def clear_admitted(self) -> None:
+        """No inbound SA is for any flow, until it is admitted."""
+
     def count(self, slot: int, inbound: bool, octets: int, packets: int, /) -> tuple[int, int]:
         """Add to an account; octets and packets afterwards. Negative ones take back."""
 

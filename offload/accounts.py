@@ -57,6 +57,9 @@ class Accounts:
     def admit(self, key: bytes, pair: SaPair) -> None:
         """The pair is for this inbound flow."""
 
+    def forget_admitted(self) -> None:
+        """No pair is known to be for any flow any more."""
+
     def number(self, pair: SaPair, inbound: bool) -> int:
         """The last number sent, or the highest one authenticated."""
         window = pair.inbound.replay
@@ -152,6 +155,9 @@ class NativeAccounts(Accounts):
 
     def admit(self, key: bytes, pair: SaPair) -> None:
         self.table.admit(self.slots[pair], key)
+
+    def forget_admitted(self) -> None:
+        self.table.clear_admitted()
 
     def number(self, pair: SaPair, inbound: bool) -> int:
         return self.table.read(self.slots[pair], inbound)[2]

@@ -6,6 +6,8 @@ authentic; then padding, next header, and whether the packet is one this SA may 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from offload import ip, vnet
 from offload.accounts import Accounts
 from offload.ah import Authenticator
@@ -14,19 +16,20 @@ from offload.ip import Dropped
 from offload.outer import Arrived, CryptoStatus, Mark
 from sadb.algorithms import SecurityProtocol
 from sadb.sa import Mode, SaPair
-from sadb.selector import fields_of
+from sadb.selector import Fields, fields_of
 
 _ADMITTED = 1024  # flows remembered as covered by the selector
 _KINDS = {ip.IPV4: 4, ip.IPV6: 6}
 
 
 class Receiver:
-    """Packets of one inbound SA."""
+    """Packets of one inbound SA. `decides(rule, fields)` says whether a packet may come by this rule."""
 
     __slots__ = (
         "_accounts",
         "_admitted",
         "_ah",
+        "_decides",
         "_esp",
         "_selector",
         "_tunnel",
@@ -36,12 +39,13 @@ class Receiver:
         "window",
     )
 
-    def __init__(self, pair: SaPair, accounts: Accounts) -> None:
+    def __init__(self, pair: SaPair, accounts: Accounts, decides: Callable[[str, Fields], bool]) -> None:
         sa = pair.inbound
         self.pair, self.meter, self.window = pair, accounts.meter(pair, True), accounts.window(pair)
         self._accounts = accounts
         self._tunnel = sa.mode is Mode.TUNNEL
         self._selector = pair.selector
+        self._decides = decides
         self._admitted: set[bytes] = set()
         self._esp: Opener | None = None
         self._ah: Authenticator | None = None
@@ -133,15 +137,20 @@ class Receiver:
         if not self.window.accept(number):
             raise Dropped("replayed")  # another worker was faster
 
+    def forget(self) -> None:
+        """Other flows are in force: look at each once more."""
+        self._admitted.clear()
+
     def admit(self, packet: bytes, now: float) -> None:
-        """Count a packet. Refuse what is beyond a hard limit, and what the selectors do not cover, however
-        well it was protected (RFC 4301 section 5.2)."""
+        """Count a packet. Refuse what is beyond a hard limit, what the selectors do not cover, however well
+        it was protected (RFC 4301 section 5.2), and what another rule decides: that one may know the peer
+        not at all."""
         if not self.meter.take(len(packet), now):
             raise Dropped("used-up")
         self._cover(packet)
 
     def _cover(self, packet: bytes) -> None:
-        """Refuse what the selectors do not cover."""
+        """Refuse what the selectors do not cover, and what comes under another rule."""
         key = ip.flow_key(packet)
         if key is not None and key in self._admitted:
             return
@@ -150,6 +159,8 @@ class Receiver:
             raise Dropped("malformed")
         if not self._selector.matches_inbound(fields):
             raise Dropped("selector-mismatch")
+        if not self._decides(self.pair.rule, fields):
+            raise Dropped("other-rule")
         if key is not None:
             if len(self._admitted) >= _ADMITTED:
                 self._admitted.clear()

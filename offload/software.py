@@ -59,6 +59,7 @@ REASONS = (
     "unverified",  # the check value is wrong
     "stale-handle",  # an adapter says it opened it, and does not have the SA
     "selector-mismatch",  # authentic, but not what the SA is for
+    "other-rule",  # authentic, and another rule than the SA's decides it, which lets in nothing but its own
     "congestion",  # RFC 6040: marked outside, and the sender knows no ECN
     "dummy",  # RFC 4303 section 2.6
 )
@@ -171,6 +172,9 @@ class SoftwareEngine:
         """Replace all flows; held packets are looked at again."""
         self._flows.build(flows)
         self._reroute(None)
+        for receiver in self._receivers.values():
+            receiver.forget()
+        self._accounts.forget_admitted()
         self._due = None
 
     def moved(
@@ -341,6 +345,17 @@ class SoftwareEngine:
         flow = self._flows.lookup(fields, True)
         return flow is not None and flow.rule == rule
 
+    def _decides(self, rule: str, fields: Fields) -> bool:
+        """Whether an inbound packet may come by an SA of a rule: it decides the packet itself, or what does
+        would let it in without protection. SAs are made from flows that overlap (RFC 4301 section 4.4.1
+        parts them first), and who is admitted by a wide rule is nobody to a narrower one."""
+        flow = self._flows.lookup(fields, False)
+        if flow is None or flow.rule == rule:
+            return True
+        return flow.action is Action.PERMIT or (
+            flow.action is Action.SECURE and flow.inbound is not Level.REQUIRE
+        )
+
     def _put(self, sender: Sender, packet: bytes, port: bytes, now: float, batch: Batch) -> None:
         """One packet that fits its path."""
         batch.wire.append(self._protect(sender, packet, port, now))
@@ -442,7 +457,7 @@ class SoftwareEngine:
             self._crossed(receiver.meter, receiver.pair, inbound=True)
 
     def _new_receiver(self, pair: SaPair) -> Receiver:
-        receiver = self._receivers[pair.inbound.spi] = Receiver(pair, self._accounts)
+        receiver = self._receivers[pair.inbound.spi] = Receiver(pair, self._accounts, self._decides)
         return receiver
 
     def _receiver(self, arrived: Arrived, data: bytes, now: float) -> Receiver:

@@ -227,6 +227,14 @@ static PyObject *clear_routes(Table *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static PyObject *clear_admitted(Table *self, PyObject *unused)
+{
+    (void)unused;
+    self->table->admitted_generation++;
+    self->table->admitted_count = 0;
+    Py_RETURN_NONE;
+}
+
 static PyObject *admit(Table *self, PyObject *arguments)
 {
     const uint8_t *data;
@@ -550,6 +558,7 @@ static PyMethodDef methods[] = {
     {"remove_route", (PyCFunction)remove_route, METH_VARARGS, NULL},
     {"clear_routes", (PyCFunction)clear_routes, METH_NOARGS, NULL},
     {"admit", (PyCFunction)admit, METH_VARARGS, NULL},
+    {"clear_admitted", (PyCFunction)clear_admitted, METH_NOARGS, NULL},
     {"count", (PyCFunction)count, METH_VARARGS, NULL},
     {"read", (PyCFunction)read_entry, METH_VARARGS, NULL},
     {"number", (PyCFunction)number, METH_VARARGS, NULL},

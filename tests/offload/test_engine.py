@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_address
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -387,6 +388,40 @@ def test_packets_outside_the_selectors_are_dropped(suite: QuickSuite, mode: Mode
     found = b.engine.inbound(arrived(a.engine.outbound(sent, 1.0).wire), 1.0).local
     assert found == [sent[0], sent[3]]
     assert b.engine.counters["selector-mismatch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "passes"),
+    [
+        ({}, False),
+        ({"action": Action.BLOCK}, False),
+        ({"action": Action.PERMIT}, True),
+        ({"inbound": Level.REQUEST}, True),
+        ({"inbound": Level.NONE}, True),
+        ({"order": 2}, True),
+    ],
+    ids=["require", "block", "permit", "request", "none", "behind"],
+)
+def test_what_another_rule_decides_does_not_come_by_this_one(words: dict[str, Any], passes: bool) -> None:
+    """A peer that a wide rule admits would reach what a narrower rule keeps for others. Where that one lets
+    packets in without protection, protected ones are no worse. It is so from when the flows change, for
+    conversations that were under way, too."""
+    a, b = hosts()
+    ends = HOSTS[4]
+    narrow = Selector(covering(f"{ends[1]}/32", protocol=UDP, ports=(53, 53)), covering(f"{ends[0]}/32"))
+    flow = replace(b.flow, **{"rule": "names", "selector": narrow, "order": 0} | words)
+    sent = [between(4, ports=(1024, 53)), between(4, ports=(1024, 54))]
+
+    def found(now: float) -> list[bytes]:
+        came = b.engine.inbound(arrived(a.engine.outbound(sent, now).wire), now).local
+        return [bytes(one) for one in came]
+
+    assert found(1.0) == sent
+    b.engine.route((flow, replace(b.flow, order=1)))
+    assert found(2.0) == (sent if passes else sent[1:])
+    assert b.engine.counters["other-rule"] == (0 if passes else 1)
+    b.engine.route((b.flow,))
+    assert found(3.0) == sent
 
 
 def test_a_tunnel_does_not_let_a_foreign_source_in() -> None:
