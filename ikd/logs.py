@@ -109,7 +109,8 @@ class Log:
         for one in (self._limiter, self._stale):
             if one.turned(now):
                 self.flush(one, now)
-        if (stale := _stale(event)) and not self._stale.passes(stale, 1):
+        debugging = self.levels.of(event.group) == "debug"  # then every one is wanted
+        if not debugging and (stale := _stale(event)) and not self._stale.passes(stale, 1):
             self._flush_later(self._stale)
             return
         kind = type(event)

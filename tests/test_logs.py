@@ -113,6 +113,10 @@ def test_messages_for_sas_that_are_gone_are_told_once_a_minute() -> None:
     assert "11 more of datagram-dropped (unknown-spi) from 192.0.2.2" in tail[0]
     hears("192.0.2.2")
     assert len(stream.getvalue().splitlines()) == 4
+    made.set_level("debug", "network")
+    hears("192.0.2.2")
+    hears("192.0.2.2")
+    assert len(stream.getvalue().splitlines()) == 6
 
 
 def test_suppressed_is_told_by_the_next_event_without_a_timer() -> None:
