@@ -17,6 +17,7 @@ from sadb.address import Address, Path, SocketAddress
 
 MOST_TOLD: Final = 8  # addresses of ours that a peer is told
 MOST_HEARD: Final = 16  # addresses of a peer that are remembered
+MOST_REFUSED: Final = 64  # paths that a peer does not want, until there is no sense in it any more
 SEARCH: Final = 3  # the transmission from which on a request goes every way there is
 PATIENCE: Final = 300.0  # seconds for which a peer that only it can call is asked (section 3.11)
 

@@ -16,7 +16,7 @@ from ikd.exchange import Steps
 from ikd.ikev2 import mobike
 from ikd.ikev2.failure import told
 from ikd.ikev2.message import Refused
-from ikd.ikev2.mobility import Mobility, Place, additional, candidates
+from ikd.ikev2.mobility import MOST_REFUSED, Mobility, Place, additional, candidates
 from ikd.ikev2.session import Session
 from ikd.life import State
 from ikd.outputs import Move
@@ -191,7 +191,8 @@ class Moves:
         session, mobility = self.session, self._mobility
         session.emit(told(session, error, "INFORMATIONAL", session.rule_name, child=True))
         mobility.refused.add(path)
-        other = next(candidates(session, mobility), None)
+        left = len(mobility.refused) < MOST_REFUSED
+        other = next(candidates(session, mobility), None) if left else None
         if other is not None:
             self._go(other)
         elif self.association.state is State.ESTABLISHED:

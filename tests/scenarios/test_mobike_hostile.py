@@ -15,8 +15,9 @@ from support.link import ANY, HOST, LEFT, RIGHT, TUNNEL, Flight, Host, agree, po
 from support.roaming import LEFT2, RIGHT2, VICTIM, Roaming, ends, meet, roaming
 
 from ikd.events import IkeClosed, NegotiationFailed, PeerMoved
+from ikd.ikev2 import mobike
 from ikd.ikev2.message import Message, status
-from ikd.ikev2.mobility import MOST_HEARD, MOST_TOLD
+from ikd.ikev2.mobility import MOST_HEARD, MOST_REFUSED, MOST_TOLD
 from ikd.ikev2.numbers import Exchange, N
 from ikd.ikev2.payloads import PAYLOADS, Notify
 from ikd.settings import IkeSettings
@@ -415,6 +416,25 @@ def test_a_peer_refuses_our_address(stays: bool) -> None:
         assert meet(link)
     else:
         assert len(link.left.of(IkeClosed)) == 1
+
+
+def test_a_peer_refuses_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says again and again that it is somewhere else, and does not want to be spoken to there: what it does
+    not want is not remembered without end."""
+    link = roaming()
+    monkeypatch.setattr(mobike, "_acceptable", lambda session, path: False)
+    (victim,) = link.left.ikes
+    for n in range(0, 1000, 2):
+        here, there = (parse("198.51.100.10") + n + more for more in range(2))
+        link.addresses[link.right] += [here, there]
+        hear(link, link.right, [told(there), told(here)], SocketAddress(here, 4500))
+        count = len(link.left.of(NegotiationFailed))
+        while victim in link.left.ikes and len(link.left.of(NegotiationFailed)) == count:
+            link.run(0.005)
+        if victim not in link.left.ikes:
+            break
+        assert len(victim.session.mobility.refused) <= MOST_REFUSED
+    assert "refused to move" in link.left.of(IkeClosed)[0].reason
 
 
 # Codec ----------------------------------------------------------------------------------------------------
