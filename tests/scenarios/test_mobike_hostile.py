@@ -419,7 +419,7 @@ def test_a_peer_refuses_our_address(stays: bool) -> None:
 
 
 def test_a_peer_refuses_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says again and again that it is somewhere else, and does not want to be spoken to there: what it does
+    """It says again and again that it is elsewhere, and does not want to be spoken to there: what it does
     not want is not remembered without end."""
     link = roaming()
     monkeypatch.setattr(mobike, "_acceptable", lambda session, path: False)
