@@ -26,8 +26,9 @@ def replace(path: Path, octets: bytes, mode: int) -> None:
         with suppress(OSError):
             os.unlink(fresh)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # the new name outlives a loss of power
-    finally:
-        os.close(folder)
+    with suppress(OSError):  # some file systems cannot: a loss of power may bring the former file back, whole
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # the new name outlives a loss of power
+        finally:
+            os.close(folder)

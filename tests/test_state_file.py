@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -180,6 +181,18 @@ def test_what_lies_where_the_new_file_is_made_is_not_followed(tmp_path: Path) ->
     assert (tmp_path / "other").read_bytes() == b"precious"
     assert (tmp_path / "file").read_bytes() == b"new"
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_system_that_cannot_sync_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file is there all the same: to say that it is not would be wrong, every minute."""
+
+    def sync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    atomic.replace(tmp_path / "file", b"new", 0o640)
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_totals_of_earlier_runs_leave_room_for_new_names() -> None:
