@@ -6,12 +6,15 @@ import errno
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ikd import atomic
+from ikd.nic_plane import AdapterPlane
 from ikd.offload_file import FILE, load, parse, render, save
 from ikd.settings import SettingsError
 from offload.nic.capabilities import PROFILES
@@ -193,3 +196,18 @@ def test_a_configuration_that_is_read_only(
     for nonsense in (b"", b"\xff", (state / FILE).read_bytes()[:-20]):
         (state / FILE).write_bytes(nonsense)
         assert load(tmp_path, state) is not None
+
+
+def test_what_cannot_be_kept_is_in_force_all_the_same() -> None:
+    """The quotas that are shown must be those that the adapter has, also while the disk is full."""
+    followed: list[int] = []
+
+    def full(ports: Ports) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    plane: Any = AdapterPlane.__new__(AdapterPlane)
+    ports, plane._save = Ports(PROFILES["82599"]), full
+    plane.switch = SimpleNamespace(ports=ports, follow=lambda: followed.append(ports["host"].limit))
+    with pytest.raises(OSError, match="No space"):
+        plane.change_port("host", {"limit": 7})
+    assert followed == [7]
