@@ -25,6 +25,7 @@ from ikd.settings import LEVELS, Levels
 MOST_PER_SECOND: Final = 50  # of one kind of event and reason
 MOST_PER_SECOND_DEBUG: Final = 2000  # whoever asks for these wants to see them
 MOST_KINDS: Final = 1024
+OTHERS: Final = "other kinds"  # that there is no room to tell apart
 MINUTE: Final = 60.0
 STALE: Final = "unknown-spi"  # the reason of datagrams for SAs that are gone
 _PRIORITY: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog's, as sd-daemon(3) wants them
@@ -45,10 +46,9 @@ class Limiter:
 
     def passes(self, kind: str, most: int) -> bool:
         """Whether this one is written; `report` should be asked before, when the period has changed."""
-        count = self._counts.get(kind, 0) + 1
-        if count == 1 and len(self._counts) >= MOST_KINDS:
-            return False
-        self._counts[kind] = count
+        if kind not in self._counts and len(self._counts) >= MOST_KINDS:
+            kind, most = OTHERS, 0
+        count = self._counts[kind] = self._counts.get(kind, 0) + 1
         return count <= most
 
     def turned(self, now: float) -> bool:
@@ -57,7 +57,8 @@ class Limiter:
 
     def report(self, now: float, most: Callable[[str], int]) -> list[tuple[str, int]]:
         """Begin a period: which kinds were cut short in the one before, and by how many."""
-        cut = [(kind, count - most(kind)) for kind, count in self._counts.items() if count > most(kind)]
+        passed = {kind: 0 if kind == OTHERS else most(kind) for kind in self._counts}
+        cut = [(kind, count - passed[kind]) for kind, count in self._counts.items() if count > passed[kind]]
         self._counts.clear()
         self._now = int(now // self.period)
         return cut

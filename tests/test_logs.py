@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ikd.control.protocol import printable
 from ikd.events import AuthenticationFailed, Broken, DatagramDropped, Event, MessageSent, Started, Warned
-from ikd.logs import MOST_KINDS, MOST_PER_SECOND, Limiter, Log, automatic
+from ikd.logs import MOST_KINDS, MOST_PER_SECOND, OTHERS, Limiter, Log, automatic
 from ikd.settings import Levels
 from sadb.address import Path, SocketAddress, parse
 
@@ -156,12 +156,12 @@ def test_lines_that_could_not_be_written_are_counted() -> None:
 
 
 def test_limiter_is_bounded() -> None:
-    """Reasons with octets of strangers in them must not grow a table."""
+    """Reasons with octets of strangers in them must not grow a table; what it has no room for is counted."""
     limiter = Limiter()
     for n in range(MOST_KINDS * 2):
         limiter.passes(str(n), 1)
     assert not limiter.passes("one more", 1)
-    assert len(limiter.report(1.0, lambda kind: 1)) == 0
+    assert limiter.report(1.0, lambda kind: 1) == [(OTHERS, MOST_KINDS + 1)]
     assert limiter.passes("one more", 1)
 
 
