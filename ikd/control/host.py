@@ -16,9 +16,9 @@ from ikd.control import capturing, offload_views, rule_views, steering, top_view
 from ikd.control.failures import Failures
 from ikd.control.protocol import Caller, ControlError, Json, hyphened
 from ikd.control.recent import Recent
+from ikd.control.top_views import Reader
 from ikd.events import EVENTS
 from ikd.loading import ConfigurationError
-from ikd.rates import Meter
 from ikd.settings import GROUPS
 from sadb.address import Address
 from sadb.sa import Usage
@@ -41,7 +41,7 @@ class DaemonHost:
             daemon.publisher.add_source(one.listener)
         self._addresses: frozenset[Address] = frozenset()
         self._looked = float("-inf")
-        self._meters: dict[Caller, Meter] = {}
+        self._readers: dict[Caller, Reader] = {}
 
     # Telling ---------------------------------------------------------------------------------------------
 
@@ -105,11 +105,11 @@ class DaemonHost:
 
     async def top(self, caller: Caller, sort: str, limit: int) -> Json:
         """What goes on, with rates since the caller asked last."""
-        if (meter := self._meters.get(caller)) is None:
-            meter = self._meters[caller] = Meter()
-            caller.on_close(self.daemon.traffic.listen(meter.hear))
+        if (reader := self._readers.get(caller)) is None:
+            reader = self._readers[caller] = Reader(self.daemon)
+            caller.on_close(reader.end)
             caller.on_close(lambda: self._forget(caller))
-        return await top_views.top(self.daemon, self._failures, meter, sort, limit)
+        return await top_views.top(self.daemon, self._failures, reader.meter(), sort, limit)
 
     def metrics(self) -> str:
         """For Prometheus."""
@@ -218,7 +218,7 @@ class DaemonHost:
         ]
 
     def _forget(self, caller: Caller) -> None:
-        self._meters.pop(caller, None)
+        self._readers.pop(caller, None)
 
     def _now(self) -> float:
         return self.daemon.loop.time()

@@ -26,7 +26,38 @@ SLICE: Final = 250  # pairs whose counters are read at a time: about a milliseco
 FAILURES: Final = 10
 IN_SOFTWARE: Final = 5
 
+IDLE: Final = 60.0  # seconds for which is counted for who does not ask
+
 T = TypeVar("T")
+
+
+class Reader:
+    """Somebody who asks now and then. For one that has stopped asking nothing is counted any more: what
+    passes by, and what is rekeyed, would be remembered until it hangs up."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._meter: Meter | None = None
+        self._unlisten: Callable[[], None] = lambda: None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def meter(self) -> Meter:
+        """What has been counted since it last asked, if that is not long ago."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._daemon.loop.call_later(IDLE, self.end)
+        if self._meter is None:
+            self._meter = Meter()
+            self._unlisten = self._daemon.traffic.listen(self._meter.hear)
+        return self._meter
+
+    def end(self) -> None:
+        """Count no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._meter is not None:
+            self._meter = None
+            self._unlisten()
 
 
 async def top(daemon: Daemon, failures: Failures, meter: Meter, sort: str, limit: int) -> Json:

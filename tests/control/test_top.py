@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ import pytest
 from rich.cells import cell_len
 from support.loopback import INSIDE, Running, datagram, pair, start, until
 
-from ikd.control import render_top
+from ikd.control import render_top, top_views
 from ikd.control.cli_top import _pressed
 from ikd.control.client import Client
 from ikd.control.protocol import ControlError
@@ -325,7 +326,7 @@ async def test_rates_of_a_daemon_go_on_over_a_rekey(sides: tuple[Running, Runnin
             assert line.plain.isprintable()
         with pytest.raises(ControlError, match="sort is rate"):
             await top(sort="speed")
-    await until(lambda: not left.host._meters)
+    await until(lambda: not left.host._readers)
     assert not left.happened(Broken)
 
 
@@ -334,7 +335,31 @@ async def test_meters_end_with_their_connection(sides: tuple[Running, Running]) 
     left, _ = sides
     for _ in range(5):
         await left.ask("top")
-    await until(lambda: not left.host._meters and not left.daemon.traffic._listeners)
+    await until(lambda: not left.host._readers and not left.daemon.traffic._listeners)
+
+
+async def test_nothing_is_counted_for_who_has_stopped_asking(
+    sides: tuple[Running, Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ikctl top` that was stopped with Ctrl-Z a month ago would hold every pair there has been since."""
+    left, _ = sides
+    silent = threading.Event()
+
+    def asks() -> list[Any]:
+        with Client(left.home / "c.sock", 20) as client:
+            found = [client.call("top")["seconds"] for _ in range(2)]
+            monkeypatch.setattr(top_views, "IDLE", 0.05)
+            client.call("top")
+            silent.wait(10)
+            return [*found, client.call("top")["seconds"]]
+
+    asking = asyncio.create_task(asyncio.to_thread(asks))
+    await until(lambda: left.daemon.traffic._listeners)
+    await until(lambda: not left.daemon.traffic._listeners)
+    silent.set()
+    first, second, later = await asking
+    assert first is later is None
+    assert second > 0
 
 
 async def test_many_sas_are_one_line(sides: tuple[Running, Running]) -> None:
