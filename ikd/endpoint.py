@@ -455,6 +455,7 @@ class Endpoint:
             for other in [one for one in others if self._doubtful(one, association)]:
                 self._alarms.touch(other)
                 other.probe(main.now)
+        self._register.known(association)
         self._make_room(association, main.now)
 
     def _make_room(self, newest: Association, now: float) -> None:

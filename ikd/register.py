@@ -44,7 +44,8 @@ class Register:
             self._by_address.setdefault(address, {})[main.number] = association
         if association.initiator and association.state is State.CONNECTING:
             self._begun[main.number] = association
-        self._know(association)
+        association.known_as = main.proven_identity
+        self.known(association)
 
     def leave(self, association: Association) -> None:
         """It has closed."""
@@ -56,10 +57,15 @@ class Register:
         self.disown(association)
 
     def proven(self, association: Association) -> list[Association]:
-        """Its peer is proven; the others of that peer."""
+        """Its peer is proven; the others of that peer, who do not find this one before it is `known`."""
         self._begun.pop(association.number, None)
-        self._know(association)
+        association.known_as = association.main.proven_identity
         return self.others(association)
+
+    def known(self, association: Association) -> None:
+        """It is found by who its peer has proven to be."""
+        if association.known_as is not None:
+            self._by_identity.setdefault(association.known_as, {})[association.number] = association
 
     def moved(self, association: Association, old: Address) -> None:
         """Its peer has another address; it is found by the one where it was proven, too."""
@@ -90,11 +96,6 @@ class Register:
         """Those of ours with an address, or with all of them if these are fewer, that are not up yet."""
         here = self._by_address.get(address, {})
         return [one for one in min(self._begun, here, key=len).values() if one.number in self._begun]
-
-    def _know(self, association: Association) -> None:
-        proven = association.known_as = association.main.proven_identity
-        if proven is not None:
-            self._by_identity.setdefault(proven, {})[association.number] = association
 
 
 def _discard(index: dict[K, dict[int, Association]], key: K, association: Association) -> None:
