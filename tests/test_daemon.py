@@ -494,3 +494,19 @@ async def test_a_pair_is_replaced_however_much_is_noticed(sides: Sides) -> None:
     left.daemon.driver.notice(Expire(one.inbound.spi, True, False, "restart"))
     await until(lambda: len(left.happened(ChildEstablished)) == 2)
     healthy(left)
+
+
+async def test_a_second_watch_takes_the_place_of_the_first(sides: Sides) -> None:
+    """Whoever asks again and again on one connection would be told everything as often."""
+    left, _ = sides
+    before = len(left.daemon.publisher._listeners)
+
+    def watch() -> int:
+        with Client(left.home / "c.sock", 20) as client:
+            for _ in range(20):
+                assert next(client.stream("watch", events=["reloaded"])) == {"events": ["reloaded"]}
+            return len(left.daemon.publisher._listeners)
+
+    assert await asyncio.to_thread(watch) == before + 1
+    await until(lambda: len(left.daemon.publisher._listeners) == before)
+    healthy(left)

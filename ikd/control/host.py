@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +43,7 @@ class DaemonHost:
         self._addresses: frozenset[Address] = frozenset()
         self._looked = float("-inf")
         self._readers: dict[Caller, Reader] = {}
+        self._watching: dict[Caller, Callable[[], None]] = {}  # what ends it
 
     # Telling ---------------------------------------------------------------------------------------------
 
@@ -126,12 +128,16 @@ class DaemonHost:
         return tuple(_NAMES)
 
     def watch(self, names: frozenset[str], caller: Caller) -> Json:
-        """Send events until the caller hangs up."""
+        """Send events until the caller hangs up, or wants others."""
         kinds = frozenset(_NAMES[name] for name in names) if names else None
         end = self.daemon.publisher.listen(
             lambda event: caller.send_event(views.event_line(event, time.time())), kinds
         )
-        caller.on_close(end)
+        if caller in self._watching:
+            self._watching[caller]()
+        else:
+            caller.on_close(lambda: self._watching.pop(caller)())
+        self._watching[caller] = end
         return {"events": sorted(names) if names else list(_NAMES)}
 
     def set_level(self, level: str, group: str) -> Json:

@@ -299,7 +299,7 @@ async def top(host: Host, caller: Caller, sort: str = "rate", limit: float = 20)
 @request
 def watch(host: Host, caller: Caller, events: list[str] = []) -> Json:  # noqa: B006 - never changed
     """Send events on this connection as they happen: those named, or all. A slow reader loses the oldest
-    and gets a `lost` event with their number."""
+    and gets a `lost` event with their number. Asked again, these take the place of the former ones."""
     known = host.event_names()
     for name in events:
         if name not in known:
