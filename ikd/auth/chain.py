@@ -22,7 +22,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from ikd.auth import Declined
-from ikd.auth.facts import Facts, is_authority, shown, title
+from ikd.auth.facts import Facts, claimed, is_authority, shown, title
 from ikd.auth.identity import name_text
 from ikd.auth.revocation import CrlCheck, Revocation
 from ikd.auth.signature import key_type
@@ -157,7 +157,7 @@ class Trust:
             facts = Facts.of(path)
             until = min(self._revocation.check(path, when).timestamp(), facts.expires)
         except Declined as declined:
-            declined.claimed = title(leaf)
+            declined.claimed = claimed(leaf)
             raise
         return Chain(tuple(path), facts, now, until)
 

@@ -97,6 +97,14 @@ def identity_of(certificate: x509.Certificate) -> Identity:
     )
 
 
+def claimed(certificate: x509.Certificate) -> str:
+    """The same of one that proves nothing, for a message: it may be anything that can be read."""
+    try:
+        return shown(str(identity_of(certificate)))
+    except ValueError:  # a subject that can be read and not written
+        return title(certificate)
+
+
 def proves(certificate: x509.Certificate, identity: Identity) -> bool:
     """Whether the certificate names this identity (RFC 4945 section 3): the ID type decides which name."""
     claimed = _comparable(identity)

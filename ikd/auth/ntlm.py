@@ -250,14 +250,14 @@ class NtlmAcceptor:
                 f"the peer calls itself {clean(claimed)}, an account that this host does not know",
                 "add it as [[ntlm]] to secrets.toml, or let the peer use another account",
                 cause="unknown-account",
-                claimed=clean(claimed),
+                claimed=f"principal:{clean(claimed)}",
             )
         if not genuine:
             raise Declined(
                 f"the peer's password for {account.name} is not the one we have",
                 f"compare the password of {account.name} in both hosts' secrets.toml",
                 cause="wrong-key",
-                claimed=account.name,
+                claimed=str(identity_of(account)),
             )
         if not answer.protected(key, self._messages):
             raise Declined("an NTLM message of the peer was altered on the way (its MIC is wrong)")
@@ -265,7 +265,7 @@ class NtlmAcceptor:
             raise Declined(
                 f"the peer proved to be user {account.name}, and a machine is wanted",
                 "let the peer use its machine's account, NAME$",
-                claimed=account.name,
+                claimed=str(identity_of(account)),
             )
         return Step(None, self.groups.joined(proven(account)), key)
 
@@ -273,8 +273,13 @@ class NtlmAcceptor:
 def proven(account: NtlmAccount) -> Authenticated:
     """A peer that has proven to be `account`."""
     return Authenticated(
-        Identity(IdKind.PRINCIPAL, account.name.encode()),
+        identity_of(account),
         "ntlm",
         f"{account.name} (ntlm)",
         names=(account.name,),
     )
+
+
+def identity_of(account: NtlmAccount) -> Identity:
+    """The name of an account."""
+    return Identity(IdKind.PRINCIPAL, account.name.encode())

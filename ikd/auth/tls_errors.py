@@ -14,7 +14,7 @@ from OpenSSL import SSL, crypto
 
 from ikd.auth import Declined
 from ikd.auth.chain import Trust, parse
-from ikd.auth.facts import is_authority, shown, title
+from ikd.auth.facts import claimed, is_authority, shown, title
 
 _Codes = SSL.X509VerificationCodes
 _UNTRUSTED = frozenset(
@@ -126,7 +126,7 @@ def _of_certificate(objection: Objection, trust: Trust, now: float) -> Declined:
         found = trust.untrusted(certificate)
     else:
         found = trust.fault(certificate, now) or _unacceptable(certificate, objection.code)
-    found.claimed = "" if is_authority(certificate) else title(certificate)
+    found.claimed = "" if is_authority(certificate) else claimed(certificate)
     return found
 
 
