@@ -24,9 +24,16 @@ class Client:
             self._sock.connect(str(path))
             self._file: BinaryIO = self._sock.makefile("rb")
             self.greeting = self._line()
+            if "protocol" not in self.greeting:
+                raise ControlError("not-reachable", "no greeting")
         except OSError as error:
             self._sock.close()
             raise _unreachable(path, error) from None
+        except ControlError:
+            self.close()
+            raise ControlError(
+                "not-reachable", f"{path}: who answers there is no ikd", "name its socket with --socket"
+            ) from None
         if self.greeting.get("protocol") != PROTOCOL:
             self.close()
             raise ControlError(

@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -369,6 +370,20 @@ def test_only_a_socket_is_ever_removed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot make the control socket"):
         SocketFile(path, 0o600, None).bind()
     assert path.read_text() == "x"
+
+
+@pytest.mark.parametrize("greeting", [b"220 mail.example ESMTP\n", b'{"x": 1}\n', b"[1]\n", b""])
+def test_somebody_else_answers(tmp_path: Path, greeting: bytes) -> None:
+    """A wrong --socket is told as one, with status 2, not as a mistake in what was sent."""
+    path = tmp_path / "other.sock"
+    with listening(path) as server:
+        server.listen()
+        answering = Thread(target=lambda: server.accept()[0].sendall(greeting))
+        answering.start()
+        with pytest.raises(ControlError) as caught:
+            Client(path, 5)
+        answering.join()
+    assert caught.value.code == "not-reachable"
 
 
 def test_client_says_what_to_do_without_a_daemon(tmp_path: Path) -> None:
