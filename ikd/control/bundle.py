@@ -21,7 +21,7 @@ from typing import Final
 
 from ikd import __version__
 from ikd.control import redact
-from ikd.control.protocol import ControlError, Json, stamp
+from ikd.control.protocol import ControlError, Json, file_error, stamp
 
 REQUESTS: Final = ("version", "status", "sa", "policy", "why", "offload", "log", "metrics", "recent")
 WARNING: Final = "names, addresses and the policy are in it: look through it before it leaves your hands"
@@ -38,9 +38,7 @@ def write(target: Path, directory: Path, call: Call) -> Json:
     try:
         descriptor = os.open(target, flags, 0o600)
     except OSError as error:
-        raise ControlError(
-            "usage", f"cannot make {target}: {error.strerror}", "name a file that is not there yet"
-        ) from None
+        raise file_error(error, "name a file that is not there yet", "cannot make ") from None
     missing: dict[str, str] = {}
     try:
         with os.fdopen(descriptor, "wb") as file:

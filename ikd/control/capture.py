@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ikd.control.client import Client
-from ikd.control.protocol import ControlError, Json
+from ikd.control.protocol import ControlError, Json, file_error
 from sadb.address import Address, parse
 
 RAW_IP: Final = 101  # link type: frames are IP packets
@@ -156,9 +156,7 @@ def _new(target: Path) -> FileIO:
     try:
         return FileIO(os.open(target, flags, 0o600), "wb")
     except OSError as error:
-        raise ControlError(
-            "usage", f"cannot make {target}: {error.strerror}", "name a file that is not there yet"
-        ) from None
+        raise file_error(error, "name a file that is not there yet", "cannot make ") from None
 
 
 def warn(answer: Json) -> None:
