@@ -22,6 +22,7 @@ from ikd.events import (
     PeerAuthenticated,
     Reloaded,
 )
+from policy.rules import Rule
 
 MOST_RULES: Final = 1024
 MOST_PEERS_OF_A_RULE: Final = 8
@@ -76,9 +77,17 @@ class Failures:
         for peers in (*self._rules.values(), self._strangers):
             yield from peers.values()
 
-    def find(self, name: str) -> list[Failure]:
-        """Those of a rule, a peer's address or an identity, the latest first; all without a name."""
-        return [one for one in self if not name or name in (one.event.rule, one.event.peer, one.identity)]
+    def find(self, name: str, rule: Rule | None = None) -> list[Failure]:
+        """Those of a rule, a peer's address or an identity, the latest first; all without a name. With `rule`
+        those of strangers, too, that call from where it says its peer is."""
+        where = _places(rule)
+        return [
+            one
+            for one in self
+            if not name
+            or name in (one.event.rule, one.event.peer, one.identity)
+            or (not one.event.rule and one.event.peer in where)
+        ]
 
     def _reloaded(self, event: Reloaded) -> None:
         """Rules that are gone or mean something else have not failed any more."""
@@ -149,3 +158,12 @@ def _remember(table: OrderedDict[int, str], number: int, text: str) -> None:
 def _what(event: NegotiationFailed) -> tuple[str, str, str, bool]:
     """What makes two failures the same for people."""
     return event.stage, event.notify, event.reason, event.child
+
+
+def _places(rule: Rule | None) -> frozenset[str]:
+    """The addresses of a rule's peer, as far as it names single ones."""
+    if rule is None:
+        return frozenset()
+    if rule.tunnel:
+        return frozenset((str(rule.tunnel.remote),))
+    return frozenset(str(one.low) for one in rule.selector.remote if one.low == one.high)

@@ -100,7 +100,7 @@ class DaemonHost:
 
     def why(self, name: str) -> Json:
         """The last failures of a rule or peer."""
-        found = self._failures.find(name)
+        found = self._failures.find(name, self.daemon.endpoint.policy.rule(name))
         if not found and name and not self._known(name):
             raise rule_views.no_such_rule(name, [rule.name for rule in self.daemon.endpoint.policy.rules])
         return views.why(found, name, self._now(), self._under_way(name))

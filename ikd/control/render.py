@@ -361,9 +361,9 @@ def why(out: Console, answer: Json) -> None:
     for number, one in enumerate(answer["failures"]):
         if number:
             out.print()
-        stage = ", ".join(text for text in (one["stage"], one["notify"]) if text)
-        head = f"{one['rule'] or one['peer']}: {one['reason']} {span(one['ago'])} ago"
-        out.print(f"[bold]{safe(head)}[/]" + (f" ({safe(stage)})" if stage else ""), soft_wrap=True)
+        stage = ", ".join(text for text in (one["stage"], one["notify"], f"{span(one['ago'])} ago") if text)
+        head = f"{one['rule'] or one['peer']}: {one['reason']}"
+        out.print(f"[bold]{safe(head)}[/] ({safe(stage)})", soft_wrap=True)
         if one["rows"]:
             rows = [
                 (

@@ -3,6 +3,8 @@ cannot make it forget or grow."""
 
 from __future__ import annotations
 
+import pytest
+
 from ikd.control import views
 from ikd.control.failures import MOST_PEERS_OF_A_RULE, MOST_STRANGERS, Failures
 from ikd.events import (
@@ -16,6 +18,7 @@ from ikd.events import (
     Reloaded,
     Row,
 )
+from policy.parse import parse as parse_policy
 from sadb.address import Path, SocketAddress, parse
 
 
@@ -171,6 +174,22 @@ def test_answer_has_both_sides_aligned() -> None:
     ]
     assert (one["ours_title"], one["ago"], one["remedy"]) == ("we offered", 12.0, "ask for x25519")
     assert views.why([], "net", clock.now) == {"about": " for net", "under_way": [], "failures": []}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'remote = "192.0.2.2"\n',
+        'local = "10.1.0.0/16"\nremote = "10.2.0.0/16"\ntunnel = { remote = "192.0.2.2" }\n',
+    ],
+)
+def test_what_failed_before_a_rule_was_found(text: str) -> None:
+    """The responder whose proposals do not fit would read under the rule's name that nothing has failed."""
+    failures, _ = table()
+    feed(failures, failed("", "192.0.2.2"), failed("", "192.0.2.3"))
+    (rule,) = parse_policy(f'[[rule]]\nname = "net"\n{text}').rules
+    assert [one.event.peer for one in failures.find("net", rule)] == ["192.0.2.2"]
+    assert not failures.find("net")
 
 
 def test_a_command_that_is_printed_can_be_typed() -> None:
