@@ -374,7 +374,11 @@ def why(out: Console, answer: Json) -> None:
                 )
                 for row in one["rows"]
             ]
-            table(out, ("", one["ours_title"], one["theirs_title"], ""), rows)
+            heads = ("", one["ours_title"], one["theirs_title"], "")
+            most = (
+                4 if any(row["theirs"] for row in one["rows"]) else 2
+            )  # who refuses need not say what it has
+            table(out, heads[:most], [row[:most] for row in rows])
         if one["times"] > 1:
             out.print(f"seen {one['times']} times, first {span(one['first_ago'])} ago")
         if one["mended_ago"] is not None:

@@ -8,9 +8,11 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from ikd.control import render
+from ikd.control import render, views
 from ikd.control.cli import Context
+from ikd.control.failures import Failures
 from ikd.control.protocol import ControlError
+from ikd.events import Comparison, NegotiationFailed, Row
 
 HEADS = ("PEER", "RULE", "AUTHENTICATED AS", "AGE", "TRAFFIC")
 ROWS = (
@@ -112,6 +114,25 @@ def test_a_negotiation_without_an_end_is_told() -> None:
     answer = {"about": " for net", "failures": [], "under_way": [waiting | {"age": 3.0}]}
     render.why(Console(file=out, width=80), answer)
     assert "negotiating with 192.0.2.2 for 3 s, waiting for: IKE_SA_INIT response" in out.getvalue()
+
+
+@pytest.mark.parametrize(("theirs", "columns"), [((), 1), (("modp1024",), 2)])
+def test_both_sides_are_compared_if_both_are_known(theirs: tuple[str, ...], columns: int) -> None:
+    """A column of hyphens below "the peer offered" would say that it offered nothing."""
+    failures = Failures(lambda: 100.0)
+    comparison = Comparison("we offered", "the peer offered", (Row("DH", ("x25519",), theirs),))
+    event = NegotiationFailed(
+        ike=1, rule="net", peer="192.0.2.2", initiator=True, stage="IKE_SA_INIT", notify="NO_PROPOSAL_CHOSEN",
+        reason="refused", remedy="", child=False, comparison=comparison, keying="ikev2",
+    )  # fmt: skip
+    listener = failures.listener(NegotiationFailed)
+    assert listener
+    listener(event)
+    out = io.StringIO()
+    render.why(Console(file=out, width=100), views.why(failures.find("net"), "net", 112.0))
+    first, heads, *_ = out.getvalue().splitlines()
+    assert first == "net: refused (IKE_SA_INIT, NO_PROPOSAL_CHOSEN, 12 s ago)"
+    assert len([one for one in ("we offered", "the peer offered") if one in heads]) == columns
 
 
 def test_a_daemon_of_another_version_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
