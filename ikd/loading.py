@@ -7,6 +7,7 @@ start, its reload and `ikctl check` are this one function.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Final
 from ikd import network
 from ikd.auth.credentials import Material
 from ikd.auth.files import MaterialError, load_material
+from ikd.events import count
 from ikd.offload_file import FILE as PORTS_FILE
 from ikd.offload_file import load as load_ports
 from ikd.settings import FILE as SETTINGS_FILE
@@ -27,6 +29,15 @@ from policy.load import load as load_policy
 from policy.parse import Keywords
 
 SETTLES: Final = 0.5  # seconds in which files that go together are replaced
+
+
+_CREDENTIALS: Mapping[str, Callable[[Material], object]] = {
+    "anonymous": lambda _: True,
+    "certificate": lambda material: material.hosts,
+    "kerberos": lambda material: material.keytab,
+    "ntlm": lambda material: material.accounts,
+    "psk": lambda material: material.keys,
+}
 
 
 class ConfigurationError(Exception):
@@ -50,12 +61,17 @@ class Configuration:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What works now and should be mended all the same."""
-        return (*self.policy.warnings, *self.material.warned(time.time()), *self.postponed)
+        return (*self._doubts, *self.material.warned(time.time()), *self.postponed)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """The same without certificates that end, which the daemon tells by an event of their own."""
-        return (*self.policy.warnings, *self.material.warnings, *self.postponed)
+        return (*self._doubts, *self.material.warnings, *self.postponed)
+
+    @property
+    def _doubts(self) -> tuple[str, ...]:
+        """Of the policy, alone and with the credentials there are."""
+        return (*self.policy.warnings, *unarmed(self.policy, self.material))
 
     def following(self, running: Settings, policy: Policy) -> Configuration:
         """As a daemon that runs with `running` can take it over: what it has opened stays as it is."""
@@ -75,6 +91,22 @@ class Configuration:
     async def resolved(self) -> Configuration:
         """With the addresses of the names that the policy uses."""
         return replace(self, policy=await resolved(self.policy))
+
+
+def unarmed(policy: Policy, material: Material) -> Iterator[str]:
+    """Rules in force by none of whose first methods this host could prove itself; which key or certificate is
+    for which peer shows when one negotiates."""
+    found: dict[str, list[str]] = {}
+    for rule in policy.in_force:
+        methods = dict.fromkeys(method.method for method in rule.auth.first) if rule.auth else {}
+        if rule.secures and methods and not any(_CREDENTIALS[name](material) for name in methods):
+            found.setdefault(", ".join(methods), []).append(rule.name)
+    for names, rules in found.items():
+        more = f" and {count(len(rules) - 1, 'other')}" if len(rules) > 1 else ""
+        yield (
+            f'rule "{rules[0]}"{more}: this host has nothing to prove itself with ({names}); '
+            "see [identity] of ikd.toml and secrets.toml"
+        )
 
 
 async def resolved(policy: Policy, before: Policy | None = None) -> Policy:

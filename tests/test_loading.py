@@ -34,6 +34,27 @@ def test_keywords_stand_for_this_hosts_networks(tmp_path: Path) -> None:
     assert ip_address("127.0.0.1") in network.addresses()
 
 
+@pytest.mark.parametrize(
+    ("secrets", "said"),
+    [
+        ("", ['rule "a" and 1 other: this host has nothing to prove itself with (certificate, psk); see ']),
+        ('[[psk]]\nsecret = "twenty characters or more"\n', []),
+    ],
+)
+def test_rules_without_a_credential(tmp_path: Path, secrets: str, said: list[str]) -> None:
+    """Whoever forgot certificate and key would look for the mistake in the network; one sentence for all."""
+    (tmp_path / "ikd.toml").touch()
+    rules = "".join(f'[[rule]]\nname = "{one}"\nremote = "192.0.2.{n}"\n' for n, one in enumerate("ab", 1))
+    permit = '[[rule]]\nname = "c"\nremote = "192.0.2.3"\naction = "permit"\n'
+    (tmp_path / "policy.toml").write_text(rules + permit)
+    if secrets:
+        (tmp_path / "secrets.toml").touch(0o600)
+        (tmp_path / "secrets.toml").write_text(secrets)
+    found = loading.load(tmp_path).warnings
+    assert len(found) == len(said)
+    assert all(map(str.startswith, found, said)), found
+
+
 def test_keywords_are_looked_up_only_when_used(tmp_path: Path) -> None:
     """A policy without them must load where netlink may not be asked."""
     file = tmp_path / "policy.toml"

@@ -30,6 +30,8 @@ def home(tmp_path: Path) -> Path:
     """A directory with good files."""
     (tmp_path / "ikd.toml").write_text("")
     (tmp_path / "policy.toml").write_text(POLICY)
+    (tmp_path / "secrets.toml").write_text('[[psk]]\nsecret = "twenty characters or more"\n')
+    (tmp_path / "secrets.toml").chmod(0o600)
     return tmp_path
 
 
