@@ -419,10 +419,3 @@ def event(out: Console, line: Json) -> None:
         rest = {key: value for key, value in line.items() if key not in ("event", "time", "group")}
         text = " ".join(f"{key}={_flat(value)}" for key, value in rest.items() if value not in _EMPTY)
     out.print(f"{moment} [bold]{safe(line['event'])}[/] {safe(text)}", soft_wrap=True)
-
-
-def error(out: Console, message: str, remedy: str) -> None:
-    """What went wrong, on standard error."""
-    out.print(f"[red]ikctl:[/] {safe(message)}", soft_wrap=True)
-    if remedy:
-        out.print(f"[green]remedy:[/] {safe(remedy)}", soft_wrap=True)
