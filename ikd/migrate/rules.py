@@ -167,6 +167,8 @@ class _Rule:
         """The outer address of a side, "" for any."""
         one = self.settings.get(side)
         if one is None or self.unnamed(side):
+            if one and names and one.text.startswith("%") and one.text not in _ANYBODY:
+                self.note(one, f'{side} "{one.text}": any address is taken, so that the peer has to begin')
             return ""
         texts = listed(one.text)
         wide = len(texts) != 1 or "/" in texts[0] or _is_range(texts[0])

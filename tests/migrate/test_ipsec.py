@@ -140,6 +140,16 @@ def test_name_of_the_peer() -> None:
     assert rule_of(conn("rightid=%sun.example")).peer == "sun.example"  # % is no part of the name
 
 
+def test_peer_with_a_name_and_any_address() -> None:
+    """The rule only answers, where strongSwan would look the name up: that must not be a surprise."""
+    text = conn("right=%sun.example", "rightid=@sun.example", "rightsubnet=10.2.0.0/16")
+    source, _ = load(text)
+    rule = rule_of(text)
+    assert rule.tunnel
+    assert (rule.tunnel.remote, rule.peer) == (None, "sun.example")
+    assert any("the peer has to begin" in one.text for one in source.findings)
+
+
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
