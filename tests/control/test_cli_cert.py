@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
 from support.certificates import DAY, NOW, der, key
+from support.rights import without_rights
 
 from ikd import pki
 from ikd.auth import Declined
@@ -295,12 +295,8 @@ def test_a_file_of_somebody_else(inside: Path) -> None:
     """That a file may not be read is mended with sudo, not with another name: exit status 5."""
     answer("ca", "Example CA")
     (inside / "ca.pem").chmod(0)
-    os.seteuid(65534)
-    try:
-        with pytest.raises(ControlError) as caught:
-            run("show", str(inside / "ca.pem"))
-    finally:
-        os.seteuid(0)
+    with without_rights(), pytest.raises(ControlError) as caught:
+        run("show", str(inside / "ca.pem"))
     assert (caught.value.code, "sudo" in caught.value.remedy) == ("not-permitted", True)
 
 

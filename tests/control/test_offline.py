@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from support.rights import without_rights
 
 from ikd.control.cli import run
 from ikd.control.offline import Files
@@ -64,11 +64,9 @@ def test_every_complaint_of_every_file(home: Path, capsys: pytest.CaptureFixture
 def test_a_directory_of_somebody_else(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Neither a traceback nor the advice to correct files that are right: exit status 5, as is documented."""
     with TemporaryDirectory(dir="/tmp") as closed:
-        os.seteuid(65534)
-        try:
+        Path(closed).chmod(0)
+        with without_rights():
             assert run(["--config", closed, *command]) == 5
-        finally:
-            os.seteuid(0)
     assert "sudo" in capsys.readouterr().err
 
 
