@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from support import alone
 
 from ikd.transport import KEEPALIVE, Transport
 from offload.host import bpf
@@ -39,19 +40,12 @@ class Recorder:
         self.troubles.append("recovered")
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("0.0.0.0", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 @asynccontextmanager
 async def transport(
     *listen: Address, ports: tuple[int, int] | None = None
 ) -> AsyncIterator[tuple[Transport, Recorder]]:
     recorder = Recorder()
-    one = Transport(listen, ports or (free_port(), free_port()), recorder)
+    one = Transport(listen, ports or (alone.port(), alone.port()), recorder)
     one.open(asyncio.get_running_loop())
     try:
         yield one, recorder
@@ -68,7 +62,7 @@ async def test_wildcard_learns_and_uses_the_local_address() -> None:
     """A host with several addresses must answer from the one it was asked at, or the answer is dropped."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
-        peer.settimeout(2)
+        peer.settimeout(20)
         async with transport(ANY) as (ours, seen):
             peer.sendto(b"question", ("127.0.0.2", ours.port))
             await settle()
@@ -82,7 +76,7 @@ async def test_marker_separates_ike_from_esp() -> None:
     """ESP taken for IKE, or the other way, loses both; a keepalive is neither (RFC 3948 section 2)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
-        peer.settimeout(2)
+        peer.settimeout(20)
         async with transport(ONE) as (ours, seen):
             for data in (b"\0\0\0\0ike", b"esp1", KEEPALIVE, b"", b"esp2", b"\0\0\0"):
                 peer.sendto(data, ("127.0.0.1", ours.nat_port))
@@ -165,10 +159,10 @@ async def test_a_host_without_ipv6_has_no_way_there(monkeypatch: pytest.MonkeyPa
 async def test_occupied_port_names_it_and_leaves_nothing_open() -> None:
     """ "Address already in use" without the address sends people searching."""
     async with transport(ONE) as (ours, _):
-        other = Transport((TWO, ONE), (ours.port, free_port()), Recorder())
+        other = Transport((TWO, ONE), (ours.port, alone.port()), Recorder())
         with pytest.raises(OSError, match=f"cannot listen on UDP 127.0.0.1:{ours.port}"):
             other.open(asyncio.get_running_loop())
-        async with transport(TWO, ports=(ours.port, free_port())):
+        async with transport(TWO, ports=(ours.port, alone.port())):
             pass
 
 
@@ -188,7 +182,7 @@ async def test_given_socket_serves_with_what_waited_in_it() -> None:
     ports = first.getsockname()[1], second.getsockname()[1]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
-        peer.settimeout(2)
+        peer.settimeout(20)
         peer.sendto(b"early", ("127.0.0.2", ports[0]))
         seen = Recorder()
         ours = Transport((ANY,), ports, seen)
@@ -213,7 +207,7 @@ async def test_given_socket_has_no_sieve_of_a_former_run() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.sendto(first, sock.getsockname())
         seen = Recorder()
-        ours = Transport((ONE,), (sock.getsockname()[1], free_port()), seen)
+        ours = Transport((ONE,), (sock.getsockname()[1], alone.port()), seen)
         ours.open(asyncio.get_running_loop(), (sock,))
         try:
             assert ours.unread() == 0
@@ -227,7 +221,7 @@ async def test_given_socket_has_no_sieve_of_a_former_run() -> None:
 async def test_given_socket_in_another_place_is_refused() -> None:
     """A daemon that is to listen on one address and gets a wildcard must not answer on all of them."""
     sock = given("0.0.0.0")
-    ours = Transport((ONE,), (sock.getsockname()[1], free_port()), Recorder())
+    ours = Transport((ONE,), (sock.getsockname()[1], alone.port()), Recorder())
     with pytest.raises(OSError, match=r"0\.0\.0\.0:.* daemon.listen is 127\.0\.0\.1 .*ListenDatagram="):
         ours.open(asyncio.get_running_loop(), (sock,))
     assert sock.fileno() == -1
@@ -236,7 +230,7 @@ async def test_given_socket_in_another_place_is_refused() -> None:
 async def test_given_socket_for_both_families_is_refused() -> None:
     """Its IPv4 peers would have addresses of IPv6, which no rule covers."""
     sock = given("::", dual=True)
-    ours = Transport((parse("::"),), (sock.getsockname()[1], free_port()), Recorder())
+    ours = Transport((parse("::"),), (sock.getsockname()[1], alone.port()), Recorder())
     with pytest.raises(OSError, match="BindIPv6Only=ipv6-only"):
         ours.open(asyncio.get_running_loop(), (sock,))
 
@@ -244,7 +238,7 @@ async def test_given_socket_for_both_families_is_refused() -> None:
 async def test_given_socket_shares_its_port_with_the_data_plane() -> None:
     """Workers bind the port for ESP in UDP beside it, though systemd did not bind it to be shared."""
     sock = given("127.0.0.1")
-    ours = Transport((ONE,), (free_port(), sock.getsockname()[1]), Recorder())
+    ours = Transport((ONE,), (alone.port(), sock.getsockname()[1]), Recorder())
     ours.shared = True
     ours.open(asyncio.get_running_loop(), (sock,))
     try:

@@ -18,13 +18,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from support.alone import subnet
 from support.hosts import Container
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/ikd-host-usr"
 TARGET = "basic.target"
 CAPABILITIES = "NET_ADMIN,NET_RAW,NET_BIND_SERVICE"
-_numbers = itertools.count(os.getpid() * 16)  # other runs on this machine take others
+_numbers = itertools.count()
 WAIT = ("sleep", "infinity")
 LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 COPIED = [
@@ -245,12 +246,6 @@ class Podman:
                 self("import", "--change", 'CMD ["/bin/sh"]', archive, IMAGE)
             finally:
                 Path(archive).unlink()
-
-
-def subnet() -> str:
-    """The first three numbers of another network's addresses, of the range for benchmarks."""
-    number = next(_numbers)
-    return f"198.{18 + number // 256 % 2}.{number % 256}"
 
 
 def _configuration() -> str:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support import alone
 from support.hosts import Host, Local, Namespace
 
 from ikd.auth import Declined
@@ -87,7 +88,7 @@ class Kdc:
         self.host = (Namespace(place) if place else Local()) if isinstance(place, str) else place
         self.address = address
         self.silent = _silent()
-        self.port, closed = _free(), _free()
+        self.port, closed = alone.port("127.0.0.1"), alone.port("127.0.0.1")
         (base / "krb5.conf").write_text(
             KRB5_CONF.format(
                 realm=REALM,
@@ -134,19 +135,17 @@ class Kdc:
         program = ("krb5kdc", "-n", "-r", REALM, "-P", str(self.base / "kdc.pid"))
         with (self.base / "kdc.out").open("wb") as output:
             self._process = self.host.start(program, self.variables | {"PATH": PLACES}, output)
-        for _ in range(500):
-            said = log.read_text()[before:] if log.exists() else ""
+        deadline = time.monotonic() + 30
+        while "commencing operation" not in (said := log.read_text()[before:] if log.exists() else ""):
             assert self._process.poll() is None, said
-            if "commencing operation" in said:
-                return
+            assert time.monotonic() < deadline, "the KDC does not listen"
             time.sleep(0.02)
-        raise AssertionError("the KDC does not listen")
 
     def stop(self) -> None:
         """End it."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(30)
             self._process = None
 
     def close(self) -> None:
@@ -227,35 +226,13 @@ def refusal_at(kdc: Kdc, clock: str, keytab: Keytab, request: bytes) -> Declined
     return Declined(said[0], said[1], bytes.fromhex(said[2]))
 
 
-def _free() -> int:
-    """A port that UDP and TCP have free on loopback now."""
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-                try:
-                    udp.bind(("127.0.0.1", port))
-                except OSError:
-                    continue
-                return port
-
-
 def _silent() -> tuple[socket.socket, socket.socket]:
     """A KDC's port that takes everything and says nothing."""
-    while True:
-        port = _free()
-        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            tcp.bind(("127.0.0.1", port))
-            udp.bind(("127.0.0.1", port))
-        except OSError:
-            tcp.close()
-            udp.close()
-            continue
-        tcp.listen(64)
-        return tcp, udp
+    place = "127.0.0.1", alone.port("127.0.0.1")
+    tcp = socket.create_server(place, backlog=64)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(place)
+    return tcp, udp
 
 
 @contextmanager

@@ -15,11 +15,13 @@ import contextlib
 import itertools
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyroute2.netns
 
@@ -94,6 +96,21 @@ def nft(namespace: str, rules: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def footprint(namespace: str) -> str:
+    """All that a data plane could leave behind: devices, rules, routes, packet filter. Link-local addresses
+    and whether a link is up are the kernel's business, which it may still be about."""
+    lines = [line.split()[0] for line in run(namespace, "ip", "-br", "link").stdout.splitlines()]
+    for command in (
+        "ip rule",
+        "ip -6 rule",
+        "ip route show table all",
+        "ip -6 route show table all",
+        "nft list ruleset",
+    ):
+        lines += run(namespace, *command.split()).stdout.replace(" linkdown", "").splitlines()
+    return "\n".join(line for line in lines if "fe80::" not in line and "ff00::" not in line)
+
+
 @dataclass(frozen=True)
 class Pinged:
     """What a `ping` saw: packets sent and answered, and the round trips in seconds."""
@@ -111,43 +128,84 @@ class Pinged:
         return cls(int(summary[1]), int(summary[2]), times)
 
 
-def _ping(namespace: str, destination: str, source: str | None, arguments: tuple[str, ...]) -> list[str]:
+def ping_command(
+    destination: str, source: str | None = None, *, count: int = 3, wait: float = 20
+) -> tuple[str, ...]:
+    """A `ping` that sends all at once and gives the last one as long as the others: by itself the program
+    waits for it no longer than twice the longest answer before took, or an interval."""
     bound = ("-I", source) if source else ()
-    return ["ip", "netns", "exec", namespace, "ping", "-n", *bound, *arguments, destination]
+    how = {"-c": count, "-l": count, "-i": wait, "-W": wait}
+    return ("ping", "-n", *bound, *(str(word) for one in how.items() for word in one), destination)
 
 
 def ping(
-    namespace: str,
-    destination: str,
-    source: str | None = None,
-    *,
-    count: int = 3,
-    interval: float = 0.2,
-    wait: float = 2,
+    namespace: str, destination: str, source: str | None = None, *, count: int = 3, wait: float = 20
 ) -> Pinged:
-    """Ping and wait for the end."""
-    arguments = ("-c", str(count), "-i", str(interval), "-W", str(wait))
-    command = _ping(namespace, destination, source, arguments)
-    return Pinged.read(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    """Ping, and wait for the answers, but no longer than `wait` seconds."""
+    return Pinged.read(run(namespace, *ping_command(destination, source, count=count, wait=wait)).stdout)
+
+
+class Pinging:
+    """A `ping` twenty times a second."""
+
+    _ANSWER = re.compile(r"\[([\d.]+)\] \d+ bytes from .*icmp_seq=(\d+) .*time=([\d.]+) ms")
+    _ENOUGH = 3  # the last ones that are waited for: the first of them is the last that counts
+
+    def __init__(self, namespace: str, destination: str, source: str | None) -> None:
+        bound = ("-I", source) if source else ()
+        command = ["ip", "netns", "exec", namespace, "ping", "-n", "-D", *bound, "-i", "0.05", destination]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+        )
+        self._sent: dict[int, float] = {}  # when those were sent that have been answered, by their number
+        self._output = ""
+        self.sent = self.received = 0
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._output += line
+            if found := self._ANSWER.match(line):
+                self._sent[int(found[2])] = float(found[1]) - float(found[3]) / 1000
+
+    def _since(self, moment: float) -> list[int]:
+        return sorted(number for number, when in self._sent.copy().items() if when > moment)
+
+    def goes_on(self, count: int = 6, seconds: float = 30) -> None:
+        """Wait until as many that were sent from now on have been answered."""
+        began, deadline = time.time(), time.monotonic() + seconds
+        while len(self._since(began)) < count:
+            assert time.monotonic() < deadline, f"no pings are answered any more:\n{self._output[-2000:]}"
+            time.sleep(0.02)
+
+    @property
+    def lost(self) -> int:
+        """Those without an answer, afterwards."""
+        return self.sent - self.received
+
+    def end(self) -> None:
+        """What was sent until now counts, and is waited for as long as answers to later ones come."""
+        began, deadline = time.time(), time.monotonic() + 10
+        while len(later := self._since(began)) < self._ENOUGH and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(30)
+        self._reader.join(30)
+        # when no answers come any more, all that were sent count
+        self.sent = later[0] if len(later) >= self._ENOUGH else Pinged.read(self._output).sent
+        self.received = sum(number <= self.sent for number in self._sent)
 
 
 @contextlib.contextmanager
-def pinging(namespace: str, destination: str, source: str | None = None) -> Iterator[list[Pinged]]:
-    """Ping twenty times a second while the block runs; the list holds the result afterwards. The last one may
-    be under way when it ends, and does not count when it alone has no answer."""
-    results: list[Pinged] = []
-    command = _ping(namespace, destination, source, ("-i", "0.05"))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def pinging(namespace: str, destination: str, source: str | None = None) -> Iterator[Pinging]:
+    """Ping twenty times a second while the block runs; what it yields knows the result afterwards."""
+    made = Pinging(namespace, destination, source)
     try:
-        yield results
+        yield made
     finally:
-        process.send_signal(2)
-        output, _ = process.communicate(timeout=10)
-        result = Pinged.read(output)
-        last = max(map(int, re.findall(r"icmp_seq=(\d+)", output)), default=0)
-        if last == result.sent - 1 == result.received:
-            result = replace(result, sent=last)
-        results.append(result)
+        made.end()
 
 
 def socket_in(namespace: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
@@ -165,7 +223,7 @@ def socket_in(namespace: str, family: int, kind: int, protocol: int = 0) -> sock
 
 
 def tcp(
-    client: str, server: str, destination: str, data: bytes, source: str | None = None, *, timeout: float = 20
+    client: str, server: str, destination: str, data: bytes, source: str | None = None, *, timeout: float = 40
 ) -> bytes:
     """Send `data` over a new TCP connection to an echo server; returns what came back."""
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+
+from support import alone
 
 from ikd.control.client import Client
 from ikd.control.host import DaemonHost
@@ -38,20 +39,8 @@ peer   = "{peer}"
 
 
 def free_ports() -> tuple[int, int]:
-    """Two UDP ports that both addresses have free now."""
-    found: list[int] = []
-    held = []
-    while len(found) < 2:
-        first = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        held.append(first)
-        first.bind((ADDRESSES["left"], 0))
-        port = first.getsockname()[1]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as second, suppress(OSError):
-            second.bind((ADDRESSES["right"], port))
-            found.append(port)
-    for one in held:
-        one.close()
-    return found[0], found[1]
+    """Two ports that both addresses have free."""
+    return alone.port(*ADDRESSES.values()), alone.port(*ADDRESSES.values())
 
 
 def write(
@@ -158,7 +147,7 @@ async def pair(directory: Path, **left: Any) -> AsyncIterator[tuple[Running, Run
             await one.stop()
 
 
-async def until(true: Callable[[], object | Awaitable[object]], seconds: float = 5.0) -> None:
+async def until(true: Callable[[], object | Awaitable[object]], seconds: float = 30) -> None:
     """Wait until it holds."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:

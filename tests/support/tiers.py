@@ -30,13 +30,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from support import containers, kerberos, loopback
-from support.containers import ROOT, Podman, subnet
+from support.alone import subnet
+from support.containers import ROOT, Podman
 from support.daemon import Ikd
 from support.hosts import Host, Local, Namespace
 from support.kerberos import ALPHA as ALPHA_SERVICE
 from support.kerberos import BETA as BETA_SERVICE
 from support.kerberos import Kdc
-from support.lab import Pinged
+from support.lab import Pinged, ping_command
 from support.matrix import ALPHA, BETA, OTHER, Case, Ends, daemon
 
 from ikd.demo_memory import watch
@@ -279,8 +280,7 @@ def counted(host: Host) -> tuple[int, int, int]:
 
 def ping(host: Host, destination: str, source: str, *, count: int = 2, wait: float = 10) -> Pinged:
     """Ping from a host."""
-    arguments = ("-c", str(count), "-i", "0.05", "-W", str(wait), "-I", source, destination)
-    return Pinged.read(host.run("ping", "-n", *arguments).stdout)
+    return Pinged.read(host.run(*ping_command(destination, source, count=count, wait=wait)).stdout)
 
 
 class Containers(Hosted):
