@@ -4,6 +4,7 @@ never on one."""
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+
+from support.lab import socket_in
 
 from offload import ip
 from sadb.address import Path as Ends
@@ -71,11 +74,14 @@ class Recording:
 
 
 class Capture(Recording):
-    """Records one interface of a namespace between `with` and its end."""
+    """Records one interface of a namespace between `with` and its end: all that was on it until then."""
+
+    _MARK = b"\xff" * 6 + bytes(6) + b"\x88\xb5"  # a frame for experiments (IEEE 802), which nobody takes
 
     def __init__(self, namespace: str, interface: str, path: Path) -> None:
         super().__init__(path)
-        tcpdump = ("tcpdump", "-U", "--immediate-mode", "-n", "-i", interface, "-w", str(path))
+        self._place = namespace, interface
+        tcpdump = ("tcpdump", "-U", "--immediate-mode", "-B", "8192", "-n", "-i", interface, "-w", str(path))
         self._command = ["ip", "netns", "exec", namespace, *tcpdump]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -85,7 +91,7 @@ class Capture(Recording):
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
             )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while b"listening on" not in errors.read_bytes():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"tcpdump does not start: {errors.read_text()}")
@@ -94,9 +100,29 @@ class Capture(Recording):
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
-        time.sleep(0.1)  # what the kernel has queued for it
-        self._process.terminate()
-        self._process.wait(5)
+        time.sleep(0.05)  # what has been sent is received
+        try:
+            end = self._end(self._MARK + os.urandom(46))
+        finally:
+            self._process.terminate()
+            self._process.wait(30)
+        os.truncate(self.path, end)
+
+    def _end(self, mark: bytes) -> int:
+        """Where a frame of ours that is sent now begins in the file: it has all that was before it."""
+        namespace, interface = self._place
+        read, deadline = b"", time.monotonic() + 30
+        with (
+            socket_in(namespace, socket.AF_PACKET, socket.SOCK_RAW) as link,
+            self.path.open("rb") as file,
+        ):
+            link.bind((interface, 0))
+            while (at := read.find(mark)) < 0:
+                assert time.monotonic() < deadline, "tcpdump does not keep up"
+                link.send(mark)  # again: there may have been no room
+                time.sleep(0.01)
+                read += file.read()
+        return at - 16  # the header of the record
 
 
 def written(path: Path, datagrams: Iterable[tuple[Ends, bytes]]) -> Recording:
