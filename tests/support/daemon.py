@@ -111,7 +111,7 @@ class Ikd:
     def started(self) -> Ikd:
         """Wait until the control socket answers."""
         assert self._process is not None
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"ikd does not start:\n{self.log()[-6000:]}")
@@ -138,7 +138,7 @@ class Ikd:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
 
@@ -167,7 +167,7 @@ class Ikd:
             return None
         process, self._process = self._process, None
         try:
-            return process.wait(10)
+            return process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(5)
@@ -183,7 +183,7 @@ class Ikd:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def try_ctl(self, *arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def try_ctl(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """One `ikctl` command with its status and output."""
         return subprocess.run(
             [*IKCTL, "--socket", str(self.socket), *arguments],
@@ -195,7 +195,7 @@ class Ikd:
             check=False,
         )
 
-    def ctl(self, *arguments: str, timeout: float = 30) -> str:
+    def ctl(self, *arguments: str, timeout: float = 60) -> str:
         """The output of an `ikctl` command; raises `CommandFailed`."""
         result = self.try_ctl(*arguments, timeout=timeout)
         if result.returncode != 0:

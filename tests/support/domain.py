@@ -210,16 +210,15 @@ class Domain:
                 stdout=log,
                 stderr=log,
             )
-        for _ in range(600):
+        deadline = time.monotonic() + 90
+        while not all(map(self._answers, PORTS)):
             assert self._process.poll() is None, (self.base / "samba.log").read_text()
-            if all(map(self._answers, PORTS)):
-                return
+            assert time.monotonic() < deadline, "the domain controller does not listen"
             time.sleep(0.05)
-        raise AssertionError("the domain controller does not listen")
 
     def _answers(self, port: int) -> bool:
         with socket_in(self.namespace, socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.settimeout(0.2)
+            probe.settimeout(2)
             return probe.connect_ex((ADDRESS, port)) == 0
 
     def join(self, namespace: str, address: str) -> None:
@@ -247,7 +246,7 @@ class Domain:
         """End it, with the processes that it has made."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(20)
+            self._process.wait(40)
             self._process = None
             for _ in range(100):
                 left = ip("netns", "pids", self.namespace).split()

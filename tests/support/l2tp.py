@@ -145,7 +145,7 @@ class Xl2tpd:
         """Call the server; returns when the session is there on this side."""
         before = self.calls()
         self._say("c")
-        eventually(lambda: self.calls() > before, f"{self.name} has a session", 20)
+        eventually(lambda: self.calls() > before, f"{self.name} has a session")
 
     def hang_up(self) -> None:
         """End the call; it dials no more by itself."""
@@ -160,7 +160,7 @@ class Xl2tpd:
         found = re.findall(r"Connection established to ([\d.]+), (\d+)\.", self.log())
         return [(address, int(port)) for address, port in found]
 
-    def carries(self, count: int = 5, seconds: float = 15) -> None:
+    def carries(self, count: int = 5, seconds: float = 30) -> None:
         """Wait until the session has carried data to the server and back this often from now on."""
         if kernel_ppp():
             once = ("ping", "-n", "-c", "1", "-W", "1", INSIDE)  # fails while there is no route to it

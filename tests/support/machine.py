@@ -47,7 +47,7 @@ ASK = """\
 import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
     sock.bind(("127.0.0.1", 0))
-    sock.settimeout(15)
+    sock.settimeout(50)
     request = "0102030405060708" + "00" * 8 + "21302208" + "00" * 4 + "0000001c"
     sock.sendto(bytes.fromhex(request), ("127.0.0.1", 500))
     print("sent", flush=True)
@@ -97,7 +97,7 @@ class Talk:
 
     def end(self) -> float:
         """Hang up; the longest time in seconds in which nothing came through."""
-        output, error = self._process.communicate("", timeout=30)
+        output, error = self._process.communicate("", timeout=60)
         *_, last = output.splitlines() or [""]
         assert last.startswith("end "), f"the connection broke: {last} {error}"
         return float(last.removeprefix("end "))
@@ -115,7 +115,7 @@ class Machine:
         self._here = (*(f"--env={one}" for one in PATHS), f"{podman.network}-{name}")
         files = self._write(other, remote)
         self.address = podman.boot(name, number, files)
-        eventually(self._booted, "boot", 30)
+        eventually(self._booted, "boot", 60)
         self("chown", "-R", "ikd:", "/etc/ikd")
         self("systemctl", "enable", "--now", "ikd.service")
 
@@ -221,7 +221,7 @@ class Machine:
             text=True,
         )
 
-    def wait(self, name: str, value: str, seconds: float = 15) -> None:
+    def wait(self, name: str, value: str, seconds: float = 30) -> None:
         """Until a property of the service has a value."""
         deadline = time.monotonic() + seconds
         while (now := self.show(name)) != value:

@@ -66,7 +66,7 @@ def secrets(secret: str = SECRET, peer: str = PEER_ID) -> str:
     return f'[[psk]]\npeers = ["{peer}"]\nsecret = "{secret}"\n'
 
 
-def eventually(true: Callable[[], object], what: str, seconds: float = 10) -> None:
+def eventually(true: Callable[[], object], what: str, seconds: float = 30) -> None:
     """Wait until it holds; fails naming `what`."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -209,7 +209,7 @@ class Charon:
         with (self.directory / "stdout").open("wb") as output:
             self.host.give(self.directory)
             self._process = self.host.start((CHARON,), self._variables, output)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not (self.directory / "charon.vici").exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(
@@ -242,7 +242,7 @@ class Charon:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def swanctl(self, *arguments: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
+    def swanctl(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """One swanctl command with its output; does not raise on a status."""
         return subprocess.run(
             ["swanctl", *arguments, "--uri", self.socket],
@@ -266,17 +266,17 @@ class Charon:
         """Load connections, secrets and certificates from the files; raises when one is refused."""
         self._done("--load-all")
 
-    def initiate(self, child: str = "net", timeout: int = 10) -> None:
+    def initiate(self, child: str = "net", timeout: int = 30) -> None:
         """Bring a Child SA up; raises with the log when that fails."""
         self._done("--initiate", "--child", child, "--timeout", str(timeout))
 
-    def try_initiate(self, child: str = "net", timeout: int = 10) -> bool:
+    def try_initiate(self, child: str = "net", timeout: int = 30) -> bool:
         """Whether a Child SA comes up."""
         return self.swanctl("--initiate", "--child", child, "--timeout", str(timeout)).returncode == 0
 
     def terminate(self, *, ike: str | None = None, child: str | None = None) -> None:
         """Delete an IKE SA or a Child SA."""
-        self._done("--terminate", *self._which(ike, child), "--timeout", "5")
+        self._done("--terminate", *self._which(ike, child), "--timeout", "30")
 
     def rekey(self, *, ike: str | None = None, child: str | None = None) -> None:
         """Replace an IKE SA or a Child SA."""
