@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from support import lab
+from support.daemon import Ikd
 from support.lab import Lab
 from support.scenario import Peers, Twins, eventually, psk_peers, tunnel_policy, twins
 
 pytestmark = pytest.mark.interop
 LEFT2, RIGHT2 = "198.51.100.11", "198.51.100.12"
-MOST_LOST = 40  # pings at twenty a second: two seconds, on a machine that does other things, too
+EACH = 0.05  # seconds from one ping to the next
+FOUND = 10.0  # seconds in which a machine that does other things, too, has to follow
 
 
 def change(namespace: str, old: str, new: str) -> None:
@@ -23,16 +25,22 @@ def change(namespace: str, old: str, new: str) -> None:
 
 
 def survives(namespace: str, move: Callable[[], None], moved: Callable[[], object]) -> None:
-    """Pings through the tunnel while something moves: few are lost."""
-    with lab.pinging(namespace, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as results:
-        time.sleep(0.2)
+    """Pings through the tunnel while something moves: those before the other side knows may be lost, and no
+    later ones, but for a few that were on their way."""
+    with lab.pinging(namespace, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as pings:
+        pings.goes_on()
+        began = time.monotonic()
         move()
-        eventually(moved, "the other side knows the new address")
-        time.sleep(0.4)
-    (result,) = results
-    print(f"pings: {result.sent} sent, {result.received} received")
-    assert result.sent - result.received < MOST_LOST, result
-    assert result.received > 8, result
+        eventually(moved, "the other side knows the new address", FOUND)
+        took = time.monotonic() - began
+        pings.goes_on()
+    print(f"pings: {pings.sent} sent, {pings.received} received; it took {took:.2f} s")
+    assert pings.lost <= took / EACH + 10
+
+
+def seen(daemon: Ikd) -> list[str]:
+    """Where a daemon's Child SAs lead."""
+    return [str(one["peer_address"]) for one in daemon.quick()]
 
 
 def open_ended(hosts: Lab, place: Path, **settings: object) -> Twins:
@@ -51,21 +59,20 @@ def test_two_hosts_move(hosts: Lab, place: Path) -> None:
         survives(
             hosts.left,
             lambda: change(hosts.left, lab.LEFT, LEFT2),
-            lambda: both.right.quick()[0]["peer_address"] == LEFT2,
+            lambda: seen(both.right) == [LEFT2],
         )
         survives(
             hosts.left,
             lambda: change(hosts.right, lab.RIGHT, RIGHT2),
-            lambda: both.left.quick()[0]["peer_address"] == RIGHT2,
+            lambda: seen(both.left) == [RIGHT2],
         )
         after = [one["spi_in"] for one in both.left.quick()], [one["spi_i"] for one in both.left.main()]
         assert after == before
 
 
-def ends(peers: Peers) -> tuple[str, str]:
-    """Both ends of the IKE SA as charon sees them, its own first."""
-    (found,) = peers.charon.established()
-    return found["local-host"], found["remote-host"]
+def ends(peers: Peers) -> list[tuple[str, str]]:
+    """Both ends of each IKE SA as charon sees them, its own first."""
+    return [(one["local-host"], one["remote-host"]) for one in peers.charon.established()]
 
 
 @pytest.mark.parametrize("initiator", ["ikd", "charon"])
@@ -81,12 +88,12 @@ def test_strongswan(hosts: Lab, place: Path, initiator: str) -> None:
         survives(
             hosts.left,
             lambda: change(hosts.left, lab.LEFT, LEFT2),
-            lambda: ends(peers) == (lab.RIGHT, LEFT2),
+            lambda: ends(peers) == [(lab.RIGHT, LEFT2)],
         )
         survives(
             hosts.left,
             lambda: change(hosts.right, lab.RIGHT, RIGHT2),
-            lambda: ends(peers) == (RIGHT2, LEFT2) and peers.ikd.quick()[0]["peer_address"] == RIGHT2,
+            lambda: ends(peers) == [(RIGHT2, LEFT2)] and RIGHT2 in seen(peers.ikd),
         )
         assert [one["spi_i"] for one in peers.ikd.main()] == before
 
@@ -99,14 +106,14 @@ def test_no_default_route(routed: Lab, place: Path) -> None:
         lab.RIGHT, lab.NATTED, local_net=lab.NET_RIGHT, remote_net=lab.NET_LEFT, peer="left.lab"
     )
     lab.ip("-6", "-n", routed.left, "route", "del", "default")  # it would move to IPv6
-    quick = {"ike": {"liveness": 0.3, "retransmit_first": 0.1, "retransmit_tries": 3}}
+    quick = {"ike": {"liveness": 0.3, "retransmit_first": 0.25, "retransmit_tries": 3}}
     with twins(routed, place, left, right, left=quick) as both:
         both.left.ctl("up", "net")
         before = [one["spi_in"] for one in both.left.quick()]
         route = ("default", "via", "192.168.7.1")
         lab.ip("-n", routed.left, "route", "del", *route)
         eventually(lambda: both.left.main()[0]["stranded"], "it has noticed")
-        time.sleep(1.5)
+        time.sleep(2.5)  # a silent peer is given two
         assert "no way to right.lab" in both.left.ctl("status")
         lab.ip("-n", routed.left, "route", "add", *route)
         eventually(lambda: not both.left.main()[0]["stranded"], "it has noticed the route")

@@ -34,11 +34,6 @@ def rekey(peers: Peers, what: str, side: str) -> None:
         peers.ikd.ctl("rekey", which)
 
 
-def lost(pinged: lab.Pinged) -> int:
-    """Pings without an answer."""
-    return pinged.sent - pinged.received
-
-
 def early(side: str, replaced: int) -> int:
     """How many may be: charon as responder receives on what it has agreed to a moment later, on a busy
     machine after we have waited for it, and then misses the first packet."""
@@ -60,13 +55,12 @@ def test_rekey_loses_no_packet(hosts: Lab, place: Path, what: str, side: str, ag
     with peers.ikd, peers.charon:
         peers.up("ikd")
         before = spis(peers, what)
-        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as results:
-            time.sleep(0.5)
+        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as pings:
+            pings.goes_on()
             rekey(peers, what, side)
-            eventually(lambda: spis(peers, what) and not spis(peers, what) & before, "the old SA is gone", 20)
-            time.sleep(0.5)
-        assert results[0].received > 10
-        assert lost(results[0]) <= early(side, 1)
+            eventually(lambda: spis(peers, what) and not spis(peers, what) & before, "the old SA is gone")
+            pings.goes_on()
+        assert pings.lost <= early(side, 1)
         eventually(lambda: len(peers.charon.established()) == 1, "charon has one ISAKMP SA")
         eventually(lambda: len(peers.charon.children()) == 1, "charon has one Child SA")
         assert len(peers.ikd.quick()) == 1
@@ -80,7 +74,7 @@ def test_rekey_again_and_again(hosts: Lab, place: Path, side: str) -> None:
     peers = psk_peers(hosts, place, extra=ikev1_rule(), connection=ikev1())
     with peers.ikd, peers.charon:
         peers.up("charon")
-        with lab.pinging(hosts.right, lab.INSIDE_LEFT, lab.INSIDE_RIGHT) as results:
+        with lab.pinging(hosts.right, lab.INSIDE_LEFT, lab.INSIDE_RIGHT) as pings:
             for what in ("child", "ike", "child", "ike"):
                 before = spis(peers, what)
                 rekey(peers, what, side)
@@ -89,11 +83,10 @@ def test_rekey_again_and_again(hosts: Lab, place: Path, side: str) -> None:
                         len(spis(peers, what)) == 1 and not spis(peers, what) & before
                     ),
                     f"{what} is replaced",
-                    20,
                 )
-        assert lost(results[0]) <= early(side, 4)
+        assert pings.lost <= early(side, 4)
         assert len(peers.ikd.quick()) == 1
-        eventually(lambda: len(peers.charon.established()) == 1, "charon lets the old ISAKMP SAs go", 20)
+        eventually(lambda: len(peers.charon.established()) == 1, "charon lets the old ISAKMP SAs go")
 
 
 @sides
@@ -112,15 +105,15 @@ def test_lifetime_rekeys_by_itself(hosts: Lab, place: Path, side: str) -> None:
     with peers.ikd, peers.charon:
         peers.up("ikd")
         pairs, mains = spis(peers, "child"), spis(peers, "ike")
-        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as results:
-            deadline = time.monotonic() + 30
+        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as pings:
+            deadline = time.monotonic() + 60
             while (len(pairs) < 4 or len(mains) < 3) and time.monotonic() < deadline:
                 pairs |= spis(peers, "child")
                 mains |= spis(peers, "ike")
                 time.sleep(0.1)
         assert len(pairs) >= 4
         assert len(mains) >= 3
-        assert lost(results[0]) <= early(side, len(pairs))
+        assert pings.lost <= early(side, len(pairs))
 
 
 def test_dead_peer_is_noticed(hosts: Lab, place: Path) -> None:

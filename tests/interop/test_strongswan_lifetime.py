@@ -31,8 +31,8 @@ def test_rekey_loses_no_packet(hosts: Lab, place: Path, what: str, side: str) ->
     with peers.ikd, peers.charon:
         peers.up("ikd")
         ike, child = spis(peers)
-        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as results:
-            time.sleep(0.5)
+        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as pings:
+            pings.goes_on()
             if side == "charon":
                 peers.charon.rekey(**{what: "net"})
             elif what == "child":
@@ -44,10 +44,10 @@ def test_rekey_loses_no_packet(hosts: Lab, place: Path, what: str, side: str) ->
             eventually(
                 lambda: spis(peers)[place_of] and not spis(peers)[place_of] & before, "the old SA is gone"
             )
-            time.sleep(0.5)
-        assert results[0].sent == results[0].received > 10
-        assert len(peers.charon.established()) == 1
-        assert len(peers.charon.children()) == 1
+            pings.goes_on()
+        assert pings.lost == 0
+        eventually(lambda: len(peers.charon.established()) == 1, "charon has one IKE SA")
+        eventually(lambda: len(peers.charon.children()) == 1, "charon has one Child SA")
         peers.check_traffic()
 
 
@@ -61,13 +61,13 @@ def test_lifetime_rekeys_by_itself(hosts: Lab, place: Path, side: str) -> None:
     with peers.ikd, peers.charon:
         peers.up("ikd")
         seen = set(spis(peers)[1])
-        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as results:
-            deadline = time.monotonic() + 12
+        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as pings:
+            deadline = time.monotonic() + 60
             while len(seen) < 3 and time.monotonic() < deadline:
                 seen |= spis(peers)[1]
                 time.sleep(0.1)
         assert len(seen) >= 3
-        assert results[0].sent == results[0].received
+        assert pings.lost == 0
 
 
 def test_dead_peer_is_noticed(hosts: Lab, place: Path) -> None:

@@ -32,24 +32,6 @@ security = "require"
 """
 
 
-def footprint(namespace: str) -> str:
-    """All a daemon could leave behind: devices, rules, routes, packet filter. Link-local addresses appear
-    when the links have made sure that they are alone, which is nobody's doing here."""
-    return "\n".join(
-        line
-        for command in (
-            ("ip", "-o", "link"),
-            ("ip", "rule"),
-            ("ip", "-6", "rule"),
-            ("ip", "route", "show", "table", "all"),
-            ("ip", "-6", "route", "show", "table", "all"),
-            ("nft", "list", "ruleset"),
-        )
-        for line in lab.run(namespace, *command).stdout.splitlines()
-        if "fe80::" not in line
-    )
-
-
 def resident(pid: int) -> int:
     """Octets of memory a process holds."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -58,15 +40,15 @@ def resident(pid: int) -> int:
 
 def test_stop_leaves_nothing_behind(hosts: Lab, place: Path) -> None:
     """A route, rule, device or table that stays would break the host after an upgrade."""
-    before = footprint(hosts.left)
+    before = lab.footprint(hosts.left)
     both = twins(hosts, place, LEFT_POLICY, RIGHT_POLICY)
     with both.right:
         both.left.start()
         both.left.ctl("up", "net")
-        assert footprint(hosts.left) != before
+        assert lab.footprint(hosts.left) != before
         assert both.left.stop() == 0
         eventually(lambda: not both.right.main(), "the peer was told")
-    assert footprint(hosts.left) == before
+    assert lab.footprint(hosts.left) == before
     assert not both.left.socket.exists()
 
 
