@@ -27,9 +27,9 @@ from support.daemon import Ikd
 from support.lab import Lab
 from support.scenario import Twins, eventually, twins
 
-pytestmark = [pytest.mark.interop, pytest.mark.long]
-
 SECONDS: Final = float(os.environ.get("SOAK_SECONDS", "120"))
+pytestmark = [pytest.mark.interop, pytest.mark.long, pytest.mark.timeout(SECONDS + 180)]
+
 RULES: Final = 100  # and as many Child SAs, which are 200 SAs
 OLD: Final = 20  # of them by IKEv1
 PORT: Final = 20_000
