@@ -95,7 +95,7 @@ def twins(
 def check(hosts: Lab) -> None:
     """Pings in both directions get through."""
     for source, ends in ((hosts.left, (lab.RIGHT, lab.LEFT)), (hosts.right, (lab.LEFT, lab.RIGHT))):
-        pinged = lab.ping(source, *ends, count=3, wait=5)
+        pinged = lab.ping(source, *ends, count=3)
         assert pinged.received == pinged.sent, pinged
 
 
@@ -166,14 +166,12 @@ def test_peer_with_ikev1_only(hosts: Lab, place: Path, keying: tuple[str, ...], 
     )
     peers = certificate_peers(hosts, place, "ecdsa-p256", extra=rule, connection=ikev1())
     with peers.ikd, peers.charon:
-        begun = time.monotonic()
         peers.up(initiator)
-        took = time.monotonic() - begun
         (main,) = peers.ikd.main()
         assert main["keying"] == "ikev1"
         peers.check_traffic()
-    if keying[0] == "authip":
-        assert took < 2.5, "it waited for an answer in AuthIP"
+        if keying[0] == "authip":
+            assert "trying ikev1" not in peers.ikd.log(), "it waited for an answer in AuthIP"
 
 
 def _join(hosts: Lab, domain: Domain) -> None:
@@ -224,7 +222,7 @@ def test_through_a_nat(natted: Lab, place: Path) -> None:
     """From the first token on over UDP 4500, and packets in UDP."""
     auth = f"first = [{CERTIFICATE}]"
     with twins(natted, place, auth, identities(place)) as both:
-        pinged = lab.ping(natted.left, lab.RIGHT, natted.left_address, count=3, wait=5)
+        pinged = lab.ping(natted.left, lab.RIGHT, natted.left_address, count=3)
         assert pinged.received == pinged.sent, pinged
         (main,) = both.right.main()
         assert main["nat"]

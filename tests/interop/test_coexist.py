@@ -3,7 +3,6 @@ responder answers whichever comes."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ def spoken(peers: Peers) -> str:
     return str(main["keying"])
 
 
-def timed_up(peers: Peers) -> float:
-    """Bring it up from our side; the seconds until it was."""
-    started = time.monotonic()
-    peers.ikd.ctl("up", "net")
-    return time.monotonic() - started
-
-
 @pytest.mark.parametrize("silent", [False, True], ids=["refuses", "silent"])
 def test_peer_with_version_1_only(hosts: Lab, place: Path, silent: bool) -> None:
     """A peer that has no IKEv2 for us, whether it says so or does not even answer, is reached by IKEv1; the
@@ -38,17 +30,16 @@ def test_peer_with_version_1_only(hosts: Lab, place: Path, silent: bool) -> None
     with peers.ikd, peers.charon:
         if silent:
             hosts.drop(hosts.right, "udp dport 500 @th,200,4 2 drop")  # major version 2 does not get through
-        first = timed_up(peers)
+        peers.ikd.ctl("up", "net")
         assert spoken(peers) == "ikev1"
         peers.check_traffic()
         assert "trying ikev1" in peers.ikd.log()
         peers.ikd.ctl("down", peers.ikd.main()[0]["spi_i"])
         eventually(lambda: not peers.ikd.main(), "it is down")
         begun = len(peers.ikd.log())
-        second = timed_up(peers)
+        peers.ikd.ctl("up", "net")
         assert spoken(peers) == "ikev1"
         assert "IKE_SA_INIT" not in peers.ikd.log()[begun:], "IKEv2 was tried again"
-        assert second < max(first, 2.0)
 
 
 def test_peer_with_version_2(hosts: Lab, place: Path) -> None:

@@ -8,6 +8,7 @@ import dataclasses
 import random
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
@@ -101,23 +102,6 @@ def relays(
         yield one, other
 
 
-def footprint(namespace: str) -> str:
-    """All that could be left behind, but link-local addresses, which the kernel may still be making."""
-    return "\n".join(
-        line
-        for command in (
-            "ip -o link",
-            "ip rule",
-            "ip -6 rule",
-            "ip route show table all",
-            "ip -6 route show table all",
-            "nft list ruleset",
-        )
-        for line in lab.run(namespace, *command.split()).stdout.splitlines()
-        if "fe80::" not in line and "ff00::" not in line
-    )
-
-
 def check_both_ways(hosts: Lab, left: str, right: str, *, bound: bool = True) -> None:
     """Ping and much TCP, each side once as client; the application chooses its source or leaves that open."""
     for client, server, source, destination in (
@@ -130,8 +114,8 @@ def check_both_ways(hosts: Lab, left: str, right: str, *, bound: bool = True) ->
         assert lab.tcp(client, server, destination, data, source if bound else None) == data
 
 
-def connects(client: str, server: str, address: str, port: int, source: str | None = None) -> bool:
-    """Whether a TCP connection comes about."""
+def connects(client: str, server: str, address: str, port: int, patience: float = 20) -> bool:
+    """Whether a TCP connection comes about, within so many seconds."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with (
         lab.socket_in(server, family, socket.SOCK_STREAM) as listener,
@@ -140,9 +124,7 @@ def connects(client: str, server: str, address: str, port: int, source: str | No
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, port))
         listener.listen()
-        sender.settimeout(1)
-        if source:
-            sender.bind((source, 0))
+        sender.settimeout(patience)
         return sender.connect_ex((address, port)) == 0
 
 
@@ -232,7 +214,7 @@ def test_only_one_port_is_secured(hosts: Lab, place: Path) -> None:
         assert connects(hosts.right, hosts.left, lab.LEFT, 1433)
         assert connects(hosts.right, hosts.left, lab.LEFT, 1434)
         right.stop()
-        assert not connects(hosts.right, hosts.left, lab.LEFT, 1433)
+        assert not connects(hosts.right, hosts.left, lab.LEFT, 1433, 1)
         assert left.ask("drops")["clear_in"] > 0
     assert of_protocol(wire, "esp")
     assert of_protocol(wire, "tcp.port == 1434")
@@ -277,8 +259,8 @@ def test_block_in_both_directions(hosts: Lab, version: int) -> None:
     with relays(hosts, (blocking, host_flows(version)[1]), version) as (left, _):
         address, peer = OUTER[version]
         assert connects(hosts.right, hosts.left, address, 8080)
-        assert not connects(hosts.right, hosts.left, address, 2323)
-        assert not connects(hosts.left, hosts.right, peer, 2323)
+        assert not connects(hosts.right, hosts.left, address, 2323, 1)
+        assert not connects(hosts.left, hosts.right, peer, 2323, 1)
         assert left.ask("drops")["blocked"] >= 2
 
 
@@ -333,25 +315,25 @@ def test_later_fragments_do_not_slip_through(hosts: Lab, version: int) -> None:
 
 def test_stop_leaves_nothing(hosts: Lab) -> None:
     """A rule, route, device or table that stays breaks the host after an upgrade."""
-    before = footprint(hosts.left)
+    before = lab.footprint(hosts.left)
     flows = ordered(*host_flows(4)[0][1:], *host_flows(6)[0][1:], *net_flows(4)[0][1:], *net_flows(6)[0][1:])
     with Relay(hosts.left, lab.LEFT, lab.RIGHT, flows) as one:
-        during = footprint(hosts.left)
+        during = lab.footprint(hosts.left)
         for word in ("ikd0", "lookup", "table inet ikd_ikd0"):
             assert word in during
         one.stop()
-    assert footprint(hosts.left) == before
+    assert lab.footprint(hosts.left) == before
 
 
 def test_crash_stays_closed_until_the_next_start(hosts: Lab) -> None:
     """After a crash nothing leaves in the clear, not even by a route somebody adds, and the next start has no
     trouble with what is left and leaves nothing of it."""
-    before = footprint(hosts.left)
+    before = lab.footprint(hosts.left)
     left, right = (ordered(*a[1:], *b[1:]) for a, b in zip(host_flows(4), net_flows(4), strict=True))
     with relays(hosts, (left, right)) as (one, other):
         check_both_ways(hosts, *INNER[4])
         one.kill()
-        assert "table inet ikd_ikd0" in footprint(hosts.left)
+        assert "table inet ikd_ikd0" in lab.footprint(hosts.left)
         lab.ip("-n", hosts.left, "route", "add", lab.NET_RIGHT, "via", lab.RIGHT)
         other.stop()
         for destination, source in ((lab.RIGHT, lab.LEFT), (lab.INSIDE_RIGHT, lab.INSIDE_LEFT)):
@@ -362,7 +344,7 @@ def test_crash_stays_closed_until_the_next_start(hosts: Lab) -> None:
         check_both_ways(hosts, *INNER[4])
         check_both_ways(hosts, *OUTER[4])
         one.stop()
-    assert footprint(hosts.left) == before
+    assert lab.footprint(hosts.left) == before
 
 
 def test_masquerading_after_a_crash(hosts: Lab, place: Path) -> None:
@@ -400,39 +382,42 @@ oifname ikd0 counter
 
 def test_crash_opens_when_told_so(hosts: Lab) -> None:
     """Whoever prefers reachability gets it, and a stop cleans up all the same."""
-    before = footprint(hosts.left)
+    before = lab.footprint(hosts.left)
     flows = host_flows(4)[0]
     with Relay(hosts.left, lab.LEFT, lab.RIGHT, flows, stay_closed=False) as one:
         assert lab.ping(hosts.left, lab.RIGHT, count=1, wait=1).received == 0
         assert one.apply(flows) == "ok"
         one.kill()
     eventually(lambda: lab.ping(hosts.left, lab.RIGHT, count=1, wait=1).received, "the link is open again")
-    assert "table inet" not in footprint(hosts.left)
+    assert "table inet" not in lab.footprint(hosts.left)
     with Relay(hosts.left, lab.LEFT, lab.RIGHT, flows, stay_closed=False) as one:
         one.stop()
-    assert footprint(hosts.left) == before
+    assert lab.footprint(hosts.left) == before
 
 
 def test_reload_never_opens(hosts: Lab, place: Path) -> None:
-    """While the filter is replaced again and again, no clear packet gets through, and drops add up."""
+    """While the filter is replaced again and again, no clear packet gets through, and drops add up: but for
+    those between reading an old counter and replacing it."""
     with Relay(hosts.left, lab.LEFT, lab.RIGHT, host_flows(4)[0]) as one:
         other = ordered(*host_flows(4)[0][1:], *net_flows(4)[0][1:])
         command = ["ip", "netns", "exec", hosts.right, "ping", "-n", "-q", "-f", "-w", "3", lab.LEFT]
+        began = time.monotonic()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as flood:
             for n in range(40):
                 assert one.apply((other, host_flows(4)[0])[n % 2]) == "ok"
+            replaced = time.monotonic() - began
             output, _ = flood.communicate()
         pinged = lab.Pinged.read(output)
         assert pinged.sent > 50
         assert pinged.received == 0
-        # a packet between reading the old counter and replacing it is dropped without being counted
-        assert one.ask("drops")["clear_in"] >= pinged.sent * 0.8
+        uncounted = pinged.sent - one.ask("drops")["clear_in"]
+        assert uncounted <= 0.75 * pinged.sent * min(1, replaced / 3)
 
 
 def test_failed_reload_keeps_the_former_state(hosts: Lab) -> None:
     """Half a policy in force would be worse than either."""
     with Relay(hosts.left, lab.LEFT, lab.RIGHT, host_flows(4)[0], stay_closed=True) as one:
-        before = footprint(hosts.left)
+        before = lab.footprint(hosts.left)
         # the table now belongs to somebody else, who is alive
         lab.run(hosts.left, "nft", "delete", "table", "inet", "ikd_ikd0")
         with subprocess.Popen(
@@ -450,9 +435,9 @@ def test_failed_reload_keeps_the_former_state(hosts: Lab) -> None:
             complaint = one.apply(ordered(*host_flows(4)[0][1:], *net_flows(4)[0][1:]))
             assert "another running ikd" in complaint
             owner.stdin.close()
-        assert _routing(footprint(hosts.left)) == _routing(before)
+        assert _routing(lab.footprint(hosts.left)) == _routing(before)
         assert one.apply(host_flows(4)[0]) == "ok"
-        assert footprint(hosts.left) == before
+        assert lab.footprint(hosts.left) == before
 
 
 def _routing(text: str) -> list[str]:
@@ -462,11 +447,11 @@ def _routing(text: str) -> list[str]:
 def test_two_devices_side_by_side(hosts: Lab) -> None:
     """The names tell two data planes apart: stopping the one leaves the other."""
     with Relay(hosts.left, lab.LEFT, lab.RIGHT, host_flows(4)[0]) as one:
-        before = footprint(hosts.left)
+        before = lab.footprint(hosts.left)
         with Relay(hosts.left, lab.LEFT, lab.RIGHT, net_flows(4)[0], device="ikd1") as two:
-            assert "table inet ikd_ikd1" in footprint(hosts.left)
+            assert "table inet ikd_ikd1" in lab.footprint(hosts.left)
             two.stop()
-        assert footprint(hosts.left) == before
+        assert lab.footprint(hosts.left) == before
         one.stop()
 
 
@@ -529,7 +514,7 @@ def test_host_without_ipv6(hosts: Lab) -> None:
     """IPv6 switched off for new devices is no reason not to protect IPv4."""
     lab.run(hosts.left, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
     flows = ordered(*host_flows(4)[0][1:], *host_flows(6)[0][1:], *net_flows(6)[0][1:])
-    before = footprint(hosts.left)
+    before = lab.footprint(hosts.left)
     with (
         Relay(hosts.left, lab.LEFT, lab.RIGHT, flows) as one,
         Relay(hosts.right, lab.RIGHT, lab.LEFT, host_flows(4)[1]),
@@ -537,7 +522,7 @@ def test_host_without_ipv6(hosts: Lab) -> None:
         check_both_ways(hosts, *OUTER[4])
         assert lab.ping(hosts.left, lab.RIGHT6, count=1, wait=1).received == 0
         one.stop()
-    assert footprint(hosts.left) == before
+    assert lab.footprint(hosts.left) == before
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -568,7 +553,7 @@ def test_filter_agrees_with_the_order_of_flows(hosts: Lab, seed: int) -> None:
                     expected["clear_in"] += 1
                 elif Action.BLOCK in (found and found.action, onward and onward.action):
                     expected["blocked"] += 1
-        eventually(lambda: _differences(one.ask("drops"), begin) == expected, "every packet is judged", 5)
+        eventually(lambda: _differences(one.ask("drops"), begin) == expected, "every packet is judged")
     assert min(expected["blocked"], expected["clear_in"], sent - sum(expected.values())) > 50
 
 

@@ -88,7 +88,7 @@ def test_a_deleted_device_is_made_anew(hosts: Lab, place: Path, engine: str, wor
         with Capture(hosts.right, "e0", place / "wire.pcap") as wire:
             with lab.dripping(hosts.left, hosts.right, far, DROP, near):
                 lab.ip("-n", hosts.left, "link", "del", "ikd0")
-                eventually(lambda: "TUN device was deleted" in both.left.log(), "it is told", 5)
+                eventually(lambda: "TUN device was deleted" in both.left.log(), "it is told")
             eventually(lambda: {one["spi_out"] for one in both.left.quick()}.isdisjoint(before), "new pairs")
             check(both)
         assert not wire.holds(DROP)
@@ -109,8 +109,8 @@ def test_a_device_that_cannot_be_made_is_told_and_waited_for(hosts: Lab, place: 
                 ["ip", "-n", hosts.left, "-batch", "-"], input=commands, text=True, check=True
             )
             assert done.returncode == 0
-            eventually(lambda: "no packets are carried" in both.left.log(), "it is told", 5)
-            lab.ping(hosts.left, far, near, count=3, interval=0.05, wait=0.2)
+            eventually(lambda: "no packets are carried" in both.left.log(), "it is told")
+            lab.ping(hosts.left, far, near, count=3, wait=0.2)
             assert both.left.log().count("no packets are carried") == 1
             lab.ip("-n", hosts.left, "link", "del", "ikd0")
             eventually(
@@ -183,9 +183,9 @@ def test_full_disks_stop_nothing(hosts: Lab, place: Path) -> None:
             one.unlink()
         left.ctl("rekey", "net")
         log = inside(left, "log", "out")
-        eventually(lambda: "lines are missing here" in log.read_text(errors="replace"), "the log goes on", 5)
+        eventually(lambda: "lines are missing here" in log.read_text(errors="replace"), "the log goes on")
         eventually(
-            lambda: "state.json is written again" in log.read_text(errors="replace"), "so does the state", 5
+            lambda: "state.json is written again" in log.read_text(errors="replace"), "so does the state"
         )
         assert not left.ask("status")["wrong"]
         assert inside(left, "state", FILE).stat().st_size > 100

@@ -4,8 +4,8 @@ hold, and whatever becomes of slots or host, traffic goes on."""
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,8 +55,9 @@ TALK = """
 import socket, sys, time
 peer, first, last, seconds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-one.settimeout(1)
+one.settimeout(10)
 sent = lost = 0
+print("begun", flush=True)
 until = time.monotonic() + seconds
 while time.monotonic() < until or sent == 0:
     for port in range(first, last):
@@ -80,6 +81,12 @@ def policy(rows: list[tuple[str, str, str]], key: str) -> str:
     return "\n".join(rules) + CRYPTO
 
 
+def told(process: subprocess.Popen[str]) -> tuple[int, int]:
+    """How many datagrams it has sent, and how many of them had no answer."""
+    sent, lost = process.communicate(timeout=90)[0].split()
+    return int(sent), int(lost)
+
+
 @dataclass
 class Site:
     """The host's daemon, which has the adapter, and the containers."""
@@ -95,10 +102,25 @@ class Site:
 
     def talk(self, name: str, *, ports: tuple[int, int] = (0, RULES), seconds: float = 0) -> tuple[int, int]:
         """Datagrams there and back, one after the other: how many, and how many of them had no answer."""
+        with self.talking(name, ports=ports, seconds=seconds) as process:
+            return told(process)
+
+    def talking(
+        self, name: str, *, ports: tuple[int, int] = (0, RULES), seconds: float = 0
+    ) -> subprocess.Popen[str]:
+        """The same beside the test; returns when it has begun."""
         first, last = (str(PORT + one) for one in ports)
         command = (sys.executable, "-c", TALK, self.peer, first, last, str(seconds))
-        sent, lost = self.podman.execute(name, *command).split()
-        return int(sent), int(lost)
+        process = subprocess.Popen(
+            ["podman", "exec", self.podman.full(name), *command],
+            env=self.podman.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        return process
 
     def ports(self) -> dict[str, dict[str, Any]]:
         """What the host says of its ports."""
@@ -130,7 +152,7 @@ class Site:
                 in self.podman.execute(name, *IKCTL, "--socket", "/run/ikd.sock", "version", check=False)
             ),
             f"the daemon in {name}",
-            30,
+            60,
         )
 
 
@@ -181,21 +203,14 @@ def test_quotas_of_two_guests(hosts: Lab, place: Path) -> None:
         assert "port one of the host's adapter, 32 SA pairs in it" in made.ctl("one", "offload")
         eventually(lambda: made.ports()["one"]["octets_offloaded"] > 0, "octets through the adapter")
 
-        talking = made.talk
-        made.podman.background("one", "sh", "-c", "true")
-        import threading
-
-        result: list[tuple[int, int]] = []
-        thread = threading.Thread(target=lambda: result.append(talking("one", seconds=4)))
-        thread.start()
-        time.sleep(1)
-        made.host.ctl("offload", "set-port", "one", "--max-sa", "16")
-        eventually(lambda: made.ports()["one"]["used"] == 16, "what is above the limit to leave")
-        thread.join()
-        assert result[0][0] > RULES
-        assert result[0][1] == 0
+        with made.talking("one", seconds=3) as process:
+            made.host.ctl("offload", "set-port", "one", "--max-sa", "16")
+            eventually(lambda: made.ports()["one"]["used"] == 16, "what is above the limit to leave")
+            sent, lost = told(process)
+        assert sent > RULES
+        assert lost == 0
 
         made.host.stop(number=9)
         assert made.talk("one", seconds=1)[1] <= 1
-        assert "does not answer" in made.ctl("one", "offload")
+        eventually(lambda: "does not answer" in made.ctl("one", "offload"), "it is told")
         assert json.loads(made.ctl("one", "offload", "--json"))["guest"]["pairs_offloaded"] == 0

@@ -31,6 +31,11 @@ def packets_out(daemon: Ikd) -> dict[str, int]:
     return {what: int(float(number)) for what, number in found}
 
 
+def esp(capture: Path) -> int:
+    """How many packets of ESP a capture of IP packets has until now."""
+    return sum(packet[9] == 50 for packet in Recording(capture).frames())
+
+
 def test_totals_and_a_capture_over_a_rekey(hosts: Lab, place: Path) -> None:
     """Workers count what totals are made of: none may be lost when the old pair goes. The pcap has what the
     peer was sent, and with the keys beside it tshark reads both what IKE and what ESP said."""
@@ -56,9 +61,10 @@ def test_totals_and_a_capture_over_a_rekey(hosts: Lab, place: Path) -> None:
                 lambda: old not in [one["spi_in"] for one in both.left.quick()], "the old pair is gone"
             )
             assert packets_out(both.left) == {"rule": 5, "peer": 5}
+            eventually(lambda: esp(target) >= 10, "the capture has both directions")
         finally:
             capturing.send_signal(signal.SIGINT)
-            said, _ = capturing.communicate(timeout=10)
+            said, _ = capturing.communicate(timeout=30)
         assert capturing.returncode == 0, said
         assert "warning: whoever can read both files" in said
     configuration = wireshark_tables(place / "peer.pcap.keys", place)

@@ -111,7 +111,7 @@ def test_datagram_starts_the_service(running: Machine) -> None:
     """A peer that calls while nobody serves must be answered when somebody does, not be lost."""
     running("systemctl", "stop", "ikd.service")
     assert running.show("ActiveState") == "inactive"
-    answer, error = running.ask().communicate(timeout=30)
+    answer, error = running.ask().communicate(timeout=60)
     assert answer.startswith("0102030405060708"), error
     assert running.show("ActiveState") == "active"
 
@@ -125,15 +125,17 @@ def test_ikctl_starts_the_service(running: Machine) -> None:
 
 def test_restart_loses_no_datagram(running: Machine) -> None:
     """A peer whose request falls into the gap would wait for its retransmission, or give up."""
-    running.drop_in("gap", "ExecStartPre=sleep 1")
+    running.drop_in("gap", 'ExecStartPre=sh -c "until test -e /run/go; do sleep 0.1; done"')
     try:
         running("systemctl", "restart", "--no-block", "ikd.service")
         running.wait("SubState", "start-pre")
         asking = running.ask()
-        assert running.show("SubState") in ("start-pre", "start")
-        answer, error = asking.communicate(timeout=30)
+        assert running.show("SubState") == "start-pre"
+        running("touch", "/run/go")
+        answer, error = asking.communicate(timeout=60)
         assert answer.startswith("0102030405060708"), error
     finally:
+        running("rm", "-f", "/run/go")
         running.drop_in("gap")
 
 
@@ -141,15 +143,17 @@ def test_connections_outlive_a_restart(machines: tuple[Machine, Machine], runnin
     """Whoever updates the daemon of a gateway must not cut everybody's connections, nor hold them up long."""
     alpha, beta = machines
     workers = children(beta, pid(beta))
+    restarts = []
     with alpha.talking_to(beta) as talk:
         talk.goes_on()
         for machine in (beta, alpha):
-            before = pid(machine)
+            before, began = pid(machine), time.monotonic()
             machine("systemctl", "restart", "ikd.service")
+            restarts.append(time.monotonic() - began)
             assert pid(machine) != before
             talk.goes_on()
         longest = talk.end()
-    assert longest < 2, f"nothing came through for {longest} s"
+    assert longest < max(2, min(restarts)), f"nothing came through for {longest} s"
     left = [one for one in workers if beta.attempt("test", "-e", f"/proc/{one}").returncode == 0]
     assert left == workers, "packets went on by chance: their process did not"
     assert beta.entries("IKD_EVENT=taken-over")
@@ -166,12 +170,12 @@ def test_killed_daemon_comes_back(running: Machine) -> None:
 
 def test_daemon_that_hangs_is_replaced(running: Machine) -> None:
     """A loop that does not turn answers nobody, and looks alive to everything but the watchdog."""
-    running.drop_in("watchdog", "WatchdogSec=2s")
+    running.drop_in("watchdog", "WatchdogSec=3s")
     try:
         running("systemctl", "restart", "ikd.service")
         before, number, since = pid(running), int(running.show("NRestarts")), running.now()
         running("kill", "-STOP", str(before))
-        eventually(lambda: int(running.show("NRestarts")) > number, "another daemon", 20)
+        eventually(lambda: int(running.show("NRestarts")) > number, "another daemon")
         running.wait("ActiveState", "active")
         messages = [one["MESSAGE"] for one in running.entries(since)]
         assert any("Watchdog timeout" in one for one in messages)
