@@ -55,7 +55,7 @@ async def refused(side: Running, code: str, do: str, **parameters: Json) -> Cont
 
 async def arrives(side: Running, packet: bytes) -> None:
     """The next packet out of a device is this one."""
-    assert await asyncio.wait_for(side.tun.next(), 5) == packet
+    assert await asyncio.wait_for(side.tun.next(), 30) == packet
 
 
 def healthy(side: Running) -> None:
@@ -141,7 +141,7 @@ def ikctl(home: Path, *words: str) -> str:
         "--socket",
         str(home / "c.sock"),
     ]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -151,8 +151,8 @@ async def test_up_shows_progress_and_ends_with_the_sa(sides: Sides) -> None:
     left, _ = sides
 
     def stream() -> list[Json]:
-        with Client(left.home / "c.sock", 10) as client:
-            return list(client.stream("up", name="net", timeout=5))
+        with Client(left.home / "c.sock", 30) as client:
+            return list(client.stream("up", name="net", timeout=25))
 
     *progress, answer = await asyncio.to_thread(stream)
     names = [line["event"] for line in progress]
@@ -242,7 +242,7 @@ async def test_up_of_what_is_not_to_be_secured(tmp_path: Path) -> None:
 async def test_wrong_key_is_explained_and_then_mended(tmp_path: Path) -> None:
     """`up` exits 3, `why` knows the reason under every name, status points there; a success ends that."""
     async with pair(tmp_path, secret="not the same as the peer has") as (left, right):
-        await refused(left, "negotiation-failed", "up", name="net", timeout=5)
+        await refused(left, "negotiation-failed", "up", name="net", timeout=25)
         for name in ("net", "127.0.0.2"):
             (failure,) = (await left.ask("why", name=name))["failures"]
             assert failure["notify"] == "AUTHENTICATION_FAILED"
@@ -254,7 +254,7 @@ async def test_wrong_key_is_explained_and_then_mended(tmp_path: Path) -> None:
         good = (right.home / "secrets.toml").read_text().replace("left.test", "right.test")
         (left.home / "secrets.toml").write_text(good)
         await left.ask("reload")
-        await left.ask("up", name="net", timeout=5)
+        await left.ask("up", name="net", timeout=25)
         (failure,) = (await left.ask("why", name="net"))["failures"]
         assert failure["mended_ago"] is not None
         assert not any("ikctl why" in sentence for sentence in (await left.ask("status"))["wrong"])
@@ -340,7 +340,7 @@ async def test_stop_does_not_wait_for_a_silent_peer(tmp_path: Path) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         await left.stop()
-        assert loop.time() - began < 3
+        assert loop.time() - began < 15  # repetitions end after minutes
 
 
 async def test_second_daemon_touches_nothing(sides: Sides) -> None:
@@ -372,7 +372,7 @@ def test_main_says_every_complaint_and_ends_with_78(tmp_path: Path) -> None:
         [sys.executable, "-m", "ikd", "--config", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 78
@@ -430,10 +430,10 @@ async def test_watch_streams_events(sides: Sides) -> None:
     left, _ = sides
 
     def watch() -> Json:
-        with Client(left.home / "c.sock", 10) as client:
+        with Client(left.home / "c.sock", 30) as client:
             stream = client.stream("watch", events=["ike-established"])
             next(stream)
-            with Client(left.home / "c.sock", 10) as other:
+            with Client(left.home / "c.sock", 30) as other:
                 other.call("up", name="net")
             return next(stream)
 

@@ -153,7 +153,7 @@ def test_running_daemon_keeps_what_it_has_opened() -> None:
 def test_systemd_hears_what_it_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With Type=notify, a daemon that says nothing is killed after its start."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-        listener.settimeout(5)
+        listener.settimeout(30)
         listener.bind(str(tmp_path / "n"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
         systemd.notify("READY=1", "STATUS=2 rules")

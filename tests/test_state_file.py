@@ -55,7 +55,7 @@ async def test_counters_go_on(tmp_path: Path) -> None:
     """A rate over a restart would else be missing what was counted before it, and a total would lie."""
     async with pair(tmp_path) as (left, right):
         left.tun.inject(PING)
-        assert await asyncio.wait_for(right.tun.next(), 5) == PING
+        assert await asyncio.wait_for(right.tun.next(), 30) == PING
         left.daemon.traffic.look(*left.daemon.database.pairs())
         before = counted(left)
         assert before["ikd_rule_octets_total", "out", "net"] == len(PING)
@@ -65,7 +65,7 @@ async def test_counters_go_on(tmp_path: Path) -> None:
             assert {key: after.get(key, 0) for key in before if after.get(key, 0) < before[key]} == {}
             assert after["ikd_events_total", "started"] == 2
             again.tun.inject(PING)
-            assert await asyncio.wait_for(right.tun.next(), 5) == PING
+            assert await asyncio.wait_for(right.tun.next(), 30) == PING
             assert counted(again)["ikd_peer_octets_total", "out", ADDRESSES["right"]] == 2 * len(PING)
             assert not again.happened(Broken)
         finally:

@@ -367,7 +367,7 @@ def test_kdc_that_is_down(kdc: Kdc, alpha: Keytab, beta: Keytab) -> None:
     try:
         began = time.monotonic()
         declined(lambda: first(fresh(alpha)), "no KDC answers", "[realms] of krb5.conf")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         assert acceptor(beta).step(first(with_tickets)).peer is not None
     finally:
         kdc.start()

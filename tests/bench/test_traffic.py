@@ -30,7 +30,7 @@ def job(order: Order) -> Iterator[subprocess.Popen[str]]:
         yield made
         assert made.stdin
         made.stdin.close()  # as when the bench is gone
-        made.wait(5)
+        made.wait(60)
 
 
 def hear(made: subprocess.Popen[str]) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_datagrams_are_counted_at_both_ends(window: int) -> None:
             result = hear(receiver)
             sent = hear(sender)["sent"]
             assert hear(receiver)["received"] == sent
-    assert 0.2 <= result["seconds"] < 1
+    assert 0.2 <= result["seconds"] < 5
     assert 1000 < result["packets"] < sent  # one stall after the other makes some hundred
 
 
@@ -73,7 +73,7 @@ def test_streams_are_counted_in_the_measured_time() -> None:
         with job(order):
             assert hear(receiver) == {"began": True}
             result = hear(receiver)
-    assert 0.2 <= result["seconds"] < 1
+    assert 0.2 <= result["seconds"] < 5
     assert result["octets"] > 1 << 20
 
 
@@ -93,5 +93,5 @@ def test_an_error_is_told() -> None:
     """A sender that ends without a word leaves the bench with nothing to say."""
     with job(Order("echo", "192.0.2.77")) as made:
         assert "echo: Cannot assign" in hear(made)["error"]
-        made.wait(5)
+        made.wait(60)
         assert made.returncode == 1

@@ -140,7 +140,7 @@ async def test_a_capture(tmp_path: Path) -> None:
     require(os.geteuid() == 0, "root, for a packet socket")
     async with pair(tmp_path) as (left, _):
         target = tmp_path / "peer.pcap"
-        words = ["--socket", str(left.home / "c.sock"), "capture", "net", str(target), "--seconds", "0.8"]
+        words = ["--socket", str(left.home / "c.sock"), "capture", "net", str(target), "--seconds", "2.5"]
         running = asyncio.create_task(asyncio.to_thread(run, words))
         await until(lambda: target.exists() and target.stat().st_size)
         left.tun.inject(PING)

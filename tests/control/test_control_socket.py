@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from support.loopback import until
 
 from ikd.control import requests
 from ikd.control.client import Client
@@ -128,14 +129,14 @@ async def serving(
 
 
 def one(path: Path, do: str, **parameters: Json) -> Json:
-    with Client(path, 5) as client:
+    with Client(path, 30) as client:
         return client.call(do, **parameters)
 
 
 def raw(path: Path, *lines: bytes) -> list[Json]:
     """What the server says to octets that no client of ours would send."""
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(5)
+        sock.settimeout(30)
         sock.connect(str(path))
         sock.sendall(b"".join(lines))
         sock.shutdown(socket.SHUT_WR)
@@ -200,7 +201,7 @@ async def test_slow_request_does_not_hold_up_others(tmp_path: Path) -> None:
 
         def both(path: Path) -> Json:
             with socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(5)
+                sock.settimeout(30)
                 sock.connect(str(path))
                 sock.sendall(b'{"id":1,"do":"reload"}\n{"id":2,"do":"version"}\n')
                 file = sock.makefile("rb")
@@ -241,7 +242,7 @@ async def test_progress_comes_before_the_answer(tmp_path: Path) -> None:
     """`ikctl up` shows progress; events after the answer would never be read."""
 
     def up(path: Path) -> list[Json]:
-        with Client(path, 5) as client:
+        with Client(path, 30) as client:
             return list(client.stream("up", name="db"))
 
     async with serving(tmp_path / "c", FakeHost()) as run:
@@ -257,7 +258,7 @@ async def test_slow_reader_loses_oldest_events_and_is_told(tmp_path: Path) -> No
     total = MOST_WAITING * 3
 
     def watch(path: Path, go: Callable[[], None]) -> list[Json]:
-        with Client(path, 5) as client:
+        with Client(path, 30) as client:
             stream = client.stream("watch", events=["child-failed"])
             assert next(stream) == {"events": ["child-failed"]}
             go()
@@ -276,10 +277,7 @@ async def test_slow_reader_loses_oldest_events_and_is_told(tmp_path: Path) -> No
 
     async with serving(tmp_path / "c", host) as run:
         found = await run(watch, lambda: loop.call_soon_threadsafe(flood))
-        for _ in range(100):
-            if host.closed:
-                break
-            await asyncio.sleep(0.01)
+        await until(lambda: host.closed)
     assert found[0] == {"event": "lost", "count": total - MOST_WAITING}
     assert len(found) == MOST_WAITING + 1
     assert host.closed == 1

@@ -290,7 +290,7 @@ async def sides(tmp_path: Path) -> AsyncIterator[tuple[Running, Running]]:
 async def test_rates_of_a_daemon_go_on_over_a_rekey(sides: tuple[Running, Running]) -> None:
     """What the command shows comes from the data plane's counters, through the socket."""
     left, right = sides
-    with await asyncio.to_thread(Client, left.home / "c.sock", 10) as client:
+    with await asyncio.to_thread(Client, left.home / "c.sock", 30) as client:
 
         async def top(**wanted: Any) -> Any:
             return await asyncio.to_thread(client.call, "top", **wanted)
@@ -298,7 +298,7 @@ async def test_rates_of_a_daemon_go_on_over_a_rekey(sides: tuple[Running, Runnin
         async def sends(packets: int) -> None:
             for _ in range(packets):
                 left.tun.inject(PING)
-                await asyncio.wait_for(right.tun.next(), 5)
+                await asyncio.wait_for(right.tun.next(), 30)
 
         await sends(1)
         first = await top()
@@ -397,7 +397,7 @@ class Screen:
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def shows(self, pattern: str, seconds: float = 15) -> str:
+    def shows(self, pattern: str, seconds: float = 60) -> str:
         """Wait until something new is shown; forget what was."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.seen, re.DOTALL):
@@ -412,7 +412,7 @@ class Screen:
 
     def ended(self) -> int:
         """Its status, after all that it wrote; the terminal is as it was."""
-        status = self.process.wait(10)
+        status = self.process.wait(60)
         while select.select([self.fd], [], [], 0.05)[0]:
             self.seen += os.read(self.fd, 65536).decode(errors="replace")
         assert "\x1b[?1049l" in self.seen, "the screen before is not back"
@@ -483,7 +483,7 @@ async def test_without_a_terminal_one_frame(sides: tuple[Running, Running]) -> N
     def run(*words: str) -> str:
         command = [*IKCTL, "--socket", str(left.home / "c.sock"), "top", "--interval", "0.1", *words]
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -504,7 +504,7 @@ def test_without_a_daemon(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import pytest
 from support import engines
+from support.loopback import until
 from support.require import require
 
 from offload import channel
@@ -69,7 +70,7 @@ class Former:
     def die(self) -> None:
         """Let workers hear nothing more; when each has said that it lives it has read everything."""
         for one in self.workers:
-            one.channel.settimeout(10)
+            one.channel.settimeout(60)
             assert one.channel.recv(1 << 16)
             one.channel.shutdown(socket.SHUT_WR)
         for one in self.workers:
@@ -116,7 +117,7 @@ def former(made: list[Former], place: Path, **how: Any) -> Former:
     return one
 
 
-def said(orphan: Orphan, seconds: float = 10.0) -> object:
+def said(orphan: Orphan, seconds: float = 60.0) -> object:
     """What a worker says next."""
     orphan.channel.settimeout(seconds)
     while True:
@@ -173,10 +174,10 @@ def test_claim_that_breaks_off_costs_nothing(made: list[Former], tmp_path: Path)
 def test_nobody_comes(made: list[Former], tmp_path: Path) -> None:
     """Keys must not stay in memory for longer than was said."""
     old = former(made, tmp_path, seconds=0.5)
-    old.die()
     began = time.monotonic()
-    assert ended(old.workers[0].pidfd, 10.0)
-    assert 0.3 < time.monotonic() - began < 5
+    old.die()
+    assert ended(old.workers[0].pidfd, 20.0)
+    assert time.monotonic() - began >= 0.5
     assert old.claimed() == (None, "")
     assert not place_of(old.control, 0).exists()
 
@@ -197,7 +198,7 @@ def test_all_or_none(made: list[Former], tmp_path: Path) -> None:
     old = former(made, tmp_path, count=2)
     old.die()
     old.workers[1].kill()
-    assert ended(old.workers[1].pidfd, 5.0)
+    assert ended(old.workers[1].pidfd, 30.0)
     assert old.claimed() == (None, "1 of 2 workers are left")
     assert old.alive() == [False, False]
 
@@ -251,13 +252,13 @@ def test_workers_go_on_under_another_daemon(made: list[Former], tmp_path: Path) 
         assert (first.inbound.state, second.inbound.state) == (State.MATURE, State.DYING)
         assert (first.standby, second.standby) == (False, True)
         for slot, wanted in ((0, 0), (1, 3), (2, 2)):
-            await asyncio.sleep(0.3)  # until the worker has let go of what it should
+            await until(lambda: not workers._leaving)  # the worker has let go of what it should
             fresh = engines.hosts(install=False)[0].pair
             fresh.inbound.spi = 6000 + slot
             workers.install(fresh)
             assert workers._held[fresh].slot == wanted
         workers.remove(first)
-        await asyncio.sleep(0.3)
+        await until(lambda: not workers._leaving)
         workers.install(pairs[3])
         assert workers._held[pairs[3]].slot == 1
         workers.close()
@@ -280,7 +281,7 @@ def test_ledger_that_can_be_shortened_is_none(tmp_path: Path) -> None:
     )
     with liar(place_of(control, 0), gives, os.getuid()) as process:
         assert claim(control, SAME, lambda orphan: "") == (None, "")
-        assert process.wait(5) == -9
+        assert process.wait(30) == -9
 
 
 def test_orphan_that_says_what_cannot_be_is_ended(made: list[Former], tmp_path: Path) -> None:
@@ -353,7 +354,7 @@ def test_what_speaks_nonsense_is_ended(tmp_path: Path, says: str, monkeypatch: p
     control = tmp_path / "control.sock"
     with liar(place_of(control, 0), says, os.getuid()) as process:
         assert claim(control, SAME, lambda orphan: "") == (None, "")
-        assert process.wait(5) == -9
+        assert process.wait(30) == -9
 
 
 STRANGER = 12345
@@ -396,7 +397,7 @@ def test_stranger_gets_nothing(made: list[Former], public: Path) -> None:
     place.chmod(0o666)
     for user, got in ((STRANGER, 0), (0, 1)):
         asking = [sys.executable, "-c", ASKING, str(place), str(user)]
-        assert subprocess.run(asking, timeout=10, check=False).returncode == got
+        assert subprocess.run(asking, timeout=60, check=False).returncode == got
 
 
 def test_language_is_part_of_the_circumstances() -> None:

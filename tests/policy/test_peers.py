@@ -206,9 +206,9 @@ def test_lists_come_from_the_file() -> None:
 
 def test_a_name_made_to_be_slow_is_not() -> None:
     """A peer chooses its name; a pattern with several stars must not be tried in every combination."""
-    began = time.perf_counter()
+    began = time.process_time()
     assert not matches("*a*a*a*a*a*a*a*b.example", "a" * 5000)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

@@ -14,7 +14,6 @@ _BLOCK = 200
 _PORTS = range(10_000, 30_000, _BLOCK)  # the kernel itself gives away those from 32768 on
 _NETWORKS = range(512)
 _dice = random.SystemRandom()
-_held: list[socket.socket] = []
 
 
 def _claim(what: str, among: range) -> int:
@@ -25,7 +24,7 @@ def _claim(what: str, among: range) -> int:
         except OSError:  # somebody else's
             one.close()
             continue
-        _held.append(one)
+        one.detach()  # open until our end
         return number
     raise RuntimeError(f"no {what} of {len(among)} is left: do other runs of tests go on?")
 

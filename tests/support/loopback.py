@@ -105,7 +105,7 @@ class Running:
         return await asyncio.to_thread(self._ask, do, parameters)
 
     def _ask(self, do: str, parameters: dict[str, Any]) -> Any:
-        with Client(self.home / "c.sock", 20) as client:
+        with Client(self.home / "c.sock", 60) as client:
             return client.call(do, **parameters)
 
     def happened(self, kind: type[Event]) -> list[Any]:
