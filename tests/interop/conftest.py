@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support import capture, lab, strongswan
+from support import capture, lab, leftovers, strongswan
 from support import domain as directory
 from support.domain import Domain
 from support.kerberos import Kdc
@@ -23,6 +23,7 @@ from support.tiers import Choice, Tier, choose
 @cache
 def _tools() -> tuple[tuple[bool, str], ...]:
     """Each thing these tests need and whether it is here; tried once."""
+    leftovers.remove_namespaces()
     return (
         (lab.available(), "root with network namespaces and /dev/net/tun"),
         *((shutil.which(tool) is not None, tool) for tool in (*capture.TOOLS, "ping", "nft")),

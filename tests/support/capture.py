@@ -94,6 +94,7 @@ class Capture(Recording):
         deadline = time.monotonic() + 30
         while b"listening on" not in errors.read_bytes():
             if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
                 raise RuntimeError(f"tcpdump does not start: {errors.read_text()}")
             time.sleep(0.02)
         return self

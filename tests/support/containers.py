@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from support import leftovers
 from support.alone import subnet
 from support.hosts import Container
 
@@ -111,6 +112,7 @@ class Podman:
 
     def start(self) -> Podman:
         """Make image and network where they are missing; raises when this machine cannot."""
+        leftovers.remove_containers(self)
         if not self.works("image", "exists", IMAGE):
             self._make_image()
         self.add_network(self.network, f"{self.subnet}.0/24")

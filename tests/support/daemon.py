@@ -178,7 +178,11 @@ class Ikd:
         os.kill(self.pid, number)
 
     def __enter__(self) -> Ikd:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()

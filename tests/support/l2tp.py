@@ -128,7 +128,11 @@ class Xl2tpd:
             process.wait(5)
 
     def __enter__(self) -> Xl2tpd:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()

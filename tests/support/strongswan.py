@@ -237,7 +237,11 @@ class Charon:
         os.kill(self.pid, number)
 
     def __enter__(self) -> Charon:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.stop()

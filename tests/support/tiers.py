@@ -385,7 +385,7 @@ class Namespaces(Hosted):
             self.place.do("ip", "netns", "del", self._made.pop())
 
 
-INSIDE = "mount -t tmpfs tmpfs /run && echo ready && exec sleep infinity"
+INSIDE = "mount -t tmpfs tmpfs /run && echo ready && exec cat"  # until we are gone
 
 
 def _shown(base: Path, *paths: str) -> list[str]:
@@ -422,7 +422,7 @@ class UserNamespaces(Namespaces):
             command = ["unshare", "-m", "sh", "-c", "\n".join(script)]
         self._owner = NOBODY if drop else 0
         self._holder = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert self._holder.stdout is not None
         assert self._holder.stderr is not None
