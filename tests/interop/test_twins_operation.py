@@ -139,9 +139,12 @@ def test_hostile_octets_disturb_nobody(hosts: Lab, place: Path) -> None:
         frames = [one for one in wire.frames() if one[12:14] == b"\x08\x00"]
         memory = resident(both.right.pid)
         spi = bytes.fromhex(both.right.quick()[0]["spi_in"].removeprefix("0x"))
-        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as results:
-            send_garbage(hosts.left, frames, spi)
-        assert results[0].received >= results[0].sent * 0.95  # the flood may overrun the queue of the device
+        with lab.pinging(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT) as pings:
+            pings.goes_on()
+            for _ in range(3):
+                send_garbage(hosts.left, frames, spi)
+                pings.goes_on()
+        assert pings.lost <= 2  # each flood may overrun the queue of the device
         assert lab.ping(hosts.left, lab.INSIDE_RIGHT, lab.INSIDE_LEFT).received == 3
         assert len(both.right.main()) == 1
         assert resident(both.right.pid) < memory + 64 * 2**20
