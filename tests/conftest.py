@@ -42,6 +42,11 @@ def kdc() -> Iterator[Kdc]:
         shutil.rmtree(base)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first, so that nobody waits for it in the end."""
+    items.sort(key=lambda item: item.path.name != "test_soak.py")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Where the tests between two hosts ran, in containers or in something less."""
     reports = (one for some in terminalreporter.stats.values() for one in some)

@@ -3,7 +3,6 @@ decrypts."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -32,12 +31,12 @@ def test_nat_between(natted: Lab, place: Path) -> None:
         peers.up("ikd")
         peers.check_traffic()
         assert peers.charon.established()[0]["remote-host"] == lab.NAT
-        time.sleep(2.5)
+        eventually(wire.keepalives, "a keepalive")
+        old = {one["spi_in"] for one in peers.ikd.quick()}
         peers.charon.rekey(child="net")
-        eventually(lambda: len(peers.charon.children()) == 1, "rekeyed through the NAT")
+        eventually(lambda: not old & {one["spi_in"] for one in peers.ikd.quick()}, "rekeyed through the NAT")
         peers.check_traffic()
     assert set(wire.protocols()) <= {"isakmp", "esp", "udp", "udpencap"}
-    assert wire.tshark("-Y", "udpencap.nat_keepalive").strip(), "no keepalive was sent"
 
 
 @initiators

@@ -42,6 +42,11 @@ class Recording:
             at += 16 + length
         return found
 
+    def keepalives(self) -> int:
+        """NAT keepalives over IPv4 until now (RFC 3948 section 2.3)."""
+        found = [one for one in self.frames() if one[12:14] == b"\x08\0" and one[23] == 17]
+        return sum(one[38:40] == b"\0\x09" and one[42:43] == b"\xff" for one in found)
+
     def tshark(self, *arguments: str, configuration: Path | None = None) -> str:
         """tshark's output for the capture; `configuration` is a directory with a folder `wireshark` in it."""
         environment = os.environ | ({"XDG_CONFIG_HOME": str(configuration)} if configuration else {})
