@@ -142,7 +142,7 @@ def test_peer_finds_us_alive_and_then_dead(hosts: Lab, place: Path) -> None:
         peers.up("charon")
         time.sleep(6)
         assert len(peers.charon.established()) == 1
-        assert "DPD_ACK" in peers.charon.log()
+        peers.charon_says("DPD_ACK")
         peers.ikd.signal(signal.SIGSTOP)
         eventually(lambda: not peers.charon.established(), "charon gives us up", 15)
         peers.ikd.signal(signal.SIGCONT)

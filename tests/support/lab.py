@@ -408,9 +408,14 @@ class Lab:
         run(namespace, "nft", "delete", "table", "inet", "lab")
 
     def close(self) -> None:
-        """Remove the namespaces and with them all links."""
+        """Remove the namespaces and with them all links, and end what still runs there, such as workers that
+        wait for another daemon."""
         while self._made:
-            ip("netns", "del", self._made.pop())
+            name = self._made.pop()
+            for pid in ip("netns", "pids", name).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            ip("netns", "del", name)
 
     def __enter__(self) -> Lab:
         return self

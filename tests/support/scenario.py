@@ -91,6 +91,10 @@ class Peers:
         eventually(lambda: self.ikd.quick(), "ikd has a Child SA")
         eventually(lambda: self.charon.children(), "charon has a Child SA")
 
+    def charon_says(self, *texts: str) -> None:
+        """Wait until one of these is in charon's log."""
+        eventually(lambda: any(one in self.charon.log() for one in texts), " or ".join(texts))
+
     def check_traffic(self) -> None:
         """Ping and TCP both ways."""
         left, right = self.lab.left, self.lab.right
