@@ -155,7 +155,7 @@ def test_connection_to_strongswan_survives(hosts: Lab, place: Path) -> None:
 # The daemon, which is told to stop as soon as it has workers.
 HASTY = """
 import os, signal, sys
-from offload.workers import Workers
+from offload.workers.pool import Workers
 opened = Workers.open
 def open_and_stop(*given):
     made = opened(*given)
