@@ -262,6 +262,12 @@ def encoded(message: Order | Answer) -> bytes:
     return framed(message)
 
 
+def forget(buffer: bytearray, count: int) -> None:
+    """Take the first octets away, overwritten: keys may be among them, and a buffer keeps its memory."""
+    buffer[:count] = bytes(count)
+    del buffer[:count]
+
+
 class Decoder:
     """Takes octets as they come, gives out the messages in them. Made with `Order` or `Answer`, and the most
     octets that one may have."""
@@ -281,12 +287,13 @@ class Decoder:
                 raise Garbled("a message is too long")
             if len(waiting) < 4 + size:
                 return
-            message = bytes(waiting[4 : 4 + size])
-            del waiting[: 4 + size]
             try:
-                yield self._decode(message)
+                with memoryview(waiting) as whole, whole[4 : 4 + size] as part:
+                    message = self._decode(part)
             except msgspec.DecodeError as error:
                 raise Garbled(str(error)) from None
+            forget(waiting, 4 + size)
+            yield message
 
 
 # Values of sadb ------------------------------------------------------------------------------------------

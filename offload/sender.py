@@ -32,13 +32,13 @@ class Sender:
         "_dscp",
         "_esp",
         "_flags",
+        "_how",
         "_ident",
         "_outer",
         "meter",
         "pair",
         "path",
         "portless",
-        "protect",
         "sa",
         "tunnel",
         "version",
@@ -71,15 +71,20 @@ class Sender:
         self.portless = all(one.ports == ANY_PORT for one in (*pair.selector.local, *pair.selector.remote))
         self._esp: Sealer | None = None
         self._ah: Authenticator | None = None
-        self.protect: Callable[[bytes, int], Outgoing]
+        self._how: Callable[[Sender, bytes, int], Outgoing]
         if sa.suite.protocol is SecurityProtocol.ESP:
             self._esp = sealer or (Framer(sa, random) if bare else Sealer(sa, random))
             self._outer = ip.Outer(sa.source, sa.destination, ip.ESP)
-            self.protect = self._esp_tunnel if self.tunnel else self._esp_transport
+            self._how = Sender._esp_tunnel if self.tunnel else Sender._esp_transport
         else:
             self._ah = Unsigned(sa) if bare else Authenticator(sa)
             self._outer = ip.Outer(sa.source, sa.destination, ip.AH)
-            self.protect = self._ah_tunnel if self.tunnel else self._ah_transport
+            self._how = Sender._ah_tunnel if self.tunnel else Sender._ah_transport
+
+    def protect(self, packet: bytes, number: int) -> Outgoing:
+        """One packet that leaves. (Were this the bound method itself, it would refer to its own object, which
+        has the key, and keep it until the collector comes.)"""
+        return self._how(self, packet, number)
 
     def fits(self, mtu: int, packet: bytes) -> int:
         """The longest packet, with a header like this one's, that leaves in one piece of `mtu` octets."""

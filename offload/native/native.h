@@ -248,7 +248,7 @@ struct table {
 
 struct table *table_new(struct account *ledger, uint32_t slots, const uint8_t seed[16]);
 void table_free(struct table *table);
-bool table_add(struct table *table, struct association *sa, bool inbound); /* takes it over */
+bool table_add(struct table *table, struct association *sa, bool inbound); /* takes it over in any case */
 void table_remove(struct table *table, uint32_t slot);
 struct association *table_spi(const struct table *table, uint32_t spi);
 struct route *table_route(const struct table *table, const uint8_t key[KEY]);

@@ -2,6 +2,7 @@
  * ledger's counters and replay windows (RFC 4303 section 3.4.3). */
 #include "native.h"
 
+#include <openssl/crypto.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,8 +229,10 @@ struct table *table_new(struct account *ledger, uint32_t slots, const uint8_t se
 
 static void association_free(struct association *sa)
 {
-    if (sa != NULL)
-        aead_free(sa->aead);
+    if (sa == NULL)
+        return;
+    aead_free(sa->aead);
+    OPENSSL_cleanse(sa, sizeof *sa); /* the salt is part of the key */
     free(sa);
 }
 
@@ -265,10 +268,12 @@ bool table_add(struct table *table, struct association *sa, bool inbound)
         sa->marked_octets = (*place)->marked_octets, sa->marked_packets = (*place)->marked_packets;
     }
     if (inbound) {
+        if (2 * table->spi_count > table->spi_mask && !spi_grow(table)) {
+            association_free(sa);
+            return false;
+        }
         if (*place != NULL)
             spi_delete(table, (*place)->spi);
-        if (2 * table->spi_count > table->spi_mask && !spi_grow(table))
-            return false;
         spi_put(table, sa->spi, sa->slot);
         table->spi_count++;
     }

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from offload.channel import Decoder, Garbled, framed
+from offload.channel import Decoder, Garbled, forget, framed
 from offload.nic import requests
 from offload.nic.descriptors import Transmit
 from offload.nic.driver import Driver
@@ -125,6 +125,6 @@ class NicLink:
         with suppress(BlockingIOError):
             try:
                 while self._waiting:
-                    del self._waiting[: self.control.send(self._waiting)]
+                    forget(self._waiting, self.control.send(self._waiting))
             except (BrokenPipeError, ConnectionError):
                 raise Broken("the adapter is gone") from None

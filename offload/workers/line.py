@@ -129,7 +129,7 @@ class Line:
             return
         with suppress(OSError):  # it is busy, or gone, which `read` finds
             while self._more():
-                del self._waiting[: self._channel.send(self._waiting)]
+                channel.forget(self._waiting, self._channel.send(self._waiting))
         mask = select.EPOLLIN | (select.EPOLLOUT if self._waiting else 0)
         self._poll.modify(self._channel.fileno(), mask)
 

@@ -352,7 +352,7 @@ class Workers:
         assert self._loop is not None
         try:
             while one.waiting:
-                del one.waiting[: one.channel.send(one.waiting)]
+                channel.forget(one.waiting, one.channel.send(one.waiting))
         except BlockingIOError:
             self._loop.add_writer(one.channel, self._flush, one)
             return

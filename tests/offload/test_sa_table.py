@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from ipaddress import ip_address
 
 import pytest
@@ -11,6 +13,8 @@ from support.engines import GCM, association
 
 from offload.nic.capabilities import PROFILES
 from offload.nic.sa_table import Entry, SaTable, slot_of
+from sadb.algorithms import Encryption
+from sadb.crypto import Cipher, cipher
 from sadb.sa import Mode, SecurityAssociation
 from sadb.selector import Selector
 
@@ -98,3 +102,36 @@ def test_no_handle_comes_twice(steps: list[tuple[bool, bool, int]]) -> None:
         assert len({slot_of(one.handle) for one in live}) == len(live)
     assert not any(table.get(handle) or table.delete(handle) for handle in gone)
     assert all(table.get(one.handle) is one for one in live)
+
+
+@pytest.mark.parametrize("way", ["inbound", "outbound"])
+@pytest.mark.parametrize("packets", [False, True], ids=["crypto", "packet"])
+def test_keys_go_with_their_slot(way: str, packets: bool) -> None:
+    """What has the expanded key is gone at once, not whenever somebody collects what is left over: then its
+    library overwrites it."""
+    made: list[weakref.ref[Cipher]] = []
+
+    class Kept:
+        """A cipher whose end can be seen."""
+
+        def __init__(self, inner: Cipher) -> None:
+            self.seal, self.open = inner.seal, inner.open
+
+    def make(row: Encryption, key: bytes) -> Cipher:
+        one: Cipher = Kept(cipher(row, key))
+        made.append(weakref.ref(one))
+        return one
+
+    table = SaTable(PROFILES["ideal"], make)
+    which = inbound(1) if way == "inbound" else outbound(1)
+    gc.disable()
+    try:
+        entry = table.add("host", which, None, packets=packets)
+        assert isinstance(entry, Entry)
+        assert made[0]() is not None
+        handle = entry.handle
+        del entry
+        table.delete(handle)
+        assert made[0]() is None
+    finally:
+        gc.enable()

@@ -158,7 +158,10 @@ def pumping(host: Host, sock: socket.socket, device: int) -> Callable[[], None]:
     poll.register(sock.fileno(), select.EPOLLIN)
 
     def run() -> None:
-        while (up := engine.table.carry(poll.fileno(), IDLE, TEN)) is not None:
+        # a thread that did not run for so long comes back with packets left
+        while (up := engine.table.carry(poll.fileno(), IDLE, TEN)) is not None or poll.poll(0):
+            if up is None:
+                continue
             found = up[1]
             assert isinstance(found, tuple)
             if len(found) == 2:
