@@ -49,6 +49,7 @@ _ADAPTER: Final = Table(
         Key("profile", (str,), "the name of a profile", "required", "Which adapter it is.", tuple(PROFILES)),
         Key("enabled", (bool,), _TRUTH, "true", "Whether it carries SAs at all."),
         Key("mode", (str,), "a mode", "crypto", "Who numbers packets and checks replay.", tuple(_MODES)),
+        Key("resend_lost", (bool,), _TRUTH, "true", "Whether packets that it loses leave again."),
     ),
 )
 _PORT: Final = Table(
@@ -87,10 +88,10 @@ def parse(text: str, name: str = FILE) -> Ports:
 def _adapter(file: Section) -> Ports:
     """The switch of the adapter; where none is named that there is, of one on which everything fits."""
     adapter = file.sub("adapter", _ADAPTER)
-    profile, enabled, mode = "ideal", True, "crypto"
+    profile, enabled, mode, resend = "ideal", True, "crypto", True
     if adapter is not None:
         profile, enabled = adapter.get("profile", profile), adapter.get("enabled", enabled)
-        mode = adapter.get("mode", mode)
+        mode, resend = adapter.get("mode", mode), adapter.get("resend_lost", resend)
         if _MODES[mode] and not PROFILES[profile].packet_mode:
             able = ", ".join(name for name, one in PROFILES.items() if one.packet_mode)
             why = f"the {profile} knows crypto mode only; remove the key, or name the profile {able}"
@@ -99,7 +100,7 @@ def _adapter(file: Section) -> Ports:
             adapter.complain("profile", f"missing; name one of {', '.join(PROFILES)}")
     elif "adapter" not in file.bad:
         file.complain("adapter", "missing; write [adapter] with its profile, or remove the file")
-    return Ports(PROFILES[profile], enabled=enabled, packet_mode=_MODES[mode])
+    return Ports(PROFILES[profile], enabled=enabled, packet_mode=_MODES[mode], resend_lost=resend)
 
 
 def _port(section: Section, name: str, ports: Ports) -> None:
@@ -121,6 +122,7 @@ def render(ports: Ports) -> str:
         f'profile = "{ports.capabilities.name}"',
         f"enabled = {_value(ports.enabled)}",
         *(['mode = "packet"'] if ports.packet_mode else []),
+        *(["resend_lost = false"] if not ports.resend_lost else []),
     ]
     for port in ports:
         # a name has no character that would have to be escaped

@@ -39,16 +39,16 @@ PORTS = st.dictionaries(
 def values(ports: Ports) -> object:
     """All that the file is about."""
     each = {port.name: [getattr(port, key) for key in SETTABLE] for port in ports}
-    return ports.capabilities.name, ports.enabled, ports.packet_mode, each
+    return ports.capabilities.name, ports.enabled, ports.packet_mode, ports.resend_lost, each
 
 
-@given(st.sampled_from(sorted(PROFILES)), st.booleans(), st.booleans(), PORTS, st.integers(0, 600))
+@given(st.sampled_from(sorted(PROFILES)), *[st.booleans()] * 3, PORTS, st.integers(0, 600))
 def test_what_was_written_is_read(
-    profile: str, enabled: bool, packets: bool, wanted: dict[str, dict[str, int]], limit: int
+    profile: str, enabled: bool, packets: bool, again: bool, wanted: dict[str, dict[str, int]], limit: int
 ) -> None:
     """A quota that is lost in a restart is another tenant's loss."""
     able = PROFILES[profile].packet_mode
-    ports = Ports(PROFILES[profile], enabled=enabled, packet_mode=packets and able)
+    ports = Ports(PROFILES[profile], enabled=enabled, packet_mode=packets and able, resend_lost=again)
     ports.change("host", limit=limit)
     for name, words in wanted.items():
         ports.attach(name, **words)

@@ -31,6 +31,7 @@ def offload(daemon: Daemon) -> Json:
         "adapter": _adapter(switch),
         "counters": dict(sorted(switch.status.counters.items())) if switch.status else {},
         "driver": dict(sorted(plane.steering.counters.items())),
+        "placement": dict(sorted(steering.counters.items())),
         "ports": [_port(switch, port) for port in switch.ports],
         "sas": len(steering),
         "offloaded": [_member(one, plane, switch, now) for one in placed[:TOP]],
@@ -125,10 +126,21 @@ def _adapter(switch: Switch) -> Json:
         "link": "up" if status is not None and status.up else "down",
         "capacity": can.slots,
         "usage": sum(status.used.values()) if status is not None else 0,
+        "pools": _pools(switch),
         "granted": switch.steering.placement.table.used,
         "addresses": can.rx_addresses,
         "addresses_used": status.addresses if status is not None else 0,
     }
+
+
+def _pools(switch: Switch) -> Json:
+    can, status = switch.ports.capabilities, switch.status
+    names = ("for both directions",) if can.shared else tuple(one.value for one in Direction)
+    used = status.pools if status is not None else (0,) * len(names)
+    return [
+        {"of": name, "slots": slots, "used": some}
+        for name, slots, some in zip(names, can.pools, used, strict=True)
+    ]
 
 
 def _port(switch: Switch, port: Port) -> Json:

@@ -20,7 +20,7 @@ def offload(out: Console, answer: Json) -> None:
     parts = [
         f"adapter {adapter['profile']}, {adapter['mode']} mode",
         _state(adapter),
-        f"{adapter['usage']} of {adapter['capacity']} slots",
+        ", ".join(f"{one['used']} of {one['slots']} slots {one['of']}" for one in adapter["pools"]),
         f"{adapter['addresses_used']} of {adapter['addresses']} addresses",
         count(answer["sas"], "SA pair"),
     ]

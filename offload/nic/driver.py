@@ -137,12 +137,13 @@ class Again:
 
 
 class Driver:
-    """All SAs of one port. `resend` False: what is lost stays lost. `packet_mode`: SAs are placed in it from
-    now on; the adapter has to be able to."""
+    """All SAs of one port. `packet_mode`: SAs are placed in it from now on; the adapter has to be able to.
+    `resend_lost` False: what is lost stays lost."""
 
-    def __init__(self, capabilities: Capabilities, *, resend: bool = True, packet_mode: bool = False) -> None:
+    def __init__(self, capabilities: Capabilities, *, packet_mode: bool = False) -> None:
         self.capabilities = capabilities
         self.packet_mode = packet_mode
+        self.resend_lost = True
         self.requests: list[Request] = []
         self.ring: list[Transmit] = []
         self.reports: list[Report] = []
@@ -156,7 +157,6 @@ class Driver:
         # in packet mode: the adapter is to have a pair's window, or that went with the adapter
         self.lending: Callable[[SaPair], None] = lambda pair: None
         self.lost: Callable[[SaPair], None] = lambda pair: None
-        self._resend = resend
         self._inbound: dict[SaPair, Inbound] = {}
         self._handles: dict[int, Inbound] = {}
         self._former: dict[int, Inbound] = {}  # deleted, but marks may still be in the ring
@@ -454,6 +454,7 @@ class Driver:
 
     def _drained(self, lane: Lane, now: float) -> None:
         """All descriptors before the fence are done with: those without a completion were lost."""
+        self._took(now - lane.until + PATIENCE)
         placed = lane.pair in self.lanes
         if lane.flights:
             self._lost(lane, "lost" if placed else "software")
@@ -465,6 +466,10 @@ class Driver:
             self._leave(lane, "software")
             if lane.then is Stage.ADDING and placed:
                 self.place(lane.pair, (Direction.OUTBOUND,), now)
+
+    def _took(self, seconds: float) -> None:
+        """So long an SA drained, in the counters by the milliseconds of the longest one."""
+        self.counters["longest drain, ms"] = max(self.counters["longest drain, ms"], round(1000 * seconds))
 
     def _regain(self, lane: Lane, number: int) -> None:
         """Go on with the first number that the adapter has not used; behind its lease if that cannot be."""
@@ -499,7 +504,7 @@ class Driver:
         if lost:
             self.ring = [one for one in self.ring if one.ident not in lane.flights]
         lane.flights.clear()
-        self._leave_again(lane, tuple(one for one in lost.values() if one.packet) if self._resend else ())
+        self._leave_again(lane, tuple(one for one in lost.values() if one.packet) if self.resend_lost else ())
         self.changed(lane.pair)
 
     def _leave_again(self, lane: Lane, lost: tuple[Flight, ...]) -> None:
@@ -623,6 +628,7 @@ class Driver:
     def tick(self, now: float) -> None:
         """Give up SAs whose packets the adapter does not complete."""
         while self._draining and now >= (lane := next(iter(self._draining))).until:
+            self._took(now - lane.until + PATIENCE)
             self._lost(lane, "lost")
         while self._flights:
             ident, oldest = next(iter(self._flights.items()))

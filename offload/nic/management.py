@@ -66,12 +66,13 @@ class Fault(_Message, frozen=True, array_like=True, tag=True):
 
 
 class Status(_Message, frozen=True, array_like=True, tag=True):
-    """A sign of life: counters, what came to nothing at sockets, slots in use by port, receive addresses in
-    use, and the link."""
+    """A sign of life: counters, what came to nothing at sockets, slots in use by port and by pool, receive
+    addresses in use, and the link."""
 
     counters: dict[str, int]
     dropped: dict[str, int]
     used: dict[str, int]
+    pools: tuple[int, ...]
     addresses: int
     up: bool
 

@@ -321,7 +321,8 @@ class Nic:
             dropped.update(_counted(port))
         used = {name: self.adapter.used(name) for name in self.ports}
         counters = dict(self.adapter.counters)
-        news = Status(counters, dict(+dropped), used, self.adapter.table.addresses, self.adapter.up)
+        table = self.adapter.table
+        news = Status(counters, dict(+dropped), used, table.in_use, table.addresses, self.adapter.up)
         found, alive_at = self.reported
         if news != found or now >= alive_at:
             self.reported = news, now + ALIVE_SECONDS

@@ -87,6 +87,12 @@ class SaTable:
         """Receive addresses in use."""
         return len(self._addresses)
 
+    @property
+    def in_use(self) -> tuple[int, ...]:
+        """Slots in use, by pool."""
+        pools = self._capabilities.pools
+        return tuple(slots - self.free(pool) for pool, slots in enumerate(pools))
+
     def entries(self) -> list[Entry]:
         """All rows, by slot."""
         return [one for one in self._slots if one is not None]

@@ -45,12 +45,13 @@ AGAIN_SECONDS: Final = 1.0  # before a port that fell off is attached again
 @dataclass(frozen=True, slots=True)
 class Plugged:
     """What a port's owner needs: a plug, and a descriptor for requests. Whoever takes it closes it.
-    `packet_mode`: SAs are to be placed in it."""
+    `packet_mode`: SAs are to be placed in it; `resend_lost`: what it loses is to leave again."""
 
     plug: Plug
     control: int
     profile: str
     packet_mode: bool
+    resend_lost: bool
 
     def filenos(self) -> tuple[int, ...]:
         """All descriptors."""
@@ -75,8 +76,8 @@ class AdapterProcess:
     """`on_status(status)` hears from it; `on_gone(reason)` that it is gone, before another one is begun.
     Ports that fell off, for something broke on their side, are attached anew, too."""
 
-    def __init__(self, profile: str, *, packet_mode: bool) -> None:
-        self.profile, self.packet_mode = profile, packet_mode
+    def __init__(self, profile: str, *, packet_mode: bool, resend_lost: bool) -> None:
+        self.profile, self.packet_mode, self.resend_lost = profile, packet_mode, resend_lost
         self.on_status: Callable[[Status], None] = lambda status: None
         self.on_gone: Callable[[str], None] = lambda reason: None
         self._ports: dict[str, _Attached] = {}
@@ -148,7 +149,7 @@ class AdapterProcess:
             stack.callback(theirs.close)
             message = Attach(name, host.slots, host.room, len(port.raw), len(port.natt))
             self._send(message, [*adapter.filenos(), theirs.fileno(), *port.raw, *port.natt])
-        port.deliver(Plugged(host, ours.detach(), self.profile, self.packet_mode))
+        port.deliver(Plugged(host, ours.detach(), self.profile, self.packet_mode, self.resend_lost))
 
     # The process -----------------------------------------------------------------------------------------
 

@@ -168,12 +168,12 @@ class Guest:
                     self._claim(one)
             case Denied(reason):
                 self._lost(f"the host's switch refuses: {reason}")
-            case port_protocol.Plugged(profile, slots, room, packets) if (
+            case port_protocol.Plugged(profile, slots, room, packets, resend) if (
                 profile in PROFILES and len(filenos) == 4
             ):
                 memory, bell, other_bell, control = filenos
                 plug = Plug(memory, bell, other_bell, slots, room)
-                self._deliver(Plugged(plug, control, profile, packets))
+                self._deliver(Plugged(plug, control, profile, packets, resend))
             case Moved(ident, inbound, outbound, hard):
                 found = self._pairs.get(ident)
                 ends = ((Direction.INBOUND, inbound), (Direction.OUTBOUND, outbound))

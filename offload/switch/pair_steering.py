@@ -161,6 +161,8 @@ class PairSteering:
     def _deliver(self, plugged: Plugged) -> None:
         """Give the worker an adapter."""
         plug = plugged.plug
-        message = PlugMessage(plugged.profile, plug.slots, plug.room, plugged.packet_mode)
+        message = PlugMessage(
+            plugged.profile, plug.slots, plug.room, plugged.packet_mode, plugged.resend_lost
+        )
         self._workers.plug(msgspec.msgpack.encode(message), plugged.filenos())
         plugged.close()

@@ -94,6 +94,7 @@ class Plugged(_Message, frozen=True, array_like=True, tag=True):
     slots: int
     room: int
     packet_mode: bool = False
+    resend_lost: bool = True
 
 
 class Moved(_Message, frozen=True, array_like=True, tag=True):

@@ -61,14 +61,20 @@ SETTABLE: Final = ("limit", "reserve", "weight", "trusted", "exclusive")
 
 
 class Ports:
-    """The switch: its ports by name, the host's own always among them, whether it offloads at all, and
-    whether in packet mode, which the adapter must have."""
+    """The switch: its ports by name, the host's own always among them, whether it offloads at all, whether in
+    packet mode, which the adapter must have, and whether what an adapter loses leaves again."""
 
     def __init__(
-        self, capabilities: Capabilities, *, enabled: bool = True, packet_mode: bool = False
+        self,
+        capabilities: Capabilities,
+        *,
+        enabled: bool = True,
+        packet_mode: bool = False,
+        resend_lost: bool = True,
     ) -> None:
         self.enabled = enabled
         self.packet_mode = packet_mode
+        self.resend_lost = resend_lost
         self.capabilities = capabilities
         self._ports = {HOST: Port(HOST)}
 

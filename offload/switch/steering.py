@@ -6,6 +6,7 @@ decides; its decisions are carried out through that function, and what comes of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -59,6 +60,7 @@ class Steering:
         self.ports = ports
         self.placement = Weighted(ports)
         self.up = False  # whether there is an adapter whose link is up
+        self.counters: Counter[str] = Counter()  # decisions, by `Outcome`
         self._decided = decided
         self._members: dict[int, Member] = {}
         self._next = 0
@@ -218,6 +220,7 @@ class Steering:
                 member.leaving |= directions & member.hard
                 member.move(directions, False)
                 evicted = member
+            self.counters[decision.outcome.value] += 1
             self._decided(member, decision, other)
 
 

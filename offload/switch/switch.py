@@ -61,7 +61,9 @@ class Switch:
         warn: Callable[[str], None],
     ) -> None:
         self.ports = ports
-        self.adapter = AdapterProcess(ports.capabilities.name, packet_mode=ports.packet_mode)
+        self.adapter = AdapterProcess(
+            ports.capabilities.name, packet_mode=ports.packet_mode, resend_lost=ports.resend_lost
+        )
         self.adapter.on_status, self.adapter.on_gone = self._status, self._gone
         self.steering = Steering(ports, decided)
         self.status: Status | None = None
@@ -320,7 +322,11 @@ class Switch:
         self._send(
             guest,
             port_protocol.Plugged(
-                plugged.profile, plugged.plug.slots, plugged.plug.room, plugged.packet_mode
+                plugged.profile,
+                plugged.plug.slots,
+                plugged.plug.room,
+                plugged.packet_mode,
+                plugged.resend_lost,
             ),
             plugged.filenos(),
         )

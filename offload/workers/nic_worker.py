@@ -44,6 +44,7 @@ class Plugged(msgspec.Struct, frozen=True, array_like=True):
     slots: int
     room: int
     packet_mode: bool
+    resend_lost: bool
 
 
 class NicWorker(Worker):
@@ -160,6 +161,7 @@ class NicWorker(Worker):
         native = self.table is not None
         # numbers and windows of the native loop are the ledger's, and cannot be lent
         self.driver.packet_mode = message.packet_mode and not native
+        self.driver.resend_lost = message.resend_lost
         self.link = NicLink(plug, control, self.driver, self._open_arrived, self._too_big, native=native)
         for fileno in self._wire():
             self._unwatch(fileno)

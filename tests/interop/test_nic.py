@@ -149,6 +149,12 @@ def test_pairs_move_under_traffic_without_loss(
         )
         assert "nic:ideal" in both.left.ctl("status")
         assert f"adapter ideal, {mode} mode" in both.left.ctl("offload")
+        view = both.left.json("offload")
+        assert [(one["of"], one["used"]) for one in view["adapter"]["pools"]] == [
+            ("inbound", 1),
+            ("outbound", 1),
+        ]
+        assert view["placement"]["evicted"] >= 3  # as often as it was turned off
         leased = mode == "packet"  # which is told once a second
         eventually(lambda: (placed(both.left)[0]["lease"] is not None) == leased, "the lease")
 

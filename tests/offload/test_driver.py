@@ -109,9 +109,19 @@ def test_packets_of_an_sa_that_drains_wait_without_a_number() -> None:
     assert one.numbers() == [1, 2, 0]
     assert one.completes(*one.idents[:2]) == []
     assert not one.asked()
-    assert one.completes(one.idents[2]) == [3, 4]
+    assert one.completes(one.idents[2], now=1.03) == [3, 4]
     assert one.asked() == [DeleteSa(HANDLE)]
     assert one.driver.reports == [Report(one.pair, OUT, "software")]
+    assert one.driver.counters["longest drain, ms"] == 30
+    one.placed(OUT)
+    one.driver.displace(one.pair, [OUT], 1.0)
+    one.completes(one.idents[-1], now=1.02)
+    assert one.driver.counters["longest drain, ms"] == 30
+    assert one.asked() == [DeleteSa(HANDLE)]
+    one.placed(OUT)
+    one.driver.displace(one.pair, [OUT], 2.0)
+    one.driver.tick(2.0 + PATIENCE)
+    assert one.driver.counters["longest drain, ms"] == 1000 * PATIENCE
 
 
 def test_what_is_missing_when_the_fence_is_done_leaves_again() -> None:
@@ -139,7 +149,7 @@ def test_a_failed_send_leaves_again_in_software_under_a_new_number() -> None:
 
 def test_what_is_lost_stays_lost_where_nothing_may_come_twice() -> None:
     one = Bench()
-    one.driver._resend = False
+    one.driver.resend_lost = False
     one.placed(OUT)
     one.sends(b"1")
     one.driver.tick(1.0 + PATIENCE)

@@ -51,6 +51,7 @@ def test_slots_are_one_pool_or_two(name: str, first: int, then: int) -> None:
         added(table, outbound(1000 + spi))
     assert table.add("host", outbound(9999), None) == "slots_full"
     assert len(table.entries()) == first + then
+    assert table.in_use == ((first, then) if then else (first,))
 
 
 def test_receive_addresses_are_shared_and_counted() -> None:

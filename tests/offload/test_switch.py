@@ -16,6 +16,7 @@ from support import sas
 
 from offload.nic.capabilities import PROFILES, Direction
 from offload.nic.management import Quota, Status
+from offload.nic.rings import wire
 from offload.switch import port_protocol
 from offload.switch.adapters import Plugged
 from offload.switch.guest import Guest
@@ -34,6 +35,7 @@ class Adapter:
     def __init__(self) -> None:
         self.quotas: dict[str, Quota] = {}
         self.attached: list[str] = []
+        self.deliver: Callable[[Plugged], None]
         self.detached: list[str] = []
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,6 +45,7 @@ class Adapter:
         self, port: str, raw: Sequence[int], natt: Sequence[int], deliver: Callable[[Plugged], None]
     ) -> None:
         self.attached.append(port)
+        self.deliver = deliver
 
     def detach(self, port: str) -> None:
         self.detached.append(port)
@@ -59,7 +62,7 @@ class Site:
 
     def __init__(self, place: Path) -> None:
         self.loop = asyncio.new_event_loop()
-        self.ports = Ports(PROFILES["ideal"])
+        self.ports = Ports(PROFILES["ideal"], packet_mode=True, resend_lost=False)
         self.ports.attach(PORT, limit=10)
         self.warned: list[str] = []
         self.now = 100.0
@@ -95,7 +98,7 @@ class Site:
 
     def status(self, used: int) -> None:
         """What the adapter reports."""
-        self.switch._status(Status({}, {}, {PORT: used}, 0, True))
+        self.switch._status(Status({}, {}, {PORT: used}, (used, 0), 0, True))
 
 
 @pytest.fixture
@@ -231,3 +234,29 @@ def test_who_does_not_listen_is_shown_out(site: Site, engine: str) -> None:
             site.switch._send(site.switch._guests[PORT], port_protocol.Welcome("x" * 10_000))
         site.turns()
         assert not site.switch.attached(PORT)
+
+
+def test_a_guest_gets_the_adapter_as_the_host_has_it(site: Site, engine: str) -> None:
+    """Packet mode and what becomes of lost packets are the host's to say; the rings are the guest's alone."""
+    got: list[Plugged] = []
+    guest = Guest(site.switch.path(PORT), lambda why: None)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        guest.attach([], [udp.fileno()], got.append)
+        guest.open(site.loop)
+        site.turns(20)
+        assert site.adapter.attached == [PORT]
+        host, adapter = wire(4, 4096)
+        adapter.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            site.adapter.deliver(Plugged(host, ours.detach(), "ideal", packet_mode=True, resend_lost=False))
+            site.turns(20)
+            (plugged,) = got
+            assert (plugged.profile, plugged.packet_mode, plugged.resend_lost) == ("ideal", True, False)
+            assert (plugged.plug.slots, plugged.plug.room) == (4, 4096)
+            theirs.sendall(b"to the guest")
+            assert socket.socket(fileno=os.dup(plugged.control)).recv(100) == b"to the guest"
+            plugged.close()
+            assert theirs.recv(1) == b""
+    guest.close()
+    site.turns()
