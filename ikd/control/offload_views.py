@@ -139,7 +139,7 @@ def _pools(switch: Switch) -> Json:
     used = status.pools if status is not None else (0,) * len(names)
     return [
         {"of": name, "slots": slots, "used": some}
-        for name, slots, some in zip(names, can.pools, used, strict=True)
+        for name, slots, some in zip(names, can.pools, used, strict=False)
     ]
 
 

@@ -105,10 +105,11 @@ class Steering:
         if member.claim.sa not in self._members:
             return
         if what == "placed":
-            member.hard.add(direction)
-            member.failed.pop(direction, None)
-            member.since = now
-            member.moves += 1
+            if direction in member.claim.placed:  # else it has to leave again, or a guest makes it up
+                member.hard.add(direction)
+                member.failed.pop(direction, None)
+                member.since = now
+                member.moves += 1
             return
         if direction in member.hard:
             member.hard.discard(direction)

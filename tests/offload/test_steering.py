@@ -157,3 +157,13 @@ def test_a_host_that_moved_has_one_receive_address() -> None:
     for member in (one, two, three):
         plane.steering.leave(member, 4.0)
     assert table.addresses == 0
+
+
+def test_what_was_not_granted_is_not_in_the_adapter() -> None:
+    """A guest may say what it likes of its pairs; who looks at them is told what was decided."""
+    plane = Plane()
+    one, two = plane.pair(1), plane.pair(2)  # one of two slots is kept
+    plane.done(one, "placed", 0.0)
+    plane.done(two, "placed", 0.0)
+    assert (one.hard, two.hard, two.moves) == (BOTH, set(), 0)
+    assert plane.steering.why(two, Direction.INBOUND, 0.0) is not None
