@@ -192,7 +192,7 @@ class Report(_Message, frozen=True, array_like=True, tag=True):
 
 
 class Came(_Message, frozen=True, array_like=True, tag=True):
-    """What became of one direction of a pair, see `offload.nic.driver.Report`."""
+    """What became of one direction of a pair, see `offload.nic.lanes.Report`."""
 
     slot: int
     inbound: bool

@@ -38,8 +38,9 @@ from offload.channel import address
 from offload.ledger import Ledger
 from offload.nic.adapter import Adapter
 from offload.nic.capabilities import PROFILES, Direction
-from offload.nic.driver import Driver, Stage
+from offload.nic.driver import Driver
 from offload.nic.hybrid import HybridEngine
+from offload.nic.lanes import Stage
 from offload.nic.requests import Answer, Request
 from offload.nic.rings import AdapterPort, HostPort, Plug
 from offload.nic.slots import Broken

@@ -14,8 +14,9 @@ from offload import ip, vnet
 from offload.accounts import Accounts
 from offload.ip import Dropped
 from offload.nic.descriptors import MOST_PACKETS, Task, Transmit
-from offload.nic.driver import Again, Driver, Lane, Stage
+from offload.nic.driver import Driver
 from offload.nic.eligibility import Reason, Shape, unfit
+from offload.nic.lanes import Again, Lane, Stage
 from offload.outer import Arrived, CryptoStatus, Mark, Outgoing
 from offload.sender import Sender
 from offload.software import Batch, Frame, SoftwareEngine

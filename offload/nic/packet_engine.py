@@ -8,8 +8,9 @@ from typing import Any
 
 from offload import ip, vnet
 from offload.nic.descriptors import MOST_PACKETS
-from offload.nic.driver import Driver, Lane, Stage
+from offload.nic.driver import Driver
 from offload.nic.hybrid import HybridEngine
+from offload.nic.lanes import Lane, Stage
 from offload.nic.packet_mode import LOST
 from offload.outer import Arrived
 from offload.sender import Sender

@@ -17,7 +17,7 @@ What must hold whatever goes wrong, and what sees to it:
                                    and no lease is taken that overlaps an earlier one (`Numbers.grant`)
     IV = 64-bit number             both sides use `offload.esp`; descriptors of the other mode are refused
     one window for each number     `Judge.look`; unmarked packets are dropped while the window is lent
-    host keeps keys and plaintext  `offload.nic.driver.Flight`, until the completion
+    host keeps keys and plaintext  `offload.nic.lanes.Flight`, until the completion
     fail closed                    nothing leaves without a lease; judged marks count once a window is lent
     no overtaking                  packets wait behind the fence, before they are counted
     no slot reused in flight       the generation in the handle, as in crypto mode"""

@@ -62,7 +62,7 @@ class Leave(_Message, frozen=True, array_like=True, tag=True):
 
 
 class Told(_Message, frozen=True, array_like=True, tag=True):
-    """What became of one direction, see `offload.nic.driver.Report`."""
+    """What became of one direction, see `offload.nic.lanes.Report`."""
 
     ident: int
     inbound: bool

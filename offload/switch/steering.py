@@ -101,7 +101,7 @@ class Steering:
             self._left(member)
 
     def came(self, member: Member, direction: Direction, what: str, now: float) -> None:
-        """A plane tells what became of one direction, see `offload.nic.driver.Report`."""
+        """A plane tells what became of one direction, see `offload.nic.lanes.Report`."""
         if member.claim.sa not in self._members:
             return
         if what == "placed":

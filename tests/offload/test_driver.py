@@ -13,8 +13,9 @@ from support.require import require
 from offload import ip
 from offload.nic.capabilities import PROFILES, Direction
 from offload.nic.descriptors import Completion, Task
-from offload.nic.driver import HELD, LAGGING, PATIENCE, Driver, Report, Stage
+from offload.nic.driver import HELD, LAGGING, PATIENCE, Driver
 from offload.nic.hybrid import HybridEngine
+from offload.nic.lanes import Report, Stage
 from offload.nic.requests import Added, AddSa, Deleted, DeleteSa, Link, Refused
 from offload.outer import CryptoStatus, Mark
 from sadb.sa import Mode, SaPair

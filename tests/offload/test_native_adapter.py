@@ -13,7 +13,7 @@ from support.require import require
 
 from offload import vnet
 from offload.nic.capabilities import Direction
-from offload.nic.driver import Stage
+from offload.nic.lanes import Stage
 from offload.outer import Arrived, CryptoStatus, Mark
 from offload.software import Batch
 from sadb.algorithms import QuickSuite

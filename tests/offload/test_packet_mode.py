@@ -40,7 +40,8 @@ from offload.ledger import Ledger
 from offload.nic.adapter import Adapter
 from offload.nic.capabilities import PROFILES, Direction
 from offload.nic.descriptors import Completion, Task, Transmit
-from offload.nic.driver import HELD, PATIENCE, Report, Stage
+from offload.nic.driver import HELD, PATIENCE
+from offload.nic.lanes import Report, Stage
 from offload.nic.packet_mode import LEASE, LOST, Judge, Lease, Numbers
 from offload.nic.requests import AddSa, Deleted, Packets, Refused, TakeWindow, add
 from offload.outer import Arrived, CryptoStatus, Mark
