@@ -13,7 +13,7 @@ PARAMS = [
     pytest.param(name, marks=[pytest.mark.long] if "adapter" in name else [])
     for name in sorted(engines.ENGINES)
     if name
-    != "packet"  # numbers and windows that tests look at are the adapter's there, see test_packet_mode
+    != "packet"  # numbers and windows that tests look at are the adapter's there, see test_leases
 ]
 
 
