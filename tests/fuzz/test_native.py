@@ -55,9 +55,8 @@ def test_engine_under_sanitizers(tmp_path: Path, cipher: str) -> None:
         subprocess.check_output(["gcc", f"-print-file-name={one}"], text=True).strip()
         for one in ("libasan.so", "libubsan.so")
     ]
-    tests = [
-        f"tests/offload/test_{name}.py" for name in ("engine", "path", "trains", "adapter", "rings", "carry")
-    ]
+    names = ("engine", "engine_inbound", "path", "trains", "adapter", "rings", "carry")
+    tests = [f"tests/offload/test_{name}.py" for name in names]
     # with an adapter those that are about one
     chosen = "native and (test_adapter or not native-adapter) or test_carry"
     show = f"import offload._native as it; assert it.__file__ == {str(module)!r}, it.__file__"

@@ -12,8 +12,7 @@ from support import engines
 PARAMS = [
     pytest.param(name, marks=[pytest.mark.long] if "adapter" in name else [])
     for name in sorted(engines.ENGINES)
-    if name
-    != "packet"  # numbers and windows that tests look at are the adapter's there, see test_leases
+    if name != "packet"  # numbers and windows that tests look at are the adapter's there, see test_leases
 ]
 
 

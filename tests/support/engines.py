@@ -101,6 +101,11 @@ def association(
     )
 
 
+def name(suite: QuickSuite) -> str:
+    """What a test with a suite is called."""
+    return f"{suite.protocol.value} {suite} {suite.encryption.name if suite.encryption else ''} {suite.esn}"
+
+
 @dataclass
 class Host:
     """An engine, its pair and what it told its owner."""
