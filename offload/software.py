@@ -182,10 +182,7 @@ class SoftwareEngine:
     ) -> None:
         """Send to the peer's new address from now on; `encapsulation` is that of the outbound direction."""
         self._forget(pair)
-        pair.outbound.source, pair.outbound.destination = local, peer
-        pair.inbound.source, pair.inbound.destination = peer, local
-        pair.outbound.encapsulation = encapsulation
-        pair.inbound.encapsulation = (encapsulation[1], encapsulation[0]) if encapsulation else None
+        pair.move(local, peer, encapsulation)
         if self._spis.get(pair.inbound.spi) is pair:
             self._accounts.install(pair)
             self._twins.moved(pair)

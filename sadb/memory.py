@@ -58,10 +58,7 @@ class MemoryBackend:
         self, pair: SaPair, local: Address, peer: Address, encapsulation: tuple[int, int] | None
     ) -> None:
         """Enter the new outer addresses into the pair; `encapsulation` is that of the outbound direction."""
-        pair.outbound.source, pair.outbound.destination = local, peer
-        pair.inbound.source, pair.inbound.destination = peer, local
-        pair.outbound.encapsulation = encapsulation
-        pair.inbound.encapsulation = (encapsulation[1], encapsulation[0]) if encapsulation else None
+        pair.move(local, peer, encapsulation)
 
     def usage(self, pair: SaPair) -> tuple[Usage, Usage]:
         """The pair's own counters, in and out."""

@@ -147,6 +147,13 @@ class SaPair:
         """The outer address of the other end."""
         return self.outbound.destination
 
+    def move(self, local: Address, peer: Address, encapsulation: tuple[int, int] | None) -> None:
+        """Its outer addresses are others; `encapsulation` is that of the outbound direction."""
+        out, back = self.outbound, self.inbound
+        out.source, out.destination = back.destination, back.source = local, peer
+        out.encapsulation = encapsulation
+        back.encapsulation = encapsulation[::-1] if encapsulation else None
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:

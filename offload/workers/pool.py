@@ -274,10 +274,7 @@ class Workers:
         self, pair: SaPair, local: Address, peer: Address, encapsulation: tuple[int, int] | None
     ) -> None:
         """Send to the peer's new address from now on."""
-        pair.outbound.source, pair.outbound.destination = local, peer
-        pair.inbound.source, pair.inbound.destination = peer, local
-        pair.outbound.encapsulation = encapsulation
-        pair.inbound.encapsulation = (encapsulation[1], encapsulation[0]) if encapsulation else None
+        pair.move(local, peer, encapsulation)
         pair.outbound.mtu = self.link_mtu(peer)
         held = self._held.get(pair)
         if held is not None:
