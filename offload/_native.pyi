@@ -67,6 +67,10 @@ class Ring:
         does that protects nothing, for measurements. How many were taken and how many of them, and octets,
         were written; and the one of another protocol that ended it."""
 
+    def wait(self) -> None:
+        """Publish what was taken, and sleep until there may be more, or the other side is gone: as the loop
+        sleeps, for measurements."""
+
     def close(self) -> None: ...
 
 class Table:

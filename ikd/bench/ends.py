@@ -256,6 +256,18 @@ class NativeHost(Host):
         self._ledger.begin(0, pair)
         return accounts
 
+    def _receive(self, batch: Batch) -> None:
+        """See `Host`; the loop tells of what was taken, and sleeps, by itself."""
+        assert self._port.native is not None
+        ring, ended = self._port.native.ring, False
+        while not ended:
+            taken, ended = batch()
+            if not taken:
+                ring.wait()
+                if ring.broken:
+                    raise Broken("the adapter is gone")
+        self._port.publish()
+
     def _drops(self, engine: SoftwareEngine | None) -> Counter[str]:
         from offload._native import REASONS
 

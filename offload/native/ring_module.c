@@ -3,6 +3,7 @@
 #include "module.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -130,6 +131,23 @@ static PyObject *hand_on(Ring *self, PyObject *arguments)
     return up == NULL ? NULL : Py_BuildValue("KKKN", taken, frames, octets, up);
 }
 
+/* Sleep as the loop does (`serve`), which has other sources as well. */
+static PyObject *wait_for(Ring *self, PyObject *unused)
+{
+    struct ring *ring = &self->ring;
+    (void)unused;
+    if (!is_open(self))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    struct pollfd bell = {.fd = ring->bell, .events = POLLIN};
+    if (!ring_doze(ring))
+        ring_sleep(ring, false);
+    else if (poll(&bell, 1, -1) > 0)
+        ring_hear(ring);
+    Py_END_ALLOW_THREADS
+    return PyErr_CheckSignals() == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
 /* A side of a port, as offload.nic.rings.Reader is ---------------------------------------------------------- */
 
 static PyObject *tell(Ring *self, PyObject *unused)
@@ -186,6 +204,7 @@ static PyObject *get_broken(Ring *self, void *unused)
 static PyMethodDef methods[] = {
     {"take", (PyCFunction)take, METH_VARARGS, NULL},
     {"hand_on", (PyCFunction)hand_on, METH_VARARGS, NULL},
+    {"wait", (PyCFunction)wait_for, METH_NOARGS, NULL},
     {"tell", (PyCFunction)tell, METH_NOARGS, NULL},
     {"awaited", (PyCFunction)awaited, METH_NOARGS, NULL},
     {"sleep", (PyCFunction)sleep_on, METH_NOARGS, NULL},

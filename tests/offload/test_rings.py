@@ -16,7 +16,8 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from random import Random
 from struct import error as StructError
-from time import monotonic
+from threading import Thread
+from time import monotonic, sleep
 
 import msgspec
 import pytest
@@ -364,6 +365,39 @@ def test_end_of_the_other_side_is_seen() -> None:
         host.transmit.put(sent(1))
         with pytest.raises(Broken, match="gone"):
             host.publish()
+
+
+@pytest.mark.parametrize("engine", ["native"], indirect=True)
+def test_the_loop_sleeps_until_there_is_something() -> None:
+    """What a host of measurements does in C: it misses nothing that came before it slept, is rung for while
+    it does, tells of what it took, and sees the other side's end."""
+    plug, other = wire()
+    with closing(host_port(plug)) as host:
+        assert host.native is not None
+        ring = host.native.ring
+        with closing(AdapterPort(other)) as adapter:
+
+            def gives(after: float) -> None:
+                sleep(after)
+                assert adapter.received.put(Arrived(50, HERE, HERE, b"something"))
+                adapter.publish()
+
+            gives(0)
+            ring.wait()  # it is there already
+            for _ in range(20):
+                assert len(host.native.take(10)) == 1
+                thread = Thread(target=gives, args=(0.002,))
+                thread.start()
+                ring.wait()
+                thread.join()
+            host.native.take(10)
+            gives(0)
+            assert host.native.moved
+            ring.wait()
+            assert not host.native.moved
+            host.native.take(10)
+        ring.wait()
+        assert ring.broken
 
 
 # Hostile memory ------------------------------------------------------------------------------------------
