@@ -42,6 +42,7 @@ class Member:
     moves: int = 0
     octets: int = 0
     octets_offloaded: int = 0
+    facts: tuple[object, ...] = ()  # what its claim was last barred for, or not
 
     @property
     def port(self) -> Port:
@@ -176,7 +177,17 @@ class Steering:
         return reason or member.failed.get(direction)
 
     def _bar(self, member: Member) -> None:
-        """What is so now: addresses and states of SAs, links and rules change."""
+        """What is so now: addresses and states of SAs, links and rules change. Of most members nothing does,
+        and there may be very many."""
+        port, ports = member.port, self.ports
+        facts = (
+            *(self.up, ports.enabled, member.wished, port.limit > 0, port.trusted),
+            *_facts(member.inbound),
+            *_facts(member.outbound),
+        )
+        if facts == member.facts:
+            return
+        member.facts = facts
         if member.inbound.destination != member.claim.address:
             self.placement.table.move(member.claim, member.inbound.destination)
         at = Circumstances(
@@ -223,6 +234,11 @@ class Steering:
                 evicted = member
             self.counters[decision.outcome.value] += 1
             self._decided(member, decision, other)
+
+
+def _facts(sa: SecurityAssociation) -> tuple[object, ...]:
+    """What decides whether an adapter can have an SA."""
+    return sa.suite, sa.mode, sa.destination, sa.encapsulation, sa.state
 
 
 _REASONS = {one.value: one for one in Reason} | {"lost": Reason.REFUSED, "esn": Reason.REFUSED}

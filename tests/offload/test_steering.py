@@ -3,11 +3,12 @@ remembered."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from support.engines import GCM, association
+from support.engines import GCM, GCM_ESN, association
 
 from offload.nic.capabilities import PROFILES, Capabilities, Direction
 from offload.nic.eligibility import Reason
@@ -167,3 +168,58 @@ def test_what_was_not_granted_is_not_in_the_adapter() -> None:
     plane.done(two, "placed", 0.0)
     assert (one.hard, two.hard, two.moves) == (BOTH, set(), 0)
     assert plane.steering.why(two, Direction.INBOUND, 0.0) is not None
+
+
+CHANGES: dict[str, tuple[Callable[[Member, Steering], None], Callable[[Member, Steering], None]]] = {
+    "off": (
+        lambda member, steering: setattr(member, "wished", False),
+        lambda member, steering: setattr(member, "wished", True),
+    ),
+    "off (switch)": (
+        lambda member, steering: setattr(steering.ports, "enabled", False),
+        lambda member, steering: setattr(steering.ports, "enabled", True),
+    ),
+    "off (port)": (
+        lambda member, steering: setattr(member.port, "limit", 0),
+        lambda member, steering: setattr(member.port, "limit", 9),
+    ),
+    "trust": (
+        lambda member, steering: setattr(member.port, "trusted", False),
+        lambda member, steering: setattr(member.port, "trusted", True),
+    ),
+    "link": (
+        lambda member, steering: steering.link(False, 1.0),
+        lambda member, steering: steering.link(True, 2.0),
+    ),
+    "encap": (
+        lambda member, steering: setattr(member.outbound, "encapsulation", (4500, 4500)),
+        lambda member, steering: setattr(member.outbound, "encapsulation", None),
+    ),
+    "mode": (
+        lambda member, steering: setattr(member.outbound, "mode", Mode.TUNNEL),
+        lambda member, steering: setattr(member.outbound, "mode", Mode.TRANSPORT),
+    ),
+    "esn": (
+        lambda member, steering: setattr(member.outbound, "suite", GCM_ESN),
+        lambda member, steering: setattr(member.outbound, "suite", GCM),
+    ),
+    "ageing": (
+        lambda member, steering: setattr(member.outbound, "state", State.DYING),
+        lambda member, steering: setattr(member.outbound, "state", State.MATURE),
+    ),
+}
+
+
+@pytest.mark.parametrize("why", CHANGES)
+def test_whatever_changes_is_followed_and_back(why: str) -> None:
+    """What was found once is not asked for again until something is otherwise: whatever that may be."""
+    plane = Plane(replace(SMALL, rx_slots=8, tx_slots=8))
+    member = plane.pair(1)
+    change, back = CHANGES[why]
+    for turn in range(2):
+        assert Direction.OUTBOUND not in member.claim.barred
+        change(member, plane.steering)
+        plane.steering.rebalance(3.0 + 2 * turn)
+        assert member.claim.barred[Direction.OUTBOUND].value == why.split()[0]
+        back(member, plane.steering)
+        plane.steering.rebalance(4.0 + 2 * turn)
