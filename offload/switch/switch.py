@@ -32,6 +32,8 @@ from offload.switch.steering import Member, Steering
 from sadb.sa import SaPair
 
 MOST_PAIRS: Final = 20_000  # of one guest that are considered at all
+MESSAGES: Final = (1000.0, 3.0 * MOST_PAIRS)  # that a guest may say in a second, and at once: it may be new
+REST_SECONDS: Final = 0.1  # for which nobody listens to it otherwise
 JOINS: Final = (1.0, 5.0)  # how often a port may bring sockets, in a second and at once: others wait for that
 PATIENCE: Final = 10.0  # seconds that a guest may have more in the adapter than it is to have
 Move = Callable[[frozenset[Direction], bool], None]
@@ -74,6 +76,7 @@ class Switch:
         self._guests: dict[str, _Guest] = {}
         self._quotas: set[str] = set()  # ports that the adapter knows of
         self._joins: dict[str, Bucket] = {}  # by port
+        self._paces: dict[str, Bucket] = {}
         self._above: dict[str, float] = {}  # ports that have more than they are to have, and since when
 
     # Life ------------------------------------------------------------------------------------------------
@@ -235,7 +238,7 @@ class Switch:
             return
         guest = self._guests[name] = _Guest(name, sock)
         guest.outbox = Outbox(self._loop, sock, lambda: self._leave(guest))
-        self._loop.add_reader(sock, self._hear, guest)
+        self._listen_to(guest)
         self._send(guest, Welcome(name))
 
     def _hear(self, guest: _Guest) -> None:
@@ -255,10 +258,22 @@ class Switch:
             if not isinstance(message, Join):
                 _close(filenos)
             self._act(guest, message, filenos)
+            if not self._paces.setdefault(guest.port, Bucket(*MESSAGES)).take(self._now()):
+                self._rest(guest)
         except (ValueError, KeyError, OSError, msgspec.DecodeError):
             if filenos is not guest.filenos:
                 _close(filenos)
             self._leave(guest)
+
+    def _rest(self, guest: _Guest) -> None:
+        """Do not listen to one that talks too much, for a while: what it says waits, and is not lost."""
+        assert self._loop is not None
+        self._loop.remove_reader(guest.socket)
+        self._loop.call_later(REST_SECONDS, self._listen_to, guest)
+
+    def _listen_to(self, guest: _Guest) -> None:
+        if self._loop is not None and self._guests.get(guest.port) is guest:
+            self._loop.add_reader(guest.socket, self._hear, guest)
 
     def _act(self, guest: _Guest, message: port_protocol.FromGuest, filenos: list[int]) -> None:
         now = self._now()

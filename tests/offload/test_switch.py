@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from support import sas
 from offload.nic.capabilities import PROFILES, Direction
 from offload.nic.management import Quota, Status
 from offload.nic.rings import wire
-from offload.switch import port_protocol
+from offload.switch import port_protocol, switch
 from offload.switch.adapters import Plugged
 from offload.switch.guest import Guest
 from offload.switch.port_protocol import Claim, Join, Used, facts
@@ -160,6 +161,32 @@ def test_one_message_does_not_keep_the_host_busy(site: Site, engine: str) -> Non
     with site.guest() as guest:
         assert site.says(guest, Used([(1, 1, 1)] * port_protocol.ROWS))
         assert not site.says(guest, Used([(1, 1, 1)] * (port_protocol.ROWS + 1)))
+
+
+def test_a_guest_that_talks_without_end_is_heard_now_and_then(
+    site: Site, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pair that comes or goes is an event of the host: its log, and its time, are not a guest's to take.
+    Nothing that it says is lost."""
+    monkeypatch.setattr(switch, "MESSAGES", (10.0, 20.0))
+    later: list[Callable[[], object]] = []
+    monkeypatch.setattr(site.loop, "call_later", lambda _, work, *given: later.append(partial(work, *given)))
+    with site.guest() as guest:
+        pair = sas.pair(2, mode=Mode.TRANSPORT)
+        for ident in range(1, 61):
+            claim = Claim(ident, facts(pair.inbound), facts(pair.outbound), "peer", "rule", True, None)
+            guest.send(port_protocol.encode(claim))
+        site.turns(100)
+        assert len(site.switch.steering) == 21
+        for expected in range(21 + 11, 60, 11):  # what has become its due in a second, and one more
+            site.now += 1.0
+            later.pop()()
+            site.turns(100)
+            assert len(site.switch.steering) == expected
+        site.now += 10.0
+        later.pop()()
+        site.turns(100)
+        assert len(site.switch.steering) == 60
 
 
 def test_who_keeps_slots_that_are_not_his_is_shown_out(site: Site, engine: str) -> None:
