@@ -136,7 +136,9 @@ class FirstCome:
             return []
         self._known[claim.sa] = claim
         claim.arrival = self._arrivals = self._arrivals + 1
-        if (old := claim.predecessor) is not None:
+        if (old := claim.predecessor) is not None and old.superseded is not None:
+            claim.predecessor = None  # it has a successor: another one has nothing to inherit
+        elif old is not None:
             claim.rate, old.superseded = replace(old.rate), now
         decisions = self._first(claim, now)
         self._note(claim)

@@ -568,6 +568,24 @@ def test_at_the_limit_a_successor_takes_the_slots_of_its_predecessor() -> None:
     assert old.placed == BOTH
 
 
+def test_a_pair_has_one_successor() -> None:
+    """Guests say what replaces what: one that names a busy pair again and again would get all the slots that
+    are kept for rekeys of everybody, and the pair's score for each."""
+    switch = Switch()
+    busy = switch.arrive(rate=100_000)
+    for _ in range(20):
+        switch.arrive(rate=50_000)
+    first = switch.rekey(busy)
+    assert first.placed
+    free = switch.policy.table.free(0)
+    second = switch.rekey(busy)
+    assert not second.placed
+    assert switch.policy.table.free(0) == free
+    assert second.score(switch.now) == 0
+    switch.leave(first)  # it came to nothing
+    assert switch.rekey(busy).placed
+
+
 def test_predecessors_that_stay_give_their_slots_back() -> None:
     """A guest that rekeys and never deletes would take the kept slots for good."""
     switch = Switch()
