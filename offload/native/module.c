@@ -439,18 +439,30 @@ static PyObject *receive_ring(Table *self, PyObject *arguments)
 
 /* For an adapter ---------------------------------------------------------------------------------------- */
 
-static PyObject *frame_for_adapter(Table *self, PyObject *arguments)
+/* Have the frame that is the argument in `out`; 0 when Python has to look at it, -1 with an exception. */
+static int sealed(struct table *table, PyObject *arguments, bool placed)
 {
-    struct table *table = self->table;
     const uint8_t *frame;
     Py_ssize_t size;
     if (!PyArg_ParseTuple(arguments, "y#", &frame, &size))
-        return NULL;
+        return -1;
     if ((size_t)size > table->incoming_size)
-        Py_RETURN_NONE;
+        return 0;
     memcpy(table->incoming, frame, (size_t)size);
-    if (!seal_frame(table, table->incoming, (size_t)size, true, monotonic()))
-        Py_RETURN_NONE;
+    if (seal_frame(table, table->incoming, (size_t)size, placed, monotonic()))
+        return 1;
+    if (memcmp(table->incoming, frame, (size_t)size) == 0)
+        return 0;
+    PyErr_SetString(PyExc_AssertionError, "a frame for Python was changed");
+    return -1;
+}
+
+static PyObject *frame_for_adapter(Table *self, PyObject *arguments)
+{
+    struct table *table = self->table;
+    int done = sealed(table, arguments, true);
+    if (done <= 0)
+        return done == 0 ? Py_NewRef(Py_None) : NULL;
     const struct outgoing *out = &table->out;
     PyObject *made = PyList_New(out->count);
     for (int i = 0; made != NULL && i < out->count; i++) {
@@ -473,18 +485,9 @@ static PyObject *frame_for_adapter(Table *self, PyObject *arguments)
 static PyObject *seal(Table *self, PyObject *arguments)
 {
     struct table *table = self->table;
-    const uint8_t *frame;
-    Py_ssize_t size;
-    if (!PyArg_ParseTuple(arguments, "y#", &frame, &size))
-        return NULL;
-    if ((size_t)size > table->incoming_size)
-        Py_RETURN_NONE;
-    memcpy(table->incoming, frame, (size_t)size);
-    if (!seal_frame(table, table->incoming, (size_t)size, false, monotonic())) {
-        if (memcmp(table->incoming, frame, (size_t)size) != 0)
-            PyErr_SetString(PyExc_AssertionError, "a frame for Python was changed");
-        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
-    }
+    int done = sealed(table, arguments, false);
+    if (done <= 0)
+        return done == 0 ? Py_NewRef(Py_None) : NULL;
     PyObject *trains = PyList_New(0);
     for (int i = 0; trains != NULL && i < table->out.count; i++) {
         const struct message *message = table->out.messages + i;

@@ -52,7 +52,9 @@ from offload.nic.rings import AdapterPort, Plug
 from offload.nic.slots import Broken
 from offload.outer import Arrived, Outgoing
 
-TURNS: Final = 32  # descriptors or reads of one source before others have a turn
+TURNS: Final = 32  # descriptors of one port before others have a turn
+READ: Final = 128  # packets of one source, likewise: about as many, for they come in trains
+TRAINS: Final = 4  # that are read at once
 MOUTHFUL: Final = 4096  # octets of requests, likewise
 MOST_DONE: Final = 512  # completions that a port does not take: then nothing more is sent for it
 REPORT_SECONDS: Final = 0.25
@@ -83,8 +85,12 @@ class Port:
         self.raw.write_batch(one for one in packets if one.path is None)
 
     def read(self, fileno: int, udp: bool) -> list[Arrived]:
-        """From the network."""
-        return (self.natt if udp else self.raw).read_batch(fileno, TURNS)
+        """From the network: not too many packets, of which a train has up to 64."""
+        source, found, packets = self.natt if udp else self.raw, list[Arrived](), 0
+        while packets < READ and (some := source.read_batch(fileno, TRAINS)):
+            found += some
+            packets += sum(-(-len(one.data) // (one.segment or len(one.data) or 1)) for one in some)
+        return found
 
     def answer(self, message: requests.Answer) -> None:
         """Tell who is behind the port; what is not taken now waits."""

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
@@ -15,11 +15,13 @@ from support.engines import GCM, GCM_ESN, association, segments
 
 from offload import vnet
 from offload.channel import Decoder, framed
+from offload.host import natt
 from offload.nic import management, requests
 from offload.nic.descriptors import MOST_PACKETS, Completion, Task, Transmit
 from offload.nic.process import MOST_DONE, TURNS, Nic
 from offload.nic.requests import Added, Answer, Refused
 from offload.nic.rings import HostPort, wire
+from offload.outer import Arrived
 from sadb.address import Path, SocketAddress
 from sadb.algorithms import QuickSuite
 from sadb.sa import Mode, SecurityAssociation
@@ -219,6 +221,36 @@ def test_no_descriptor_keeps_the_others_waiting(guests: tuple[Guest, Guest], eng
     if kind in ("large", "packets"):
         assert vnet.outline(frame)[2] <= MOST_PACKETS
         assert bad.sends(fits) == [Completion(3, True)]
+
+
+def test_a_flood_of_trains_does_not_keep_the_others_waiting(
+    guests: tuple[Guest, Guest], engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A datagram that is read may be a train of 64. As many trains as there are single packets to a turn
+    would take so long that the other ports give up theirs."""
+    bad, _ = guests
+    taken: list[int] = []
+
+    def received(port: str, arrived: list[Arrived]) -> list[Arrived]:
+        taken.append(sum(-(-len(one.data) // (one.segment or len(one.data))) for one in arrived))
+        return []
+
+    monkeypatch.setattr(bad.nic.adapter, "receive", received)
+    sock = natt.opened(ip_address("127.0.0.1"), 0, 0)
+    made, control = socket.socketpair()
+    host, plug = wire()
+    where = sock.getsockname()
+    filenos = [*plug.filenos(), control.detach(), sock.detach()]
+    with closing(HostPort(host)), made, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        bad.nic._attach(management.Attach("vm", plug.slots, plug.room, 0, 1), filenos)
+        peer.setsockopt(socket.IPPROTO_UDP, natt.UDP_SEGMENT, 100)
+        for _ in range(30):
+            peer.sendto(bytes(6400), where)
+        for _ in range(100):
+            bad.nic.turn(0)
+        bad.nic._detach("vm")
+    assert sum(taken) == 30 * 64
+    assert max(taken) < 500
 
 
 def test_who_takes_no_completions_is_not_served(guests: tuple[Guest, Guest], engine: str) -> None:
