@@ -135,7 +135,7 @@ def _adapter(switch: Switch) -> Json:
 
 def _pools(switch: Switch) -> Json:
     can, status = switch.ports.capabilities, switch.status
-    names = ("for both directions",) if can.shared else tuple(one.value for one in Direction)
+    names = ("both",) if can.shared else tuple(one.value for one in Direction)
     used = status.pools if status is not None else (0,) * len(names)
     return [
         {"of": name, "slots": slots, "used": some}

@@ -20,7 +20,7 @@ def offload(out: Console, answer: Json) -> None:
     parts = [
         f"adapter {adapter['profile']}, {adapter['mode']} mode",
         _state(adapter),
-        ", ".join(f"{one['used']} of {one['slots']} slots {one['of']}" for one in adapter["pools"]),
+        ", ".join(f"{one['used']} of {one['slots']} slots {_POOLS[one['of']]}" for one in adapter["pools"]),
         f"{adapter['addresses_used']} of {adapter['addresses']} addresses",
         count(answer["sas"], "SA pair"),
     ]
@@ -43,6 +43,9 @@ def ports(out: Console, rows: Iterable[Json]) -> None:
     """Ports with limits and use."""
     heads = ("PORT", "STATE", "IN USE", "MAX SA", "RESERVE", "WEIGHT", "OFFLOADED", "SOFTWARE", "REFUSED")
     table(out, heads, map(_port, rows))
+
+
+_POOLS = {"both": "for both directions", "inbound": "inbound", "outbound": "outbound"}
 
 
 def _state(adapter: Json) -> str:
