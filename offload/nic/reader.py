@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from offload._native import Ring
 from offload.nic.slots import Arrivals, Broken
 from offload.outer import Arrived
-
-if TYPE_CHECKING:
-    from offload.nic.rings import Plug
 
 MOUTHFUL: Final = 256 << 10  # octets that end a batch, as in `offload.nic.rings`
 
@@ -22,12 +19,13 @@ class NativeReader:
 
     waits: Final = True
 
-    def __init__(self, memory: mmap.mmap, starts: Sequence[int], plug: Plug) -> None:
-        """`starts`: where the rings begin, in the order of `offload.nic.rings.HostPort`."""
+    def __init__(
+        self, memory: mmap.mmap, starts: Sequence[int], slots: int, room: int, bells: tuple[int, int]
+    ) -> None:
+        """`starts`: where the rings begin, in the order of `offload.nic.rings.HostPort`; `slots` and `room`:
+        the size of each; `bells`: ours and the other side's."""
         transmit, completed, received = starts
-        self.ring = ring = Ring(
-            memory, transmit, completed, received, plug.slots, plug.room, plug.bell, plug.other_bell
-        )
+        self.ring = ring = Ring(memory, transmit, completed, received, slots, room, *bells)
         self.tell, self.awaited, self.stirred = ring.tell, ring.awaited, ring.stirred
         self.sleep, self.wake, self.close = ring.sleep, ring.wake, ring.close
         self._codec = Arrivals()

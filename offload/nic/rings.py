@@ -379,7 +379,8 @@ class HostPort(_Port):
         if native:
             from offload.nic.reader import NativeReader
 
-            self.native = NativeReader(self._memory, [one.start for one in self._regions], plug)
+            starts, bells = [one.start for one in self._regions], (plug.bell, plug.other_bell)
+            self.native = NativeReader(self._memory, starts, plug.slots, plug.room, bells)
         self.received = self.native or Reader(third, Arrivals())
         self._sides = self.transmit, self.completed, self.received
 

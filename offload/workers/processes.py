@@ -117,7 +117,7 @@ def spawn(
         for one in handed:
             stack.enter_context(one)
         child = subprocess.Popen(
-            [sys.executable, "-m", "offload.workers.worker", msgspec.json.encode(order).decode()],
+            [sys.executable, "-m", "offload.workers", msgspec.json.encode(order).decode()],
             stdin=subprocess.DEVNULL,
             pass_fds=(*(one.fileno() for one in handed), ledger, queue, *raw, *natt, *hints, *kept),
         )

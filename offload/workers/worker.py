@@ -1,8 +1,6 @@
 """Shell. A worker of the data plane: a process of its own that carries packets and knows nothing of keys'
 origins.
 
-    python -m offload.workers.worker ORDER      started by `offload.workers.pool`; inherits descriptors
-
 It reads its queue of the TUN device, its raw sockets and its UDP sockets, and does what the daemon says
 through the channel: an order that was given before a packet came is carried out before the packet is looked
 at. With the native loop only what that hands up reaches Python. It has no rights: everything it needs is open
@@ -13,7 +11,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -24,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from offload import channel, rights, vnet
+from offload import channel, vnet
 from offload.accounts import LedgerAccounts, NativeAccounts
 from offload.host.hints import Hints
 from offload.host.natt import NattSockets
@@ -421,21 +418,3 @@ class Worker:
             self.reported, self.alive_at = found, now + channel.ALIVE_SECONDS
             self._answer(channel.Report(*found))
         self.report_at = now + REPORT_SECONDS
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Carry packets as ordered."""
-    rights.ignore_signals()
-    order = msgspec.json.decode(arguments[0], type=Order)
-    kind = Worker
-    if order.plugs >= 0:
-        from offload.workers.nic_worker import NicWorker
-
-        kind = NicWorker
-    worker = kind(order)
-    rights.give_up(outlives=order.will is not None)
-    worker.run()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

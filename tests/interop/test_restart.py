@@ -43,7 +43,7 @@ def workers(daemon: Ikd) -> list[int]:
                 command = (one / "cmdline").read_bytes()
             except OSError:
                 continue
-            if b"offload.workers.worker" in command and str(daemon.directory).encode() in command:
+            if b"offload.workers" in command and str(daemon.directory).encode() in command:
                 found.append(int(one.name))
     return sorted(found)
 
