@@ -93,7 +93,7 @@ def test_authip_beside_our_certificates() -> None:
         assert rows[auth, "strongswan"]["missing"] == "strongSwan does not speak AuthIP"
     measured = [row for row in rows.values() if "missing" not in row]
     assert len(measured) == 4
-    assert all(0.2 < row["complete_ms"] < 500 for row in measured)
+    assert all(0.2 < row["complete_ms"] < 5000 for row in measured)
     ratios = {"complete/authip-kerberos", "complete/authip-certificate", "cpu/ecdsa-p256", "rate/ecdsa-p256"}
     assert set(answer["ratios"]) == ratios
     assert not namespaces(bench.pid)

@@ -44,13 +44,15 @@ def early(side: str, replaced: int) -> int:
 @whats
 @pytest.mark.parametrize("aggressive", [False, True], ids=["main", "aggressive"])
 def test_rekey_loses_no_packet(hosts: Lab, place: Path, what: str, side: str, aggressive: bool) -> None:
-    """Keys are replaced under traffic; a lost ping would be an outage every hour."""
+    """Keys are replaced under traffic; a lost ping would be an outage every hour. Some peers delete what they
+    have replaced, others leave that to us."""
+    deletes = {"delete_rekeyed": "yes" if aggressive else "no"}
     peers = psk_peers(
         hosts,
         place,
         extra=ikev1_rule(more="aggressive = true" if aggressive else ""),
         connection=ikev1(aggressive=aggressive),
-        options=WEAK_AGGRESSIVE,
+        options=merged(WEAK_AGGRESSIVE, deletes),
     )
     with peers.ikd, peers.charon:
         peers.up("ikd")

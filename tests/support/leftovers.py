@@ -26,7 +26,7 @@ def remove_namespaces() -> None:
     """Network namespaces, with what runs in them; once for a process. Others may do the same now."""
     for name in orphaned(_lines("ip", "netns", "list")):
         for pid in _lines("ip", "netns", "pids", name):
-            with suppress(ProcessLookupError):
+            with suppress(OSError):
                 os.kill(int(pid), signal.SIGKILL)
         _lines("ip", "netns", "del", name)
 
