@@ -291,15 +291,15 @@ def respond(session: Session, request: Message, *, first: bool = False) -> Steps
     """A quick mode of the peer, whose integrity has been checked."""
     # <--  HDR*, HASH(Auth1), IDi, IDr, SA, Ni(qm), [KE]
     request = check(session, request, first=first)
-    if full := session.full():
-        raise Refused(Isakmp.NO_PROPOSAL_CHOSEN, full)
     rule, choice, selector, mode = _accept(session, request)
     _check_spi(choice)
+    old = quick.replaced(session.pairs_of_peer(), rule, selector)
+    if full := session.full(replacing=old is not None):
+        raise Refused(Isakmp.NO_PROPOSAL_CHOSEN, full)
     exchange = DiffieHellman(choice.suite.group) if choice.suite.group else None
     public = request.maybe(KeyExchange)
     shared = quick.agree(exchange, public.public) if exchange and public else b""
     nonce_r = session.nonce_quick if first or not session.profile.later_nonce else session.env.random(NONCE)
-    old = quick.replaced(session.pairs_of_peer(), rule, selector)
     spi = yield from ask(AllocateSpi())
     nonces = request.one(Nonce).data, nonce_r
     agreed = Agreed(rule, choice, request.message_id, spi, selector, mode, nonces, shared, old)

@@ -171,16 +171,16 @@ def initiate(
 def respond(session: Session, request: Message) -> Steps[Message | None]:
     """A quick mode of the peer, whose HASH(1) has been checked."""
     # <--  HDR*, HASH(1), SA, Ni, [KE,] [IDci, IDcr]
-    if full := session.full():
-        raise Refused(N.NO_PROPOSAL_CHOSEN, full)
     names = session.peer.claims if session.peer else ()
     rule, choice, selector, mode = quick.accept(session, request, lambda one: bool(admits(one, names)))
+    old = quick.replaced(list(session.children.pairs.values()), rule, selector)
+    if full := session.full(replacing=old is not None):
+        raise Refused(N.NO_PROPOSAL_CHOSEN, full)
     exchange = DiffieHellman(choice.suite.group) if choice.suite.group else None
     public = request.maybe(KeyExchange)
     shared = quick.agree(exchange, public.public) if exchange and public else b""
     nonces = request.one(Nonce).data, session.env.random(NONCE)
     own = quick.life_of(rule)
-    old = quick.replaced(list(session.children.pairs.values()), rule, selector)
     spi = yield from ask(AllocateSpi())
     try:
         pair = _pair(session, rule, choice, spi, selector, mode, nonces, shared, choice.life)

@@ -147,13 +147,14 @@ def test_a_flood_of_quick_modes() -> None:
 
 
 def test_a_peer_has_only_so_many_quick_mode_sas() -> None:
-    """What comes beyond is refused, and refusals that nobody acknowledges do not pile up."""
+    """What comes beyond is refused, a pair and its replacement counting once, and refusals that nobody
+    acknowledges do not pile up."""
     link = connected(right_settings=IkeSettings(children=5, liveness=0))
     link.fate = lambda flight: setattr(flight, "lost", flight.sender is link.right)
     for number in range(1000):
         link.inject(link.right, quick_request(link.left, number))
     right = main_mode(link.right)
-    assert len(right.children) == 5
+    assert len(right.children) == 10
     assert len(right.notices) <= 64
     assert len(right.talks.talks) <= MOST_TALKS
     sent = len(link.flights)

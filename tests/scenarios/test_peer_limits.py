@@ -115,6 +115,20 @@ def test_rekeyed_ike_sas_do_not_count_twice(protocol: str) -> None:
     agree(made, ikes=1, pairs=1)
 
 
+@PROTOCOLS
+@pytest.mark.parametrize("limit", ["children", "peer_children"])
+def test_rekeyed_child_sas_do_not_count_twice(protocol: str, limit: str) -> None:
+    """A peer that has as many as it may would lose one after the other when their lives end."""
+    made = CONNECTED[protocol](right_settings=IkeSettings(**{limit: 1}))
+    for side in (made.left, made.right, made.left):
+        old = made.left.pairs[0].inbound.spi
+        made.rekey_child(side)
+        made.run(30)
+        assert [one.inbound.spi != old for one in made.left.pairs] == [True]
+    assert not made.left.failures
+    agree(made, ikes=1, pairs=1)
+
+
 def test_child_sas_of_all_ike_sas_of_a_peer_count() -> None:
     """Else who may have a thousand under one IKE SA has a hundred thousand under a hundred."""
     made = link.connected(nets=6, right_settings=IkeSettings(children=2, peer_children=3))
