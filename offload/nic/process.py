@@ -125,6 +125,14 @@ def _sockets(filenos: Sequence[int], kind: socket.SocketKind) -> list[socket.soc
     return made
 
 
+def _shut(fileno: int) -> bool:
+    """Whether somebody who has the same socket has shut it for reading (shutdown(2)): then it is readable for
+    ever, and nothing comes."""
+    poll = select.poll()
+    poll.register(fileno, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 class Nic:
     """The adapter, from inherited descriptors to the end of its manager."""
 
@@ -212,7 +220,10 @@ class Nic:
         if port.arrived:
             self._pause(port, True)
             return
-        port.arrived += self.adapter.receive(port.name, port.read(fileno, udp))
+        found = port.read(fileno, udp)
+        if not found and _shut(fileno):
+            raise Broken("a socket that will never be anything but readable")
+        port.arrived += self.adapter.receive(port.name, found)
         for report in port.raw.told():
             port.answer(requests.TooBig(report.destination.packed, report.mtu, report.spi))
 

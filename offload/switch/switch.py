@@ -27,7 +27,7 @@ from offload.switch.adapters import AdapterProcess, Plugged
 from offload.switch.outbox import Outbox
 from offload.switch.placement import Decision
 from offload.switch.port_protocol import Claim, Denied, Join, Leave, Moved, Told, Used, Welcome
-from offload.switch.ports import HOST, Port, Ports
+from offload.switch.ports import HOST, Ports
 from offload.switch.steering import Member, Steering
 from sadb.sa import SaPair
 
@@ -363,10 +363,6 @@ class Switch:
         _close(guest.filenos)
         for member in guest.members.values():
             self.steering.leave(member, self._now())
-
-    def port_of(self, name: str) -> Port:
-        """A port; raises `PortError`."""
-        return self.ports[name]
 
 
 def _close(filenos: list[int]) -> None:

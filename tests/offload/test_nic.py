@@ -253,6 +253,20 @@ def test_a_flood_of_trains_does_not_keep_the_others_waiting(
     assert max(taken) < 500
 
 
+def test_a_guest_that_shuts_its_socket_for_reading(guests: tuple[Guest, Guest], engine: str) -> None:
+    """It is readable for ever then; the adapter, which sleeps until something is, would turn in circles."""
+    nic, (host, plug), (guest, control) = guests[0].nic, wire(), socket.socketpair()
+    with closing(HostPort(host)), guest, natt.opened(ip_address("127.0.0.1"), 0, 0) as theirs:
+        filenos = [*plug.filenos(), control.detach(), os.dup(theirs.fileno())]
+        nic._attach(management.Attach("vm", plug.slots, plug.room, 0, 1), filenos)
+        theirs.connect(theirs.getsockname())
+        nic.turn(0)
+        assert "vm" in nic.ports
+        theirs.shutdown(socket.SHUT_RD)
+        nic.turn(0)
+        assert nic.ports.keys() == {"bad", "good"}
+
+
 def test_who_takes_no_completions_is_not_served(guests: tuple[Guest, Guest], engine: str) -> None:
     """They would pile up in the adapter, which has all the ports' memory, for as long as he likes. When he
     takes them, everything goes on."""
