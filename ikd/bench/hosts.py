@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -123,12 +124,19 @@ def process(
 
 
 def await_file(made: subprocess.Popen[str], ready: Path, what: str, *logs: Path) -> None:
-    """Until a socket is there, or another file that tells that a program serves."""
+    """Until somebody listens on a socket, or another file is there that tells that a program serves."""
     deadline = time.monotonic() + PATIENCE
-    while not ready.exists():
+    while not _serves(ready):
         if made.poll() is not None or time.monotonic() > deadline:
             raise Trouble(f"{what} does not start:\n{tails(logs)}")
         time.sleep(0.02)
+
+
+def _serves(ready: Path) -> bool:
+    if not ready.is_socket():
+        return ready.exists()
+    with socket.socket(socket.AF_UNIX) as trial:
+        return trial.connect_ex(str(ready)) == 0
 
 
 def tails(logs: Sequence[Path]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -129,6 +130,12 @@ def ikev1(*, aggressive: bool = False, proposals: str = IKEV1, esp: str = "aes12
     return change | ({"aggressive": "yes"} if aggressive else {})
 
 
+def _serves(path: Path) -> bool:
+    """Whether somebody listens on a socket; it is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as trial:
+        return trial.connect_ex(str(path)) == 0
+
+
 class Charon:
     """One charon on a machine or in a namespace. `connection` becomes the connection `net`; `options` go into
     `charon { }`."""
@@ -210,7 +217,7 @@ class Charon:
             self.host.give(self.directory)
             self._process = self.host.start((CHARON,), self._variables, output)
         deadline = time.monotonic() + 60
-        while not (self.directory / "charon.vici").exists():
+        while not _serves(self.directory / "charon.vici"):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(
                     f"charon does not start: {(self.directory / 'stdout').read_text()}\n{self.log()}"
