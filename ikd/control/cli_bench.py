@@ -55,7 +55,7 @@ def _names(known: Collection[str]) -> Any:
 @click.option(
     "--profile",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Run our responder under cProfile, which slows it, and write its figures to FILE.",
+    help="Sample where our responder's processor time goes, and write it to FILE.",
 )
 @with_json
 def ike(
