@@ -165,17 +165,17 @@ class Connection:
 
     def hang_up(self) -> None:
         """End it from this side: what is under way is cancelled, what is answered goes out."""
-        self._ending = True
         for task in self._under_way:
             task.cancel()
         self.reader.feed_eof()
-        self._room.release()  # for who waits there
+        self._read_no_more()
 
     async def run(self) -> None:
         """Serve until the client hangs up."""
         await self._room.acquire()
         self._answer({"ikd": __version__, "protocol": PROTOCOL})
         writing = asyncio.create_task(self._write())
+        writing.add_done_callback(lambda _: self._read_no_more())  # who has gone takes no answers any more
         try:
             await self._read()
         except (ConnectionError, asyncio.LimitOverrunError, ValueError):
@@ -204,6 +204,10 @@ class Connection:
             task.add_done_callback(self._under_way.discard)
         if self._under_way:  # the client has shut its sending side and still wants the answers
             await asyncio.wait(self._under_way)
+
+    def _read_no_more(self) -> None:
+        self._ending = True
+        self._room.release()  # for who waits there
 
     async def _request(self, line: bytes) -> None:
         number: Json = None

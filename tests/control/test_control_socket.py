@@ -230,6 +230,24 @@ async def test_who_reads_no_answers_is_not_read(tmp_path: Path) -> None:
         assert await run(flood)
 
 
+async def test_who_reads_no_answers_and_goes_is_let_go(tmp_path: Path) -> None:
+    """Else its place stays taken, and what it watches is told to nobody; sixty of them lock others out."""
+    host = FakeHost()
+
+    def flood(path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(path))
+            sock.sendall(b'{"do":"watch","with":{"events":["child-failed"]}}\n')
+            sock.settimeout(0.5)
+            with suppress(TimeoutError):
+                while True:
+                    sock.sendall(b'{"do":"help"}\n' * 1000)
+
+    async with serving(tmp_path / "c", host) as run:
+        await run(flood)
+        await until(lambda: host.closed)
+
+
 async def test_more_requests_than_there_is_room_for_are_answered(tmp_path: Path) -> None:
     """In time: a client may send many at once, if it reads."""
     lines = [b'{"id":%d,"do":"version"}\n' % n for n in range(10 * MOST_UNDER_WAY)]
