@@ -247,7 +247,7 @@ class AuthipAssociation(Reception):
         now, wish = self.session.now, acquire.read(self.session, message)
         if wish is None:
             self.dropped("refused", "NOTIFY_ACQUIRE for traffic that no rule covers", self.path)
-        elif full := self.session.full():
+        elif full := self.session.full(replacing=wish.old is not None):
             self.dropped("refused", full, self.path)
         elif not self.awaits(wish.rule.name) and self.may_negotiate(now):
             self._want(wish, now)

@@ -43,6 +43,18 @@ def test_a_peer_that_asks_for_quick_modes_without_end() -> None:
     agree(link, ikes=1, pairs=5)
 
 
+def test_a_peer_that_has_as_many_as_it_may_asks_for_a_replacement() -> None:
+    """The responder cannot begin it itself: refused, the pair would end with its life."""
+    link = connected(left_settings=IkeSettings(children=1))
+    old = link.left.pairs[0].inbound.spi
+    link.rekey_child(link.right)
+    link.run(2)
+    assert not link.left.of(DatagramDropped)
+    assert old not in [one.inbound.spi for one in link.left.pairs]
+    link.run(30)
+    agree(link, ikes=1, pairs=1)
+
+
 @pytest.mark.parametrize("mode", [62000, 62001])
 def test_authenticated_firewall_is_refused(mode: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mode in which only the first packet is protected: NO_PROPOSAL_CHOSEN, and `ikctl why` names it."""
