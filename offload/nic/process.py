@@ -180,15 +180,19 @@ class Nic:
             self._guarded(port, port.hand_over)
             port.rings.transmit.waits = len(port.done) < MOST_DONE
             if port.paused and not port.arrived:
-                self._pause(port, False)
+                self._guarded(port, lambda: self._pause(port, False))  # noqa: B023 - called at once
             idle &= self._guarded(port, port.rings.doze) is not False
         return idle
 
     def _pause(self, port: Port, paused: bool) -> None:
-        """While the receive ring is full packets wait in the sockets, where a full queue is counted."""
+        """While the receive ring is full packets wait in the sockets, where a full queue is counted. Errors
+        wait, too: epoll tells of them and of a shut socket also where nothing is asked for."""
         port.paused = paused
         for fileno, _ in port.sources:
-            self.poll.modify(fileno, 0 if paused else select.EPOLLIN)
+            if paused:
+                self.poll.unregister(fileno)
+            else:
+                self.poll.register(fileno, select.EPOLLIN)
 
     def _watch(self, fileno: int, work: Callable[[], object]) -> None:
         self.work[fileno] = work
@@ -218,7 +222,8 @@ class Nic:
 
     def _receive(self, port: Port, fileno: int, udp: bool) -> None:
         if port.arrived:
-            self._pause(port, True)
+            if not port.paused:  # by another source of this turn
+                self._pause(port, True)
             return
         found = port.read(fileno, udp)
         if not found and _shut(fileno):
@@ -312,7 +317,8 @@ class Nic:
             return
         for fileno in (port.rings.fileno(), port.control.fileno(), *(one for one, _ in port.sources)):
             if self.work.pop(fileno, None) is not None:
-                self.poll.unregister(fileno)
+                with suppress(FileNotFoundError):  # its port is paused
+                    self.poll.unregister(fileno)
         self.dropped.update(_counted(port))
         port.close()
 

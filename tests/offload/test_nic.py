@@ -267,6 +267,34 @@ def test_a_guest_that_shuts_its_socket_for_reading(guests: tuple[Guest, Guest], 
         assert nic.ports.keys() == {"bad", "good"}
 
 
+@pytest.mark.parametrize("end", ["taken", "gone"])
+def test_a_guest_that_takes_nothing_and_shuts_its_socket(
+    guests: tuple[Guest, Guest], engine: str, end: str
+) -> None:
+    """While its ring is full its sockets are not read, and must not wake the adapter: epoll tells of a socket
+    that is shut, or has an error, whether one asks or not. When packets are taken, or the guest goes, the
+    socket is looked at again, or forgotten."""
+    nic, (host, plug), (guest, control) = guests[0].nic, wire(slots=2), socket.socketpair()
+    with closing(HostPort(host)) as rings, guest, natt.opened(ip_address("127.0.0.1"), 0, 0) as theirs:
+        filenos = [*plug.filenos(), control.detach(), os.dup(theirs.fileno())]
+        nic._attach(management.Attach("vm", plug.slots, plug.room, 0, 1), filenos)
+        for number in range(8):
+            theirs.sendto(bytes(20 + number), theirs.getsockname())
+            nic.turn(0)
+        assert nic.ports["vm"].paused
+        theirs.connect(theirs.getsockname())
+        theirs.shutdown(socket.SHUT_RDWR)
+        nic.turn(0)
+        assert nic.poll.poll(0.05) == []
+        if end == "gone":
+            guest.close()
+        for _ in range(8):
+            rings.received.take(2)
+            rings.publish()
+            nic.turn(0)
+        assert nic.ports.keys() == {"bad", "good"}
+
+
 def test_who_takes_no_completions_is_not_served(guests: tuple[Guest, Guest], engine: str) -> None:
     """They would pile up in the adapter, which has all the ports' memory, for as long as he likes. When he
     takes them, everything goes on."""
