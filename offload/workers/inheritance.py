@@ -167,7 +167,7 @@ def _handover(sock: socket.socket, decoder: Decoder, filenos: list[int]) -> tupl
     space = socket.CMSG_SPACE(253 * array.array("i").itemsize)
     deadline = time.monotonic() + GREETING_SECONDS  # for all of it, or an octet now and then would do
     while True:
-        sock.settimeout(max(0.01, deadline - time.monotonic()))
+        sock.settimeout(_left(deadline))
         data, ancillary, _, _ = sock.recvmsg(1 << 16, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, value in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -183,6 +183,14 @@ def _handover(sock: socket.socket, decoder: Decoder, filenos: list[int]) -> tupl
             if not isinstance(first, Handover) or min(counts) < 0 or len(filenos) != 2 + sum(counts):
                 raise Garbled("no handover")
             return first, messages[1:]
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then; raises `TimeoutError` when there are none, however much may be there to read."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError("it is too slow")
+    return seconds
 
 
 def _made(
@@ -228,7 +236,7 @@ def _listed(orphans: Sequence[Orphan]) -> str:
         for one in orphans:
             one.take(one.rest)
             while len(one.pairs) < one.handover.pairs:
-                one.channel.settimeout(max(0.01, deadline - time.monotonic()))
+                one.channel.settimeout(_left(deadline))
                 data = one.channel.recv(1 << 18)
                 if not data:
                     return "a worker ended"
