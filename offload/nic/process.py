@@ -95,18 +95,22 @@ class Port:
     def answer(self, message: requests.Answer) -> None:
         """Tell who is behind the port; what is not taken now waits."""
         self.waiting += framed(message)
-        with suppress(BlockingIOError):
-            while self.waiting:
-                del self.waiting[: self.control.send(self.waiting)]
+        self.hand_over()
         if len(self.waiting) > MOST_WAITING:
             raise Broken("answers are not taken")
 
     def hand_over(self) -> None:
-        """What waits goes into the rings, as far as there is place; then tell the other side."""
+        """What waits goes into the rings, as far as there is place, and answers behind what arrived: who
+        hears that an SA is deleted, and finds no packet with a mark of its handle, forgets that."""
         while self.done and self.rings.completed.put(self.done[0]):
             self.done.popleft()
         while self.arrived and self.rings.received.put(self.arrived[0]):
             self.arrived.popleft()
+        if self.waiting and not self.arrived:
+            self.rings.publish()
+            with suppress(BlockingIOError):
+                while self.waiting:
+                    del self.waiting[: self.control.send(self.waiting)]
 
     def close(self) -> None:
         """Let everything go."""

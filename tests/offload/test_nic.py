@@ -21,7 +21,7 @@ from offload.nic.descriptors import MOST_PACKETS, Completion, Task, Transmit
 from offload.nic.process import MOST_DONE, TURNS, Nic
 from offload.nic.requests import Added, Answer, Refused
 from offload.nic.rings import HostPort, wire
-from offload.outer import Arrived
+from offload.outer import Arrived, CryptoStatus, Mark
 from sadb.address import Path, SocketAddress
 from sadb.algorithms import QuickSuite
 from sadb.sa import Mode, SecurityAssociation
@@ -293,6 +293,38 @@ def test_a_guest_that_takes_nothing_and_shuts_its_socket(
             rings.publish()
             nic.turn(0)
         assert nic.ports.keys() == {"bad", "good"}
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_an_answer_is_behind_what_was_opened_before_it(
+    guests: tuple[Guest, Guest], engine: str, before: int
+) -> None:
+    """Who hears that an SA is deleted, and finds nothing in the ring, forgets its handle: a packet with a
+    mark of it that came then would be dropped. Also when the ring is full, and packets wait for place."""
+    nic, (host, plug), (control, theirs) = guests[0].nic, wire(slots=2), socket.socketpair()
+    with closing(HostPort(host)) as rings, control:
+        filenos = [*plug.filenos(), theirs.detach()]
+        nic._attach(management.Attach("vm", plug.slots, plug.room, 0, 0), filenos)
+        guest = Guest(nic, "vm", rings, control)
+        handle = guest.adds(1001)
+        port = nic.ports["vm"]
+        where = ip_address("192.0.2.1"), ip_address("192.0.2.2")
+        marked = Arrived(50, *where, bytes(40), mark=Mark(handle, CryptoStatus.SUCCESS))
+        port.arrived.extend([marked] * (before + 1))
+        control.sendall(framed(requests.DeleteSa(handle)))
+        nic._requests(port)
+        heard, taken = b"", []
+        for _ in range(3):
+            with suppress(BlockingIOError):
+                heard += control.recv(1 << 16, socket.MSG_DONTWAIT)
+            taken += rings.received.take(2)
+            if heard:
+                break
+            rings.publish()
+            port.hand_over()
+            port.rings.publish()
+        assert heard
+        assert len(taken) == before + 1
 
 
 def test_who_takes_no_completions_is_not_served(guests: tuple[Guest, Guest], engine: str) -> None:
