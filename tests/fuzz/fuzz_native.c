@@ -151,7 +151,7 @@ static uint8_t shared[RING_START + 256 + RING_SLOTS * RING_STRIDE + RING_ROOM] _
 static void poke(struct input *input, size_t at, size_t size)
 {
     for (unsigned count = take(input, 1) % 16; count > 0; count--)
-        shared[at + take(input, 3) % size] = (uint8_t)take(input, 1);
+        shared[(at + take(input, 3) % size) % sizeof shared] = (uint8_t)take(input, 1);
 }
 
 static void put(struct ring *ring, struct input *input, uint64_t *number)
