@@ -56,7 +56,9 @@ def test_lifetime_rekeys_by_itself(hosts: Lab, place: Path, side: str) -> None:
     """SAs that reach their limit are replaced before it; without that, traffic stops at the hard limit."""
     extra = 'crypto = "short"\n\n[crypto.short]\nmain = ["x25519 aes128 sha256"]\nquick = ["aes128gcm"]\n'
     lifetime = 'lifetime = { main = "1 h", quick = "4 s" }' if side == "ikd" else ""
-    connection = {"children": {"net": {"rekey_time": "3s", "life_time": "5s"}}} if side == "charon" else {}
+    # without jitter, which would be the difference, and make of the first now and then none: no replacement
+    timed = {"children": {"net": {"rekey_time": "3s", "life_time": "5s", "rand_time": "0s"}}}
+    connection = timed if side == "charon" else {}
     peers = psk_peers(hosts, place, extra=extra + lifetime, connection=connection)
     with peers.ikd, peers.charon:
         peers.up("ikd")
